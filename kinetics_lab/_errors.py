@@ -1,0 +1,31 @@
+"""Two helpers that make every complaint name what was given and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+
+
+def require(condition: Any, rule: str, got: Any) -> None:
+    """Raise ``ValueError`` with the rule and the value unless the condition holds (everywhere, for arrays)."""
+    if not (
+        condition if isinstance(condition, bool) else bool(getattr(condition, "all", lambda: condition)())
+    ):
+        raise ValueError(f"{rule}; got {got!r}")
+
+
+def unknown(what: str, name: object, known: list[str]) -> ValueError:
+    """The error for a name that is not known: near matches first, else every choice."""
+    near = get_close_matches(str(name), known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return ValueError(f"{what} {name!r} is not known; {hint}")
+
+
+def lookup(table: Mapping[str, Value], name: object, what: str) -> Value:
+    """``table[name]``, or a ``ValueError`` naming the near matches."""
+    if isinstance(name, str) and name in table:
+        return table[name]
+    raise unknown(what, name, sorted(table))

@@ -1,0 +1,162 @@
+"""The scorecard: every published number the book touches, beside what its chapters find.
+
+``data/claims.toml`` holds the claims as published. A chapter hands its own value over with :func:`record`;
+a run folder keeps it as one JSON line; :func:`scorecard` joins the two and fails where one is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kinetics_lab._errors import lookup, require
+from kinetics_lab.datafiles import data_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published number: ``tolerance`` is relative, ``atol`` absolute, ``why`` explains a difference."""
+
+    id: str
+    chapter: str
+    where: str
+    statement: str
+    published: float
+    unit: str = ""
+    tolerance: float = 0.01
+    atol: float = 0.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a chapter found for a claim, with an interval where there is one."""
+
+    claim: Claim
+    value: float
+    interval: tuple[float, float] | None = None
+
+    @property
+    def status(self) -> str:
+        """``reproduced`` (within tolerance), ``consistent`` (inside our interval) or ``differs``."""
+        slack = max(self.claim.tolerance * abs(self.claim.published), self.claim.atol)
+        if abs(self.value - self.claim.published) <= slack:
+            return "reproduced"
+        if self.interval and self.interval[0] <= self.claim.published <= self.interval[1]:
+            return "consistent"
+        return "differs"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        claim = self.claim
+        found = number(self.value)
+        if self.interval:
+            found += f" [{number(self.interval[0])}, {number(self.interval[1])}]"
+        return {
+            "claim": claim.statement,
+            "where": claim.where,
+            "published": number(claim.published),
+            "here": found,
+            "unit": claim.unit,
+            "verdict": self.status,
+            "why": claim.why if self.status == "differs" else "",
+            "chapter": claim.chapter,
+            "id": claim.id,
+        }
+
+
+def number(value: float) -> str:
+    """A number in the book's tables: four significant digits, thousands separated, no exponent below 10^7."""
+    if value == 0 or 1e-4 <= abs(value) < 1e7:
+        digits = 4 - 1 - math.floor(math.log10(abs(value))) if value else 0
+        text = f"{value:,.{max(digits, 0)}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{value:.3g}"
+
+
+def load_claims(path: str | Path | None = None) -> dict[str, Claim]:
+    """All claims by id; ``ValueError`` naming the entry for a field that is unknown or missing."""
+    path = Path(path) if path else data_path("claims")
+    claims: dict[str, Claim] = {}
+    for entry in tomllib.loads(path.read_text(encoding="utf-8")).get("claim", []):
+        try:
+            claim = Claim(**entry)
+        except TypeError as error:
+            raise ValueError(f"{path}: claim {entry.get('id', '?')!r}: {error}") from None
+        require(claim.id not in claims, f"{path}: claim ids must be unique", claim.id)
+        claims[claim.id] = claim
+    return claims
+
+
+def record(id: str, value: float, interval: tuple[float, float] | None = None) -> Finding:
+    """Hand a number to the scorecard; in a run (``KINETICS_RUN_DIR``) it is kept in ``claims.jsonl``.
+
+    Raises ``ValueError`` for an unknown id, a value that is not finite, or an interval that excludes it.
+    """
+    claim = lookup(load_claims(), id, "claim")
+    value = float(value)
+    require(math.isfinite(value), f"claim {id!r}: value must be finite", value)
+    if interval is not None:
+        interval = (float(interval[0]), float(interval[1]))
+        require(
+            interval[0] <= value <= interval[1],
+            f"claim {id!r}: interval must contain the value {value}",
+            interval,
+        )
+    finding = Finding(claim, value, interval)
+    if run := os.environ.get("KINETICS_RUN_DIR"):
+        line = json.dumps({"id": id, "value": value, "interval": interval})
+        with (Path(run) / "claims.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    return finding
+
+
+def table(findings: Iterable[Finding]) -> pd.DataFrame:
+    """Findings as a table for a chapter: claim, where, published, here, unit, verdict, why."""
+    import pandas as pd
+
+    return (
+        pd.DataFrame([finding.row for finding in findings]).drop(columns=["chapter", "id"]).set_index("claim")
+    )
+
+
+def read_findings(path: str | Path) -> dict[str, Finding]:
+    """Findings of a ``claims.jsonl``; of several lines for one claim the last counts."""
+    claims = load_claims()
+    findings: dict[str, Finding] = {}
+    for i, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            claim = lookup(claims, entry["id"], "claim")
+            interval = tuple(entry["interval"]) if entry["interval"] else None
+            findings[claim.id] = Finding(claim, float(entry["value"]), interval)
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} line {i}: not a finding ({error})") from None
+    return findings
+
+
+def scorecard(path: str | Path) -> pd.DataFrame:
+    """Every claim beside its finding.
+
+    Raises ``ValueError`` where a claim has no finding (its chapter no longer produces the value) and where
+    a claim that differs does not say why.
+    """
+    import pandas as pd
+
+    claims, findings = load_claims(), read_findings(path)
+    missing = [
+        f"{claim.id} (chapter {claim.chapter})" for claim in claims.values() if claim.id not in findings
+    ]
+    require(not missing, "every claim needs a finding from its chapter", missing)
+    silent = [f.claim.id for f in findings.values() if f.status == "differs" and not f.claim.why]
+    require(not silent, "every claim that differs needs a `why` in data/claims.toml", silent)
+    return pd.DataFrame([findings[id].row for id in claims])

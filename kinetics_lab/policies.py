@@ -1,0 +1,222 @@
+"""Attention policies: which cached tokens one decode step reads, in the plain numbers costs and kernels need.
+
+A policy is two numbers to the cost law: ``tokens_read``, the cached tokens (key and value) a step attends
+to, and ``keys_scored_per_token``, how many search keys it scores for every token of context.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from kinetics_lab._errors import lookup, require
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What all policies have in common. ``str(policy)`` is the text ``parse_policy`` reads."""
+
+    key: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool):
+                continue
+            least = 0 if field.default == 0 else 1
+            whole = isinstance(value, int | np.integer)
+            require(
+                bool(whole) and value >= least,
+                f"{self.key}: {field.name} must be an integer >= {least}",
+                value,
+            )
+
+    @property
+    def tokens_read(self) -> float:
+        """Cached tokens (key and value) one step attends to, where the context has as many."""
+        raise TypeError(f"{type(self).__name__} does not say how many tokens it reads")
+
+    @property
+    def keys_scored_per_token(self) -> float:
+        """Search keys scored in one step, per token of context."""
+        return 0.0
+
+    def __str__(self) -> str:
+        values = [
+            (str(getattr(self, f.name)).lower(), getattr(self, f.name) != f.default) for f in fields(self)
+        ]
+        while values and not values[-1][1]:  # trailing defaults go unsaid
+            values.pop()
+        return ":".join([self.key, *(text for text, _ in values)])
+
+
+@dataclass(frozen=True)
+class Dense(Policy):
+    """Every cached token."""
+
+    key: ClassVar[str] = "dense"
+
+    @property
+    def tokens_read(self) -> float:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class _Budgeted(Policy):
+    budget: int
+
+    @property
+    def tokens_read(self) -> float:
+        return self.budget
+
+
+@dataclass(frozen=True)
+class TopK(_Budgeted):
+    """The ``budget`` tokens of highest score.
+
+    ``oracle``: they are known for nothing, as the paper assumes. Without it every key is scored.
+    """
+
+    key: ClassVar[str] = "topk"
+    oracle: bool = True
+
+    @property
+    def keys_scored_per_token(self) -> float:
+        return 0.0 if self.oracle else 1.0
+
+
+@dataclass(frozen=True)
+class RandomSelect(_Budgeted):
+    """``budget`` tokens drawn at random: the floor a selection has to beat."""
+
+    key: ClassVar[str] = "random"
+
+
+@dataclass(frozen=True)
+class BlockTopK(_Budgeted):
+    """The ``budget / block_size`` blocks whose mean key scores highest (Appendix D.3).
+
+    ``sink``: first tokens always read on top of the budget. ``last_block``: the block still being filled is
+    read on top, too: (block_size - 1) / 2 tokens in the mean. The published engine does both, unpriced.
+    """
+
+    key: ClassVar[str] = "block_topk"
+    block_size: int
+    sink: int = 0
+    last_block: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.budget % self.block_size == 0,
+            f"{self.key}: budget must be a multiple of block_size={self.block_size}",
+            self.budget,
+        )
+
+    @property
+    def n_blocks(self) -> int:
+        return self.budget // self.block_size
+
+    @property
+    def tokens_read(self) -> float:
+        return self.budget + self.sink + ((self.block_size - 1) / 2 if self.last_block else 0)
+
+    @property
+    def keys_scored_per_token(self) -> float:
+        return 1 / self.block_size
+
+
+@dataclass(frozen=True)
+class StridedBlockTopK(BlockTopK):
+    """Block top-k over overlapping blocks, one every ``stride`` tokens; reads at most the budget."""
+
+    key: ClassVar[str] = "strided_block_topk"
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.stride <= self.block_size,
+            f"{self.key}: stride must not exceed block_size={self.block_size} (tokens between would be lost)",
+            self.stride,
+        )
+
+    @property
+    def keys_scored_per_token(self) -> float:
+        return 1 / self.stride
+
+
+@dataclass(frozen=True)
+class Quest(BlockTopK):
+    """Blocks ranked by an upper bound from their smallest and largest key: two search keys a block."""
+
+    key: ClassVar[str] = "quest"
+
+    @property
+    def keys_scored_per_token(self) -> float:
+        return 2 / self.block_size
+
+
+@dataclass(frozen=True)
+class Local(Policy):
+    """The last ``window`` tokens and the first ``sink``."""
+
+    key: ClassVar[str] = "local"
+    window: int
+    sink: int = 0
+
+    @property
+    def tokens_read(self) -> float:
+        return self.window + self.sink
+
+
+POLICIES: dict[str, type[Policy]] = {
+    cls.key: cls for cls in (Dense, TopK, BlockTopK, StridedBlockTopK, Quest, Local, RandomSelect)
+}
+
+
+def parse_policy(text: str) -> Policy:
+    """A policy from text: its name, then its numbers in order (``dense``, ``topk:512``, ``block_topk:512:32``)."""
+    name, *values = text.split(":")
+    cls = lookup(POLICIES, name, "policy")
+    names = [field.name for field in fields(cls)]
+    if len(values) > len(names):
+        raise ValueError(f"policy {text!r}: {name} takes at most {len(names)} numbers ({', '.join(names)})")
+    arguments: dict[str, int | bool] = {}
+    for field, value in zip(names, values, strict=False):
+        if value in ("true", "false"):
+            arguments[field] = value == "true"
+            continue
+        try:
+            arguments[field] = int(value)
+        except ValueError:
+            raise ValueError(f"policy {text!r}: {field} must be a whole number, got {value!r}") from None
+    missing = [
+        field.name for field in fields(cls) if field.default is MISSING and field.name not in arguments
+    ]
+    if missing:
+        raise ValueError(
+            f"policy {text!r}: {name} needs {', '.join(missing)} (written {name}:{':'.join(_needed(cls))})"
+        )
+    return cls(**arguments)
+
+
+def _needed(cls: type[Policy]) -> list[str]:
+    return [field.name for field in fields(cls) if field.default is MISSING]
+
+
+def balanced_block_size(context: ArrayLike, budget: ArrayLike) -> np.ndarray:
+    """Block size at which scanning block means moves as many bytes as the chosen blocks: context / (2 budget).
+
+    A mean is a key without a value, half a cached token: n / b means cost what n / (2 b) tokens cost. For a
+    fixed NUMBER of blocks this size also makes the sum of both smallest (chapter 13). It never exceeds the
+    budget, since a block larger than the budget cannot be chosen whole. At 32768 tokens: 16384 / budget.
+    """
+    context, budget = np.asarray(context, float), np.asarray(budget, float)
+    require(context > 0, "context must be positive (tokens)", context)
+    require(budget >= 1, "budget must be at least 1 (tokens)", budget)
+    return np.clip(context / (2 * budget), 1, budget)

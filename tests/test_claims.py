@@ -1,0 +1,127 @@
+"""Verdicts, the record a run keeps, and a scorecard that lets nothing go missing."""
+
+import json
+
+import pytest
+
+from kinetics_lab import claims
+from kinetics_lab.claims import Claim, Finding, load_claims, number, read_findings, record, scorecard
+
+
+def claim(**more):
+    return Claim(id="x", chapter="10", where="Table 1", statement="s", published=10.0, **more)
+
+
+@pytest.mark.parametrize(
+    ("more", "value", "interval", "status"),
+    [
+        ({}, 10.1, None, "reproduced"),  # 1 % by default
+        ({}, 10.11, None, "differs"),
+        ({"tolerance": 0.2}, 8.0, None, "reproduced"),
+        ({"atol": 3.0}, 7.0, None, "reproduced"),
+        ({}, 12.0, (9.9, 14.0), "consistent"),
+        ({}, 12.0, (11.0, 14.0), "differs"),
+    ],
+)
+def test_verdicts(more, value, interval, status):
+    assert Finding(claim(**more), value, interval).status == status
+
+
+def test_a_reason_shows_only_where_we_differ():
+    c = claim(why="because")
+    assert Finding(c, 10.0).row["why"] == ""
+    assert Finding(c, 20.0).row["why"] == "because"
+    assert Finding(c, 12.0, (11, 14)).row["here"] == "12 [11, 14]"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (1.74, "1.74"), (28.6112, "28.61"), (1234567, "1,234,567"), (0.00123456, "0.001235"), (3e-7, "3e-07"), (-2.5, "-2.5"), (100, "100"), (4.2e9, "4.2e+09")],
+)  # fmt: skip
+def test_numbers_read_well(value, text):
+    assert number(value) == text
+
+
+def test_record_appends_a_line_in_a_run_and_only_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("KINETICS_RUN_DIR", raising=False)
+    assert record("iso-lp", 28.6, (28, 29)).status == "differs"
+    monkeypatch.setenv("KINETICS_RUN_DIR", str(tmp_path))
+    record("iso-lp", 28.0)
+    record("iso-lp", 28.6, (28, 29))
+    lines = [json.loads(line) for line in (tmp_path / "claims.jsonl").read_text().splitlines()]
+    assert lines[1] == {"id": "iso-lp", "value": 28.6, "interval": [28.0, 29.0]}
+    found = read_findings(tmp_path / "claims.jsonl")
+    assert (found["iso-lp"].value, found["iso-lp"].interval) == (28.6, (28.0, 29.0))  # the last one counts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("iso-pl", 1.0), "claim 'iso-pl' is not known; did you mean iso-lp"),
+        (("iso-lp", float("nan")), "claim 'iso-lp': value must be finite; got nan"),
+        (("iso-lp", 5.0, (6, 7)), r"interval must contain the value 5.0; got \(6.0, 7.0\)"),
+    ],
+)
+def test_a_bad_record_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        record(*arguments)
+
+
+def everything(path, skip=()):
+    lines = [
+        {"id": c.id, "value": c.published, "interval": None}
+        for c in load_claims().values()
+        if c.id not in skip
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def test_the_scorecard_has_a_row_for_every_claim(tmp_path):
+    table = scorecard(everything(tmp_path / "claims.jsonl"))
+    assert list(table.id) == list(load_claims())
+    assert set(table.verdict) == {"reproduced"}
+
+
+def test_a_claim_no_chapter_produces_fails_the_scorecard(tmp_path):
+    path = everything(tmp_path / "claims.jsonl", skip=["iso-lp"])
+    with pytest.raises(
+        ValueError, match=r"every claim needs a finding from its chapter; got \['iso-lp \(chapter 12\)'\]"
+    ):
+        scorecard(path)
+
+
+def test_a_difference_without_a_reason_fails_the_scorecard(tmp_path):
+    path = everything(tmp_path / "claims.jsonl", skip=["kv-qwen3-8b"])
+    with path.open("a") as file:
+        file.write('\n{"id": "kv-qwen3-8b", "value": 9.0, "interval": null}\n')
+    with pytest.raises(ValueError, match=r"needs a `why` in data/claims.toml; got \['kv-qwen3-8b'\]"):
+        scorecard(path)
+
+
+def test_broken_findings_and_claims_are_named(tmp_path):
+    path = tmp_path / "claims.jsonl"
+    path.write_text('{"id": "iso-lp", "value": 1, "interval": null}\n{"id": ')
+    with pytest.raises(ValueError, match=r"claims.jsonl line 2: not a finding"):
+        read_findings(path)
+    toml = tmp_path / "claims.toml"
+    toml.write_text('[[claim]]\nid = "a"\npublsihed = 1\n')
+    with pytest.raises(ValueError, match=r"claims.toml: claim 'a': .*publsihed"):
+        load_claims(toml)
+    entry = '[[claim]]\nid = "a"\nchapter = "10"\nwhere = "w"\nstatement = "s"\npublished = 1\n'
+    toml.write_text(entry + entry)
+    with pytest.raises(ValueError, match="claim ids must be unique; got 'a'"):
+        load_claims(toml)
+
+
+def test_claims_belong_to_chapters_that_exist():
+    from pathlib import Path
+
+    chapters = {path.name[:2] for path in (Path(__file__).parent.parent / "notebooks").glob("*.ipynb")}
+    assert {c.chapter for c in load_claims().values()} <= chapters
+
+
+def test_findings_make_a_table_for_a_chapter():
+    table = claims.table([record("iso-lp", 28.6), record("kv-qwen3-8b", 4.5)])
+    assert list(table.columns) == ["where", "published", "here", "unit", "verdict", "why"]
+    assert list(table.verdict) == ["differs", "reproduced"]

@@ -1,0 +1,57 @@
+"""Peaks, precisions and units of the hardware table."""
+
+import pytest
+
+from kinetics_lab.hardware import ELEMENT_BYTES, HARDWARE, hardware
+
+
+def test_the_papers_b200_and_a_consistent_one():
+    paper = hardware("b200-paper")
+    assert (paper.intensity, paper.peak_flops, paper.bytes_per_element) == (562.5, 4500e12, 2)
+    assert hardware("b200").intensity == 281.25  # dense BF16 at 2 bytes
+    fp8 = hardware("b200", "fp8")
+    assert (fp8.intensity, fp8.bytes_per_element) == (562.5, 1)
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+def test_figures_are_in_si_units_and_have_a_source(name):
+    hw = HARDWARE[name]
+    assert hw.precision in hw.peaks
+    assert 1e14 < hw.peak_flops < 1e16
+    assert 5e11 < hw.bandwidth < 1e13
+    assert 1e10 < hw.memory < 1e12
+    assert len(hw.source) > 10
+    assert set(hw.peaks) <= set(ELEMENT_BYTES)
+    if "fp8" in hw.peaks:  # dense beside dense
+        assert hw.peaks["fp8"] == pytest.approx(2 * hw.peaks["bf16"], rel=0.02)
+
+
+def test_several_devices_scale_everything_but_intensity():
+    one, eight = hardware("h200"), hardware("h200", n_devices=8)
+    assert (eight.peak_flops, eight.bandwidth, eight.memory) == (
+        8 * one.peak_flops,
+        8 * one.bandwidth,
+        8 * one.memory,
+    )
+    assert eight.intensity == one.intensity
+    assert (eight.n_devices, eight.name) == (8, "8 x h200")
+    assert eight.at("fp8").peak_flops == 8 * one.at("fp8").peak_flops
+
+
+def test_with_intensity_keeps_the_peak():
+    hw = hardware("b200-paper").with_intensity(100)
+    assert (hw.intensity, hw.peak_flops) == (pytest.approx(100), 4500e12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: hardware("h20"), "hardware 'h20' is not known; did you mean h200"),
+        (lambda: hardware("a100", "fp8"), "a100: precision 'fp8' is not known"),
+        (lambda: hardware("h100", n_devices=0), "n_devices must be at least 1; got 0"),
+        (lambda: hardware("h100").with_intensity(-1), "intensity must be positive .*; got -1"),
+    ],
+)
+def test_bad_requests_say_what_would_be_right(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
