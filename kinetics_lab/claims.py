@@ -6,11 +6,12 @@ a run folder keeps it as one JSON line; :func:`scorecard` joins the two and fail
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,13 +121,39 @@ def record(id: str, value: float, interval: tuple[float, float] | None = None) -
     return finding
 
 
-def table(findings: Iterable[Finding]) -> pd.DataFrame:
-    """Findings as a table for a chapter: claim, where, published, here, unit, verdict, why."""
-    import pandas as pd
+class FindingTable(list[Finding]):
+    """Findings that a notebook shows as a table: claim and place, published, here, verdict and reason."""
 
-    return (
-        pd.DataFrame([finding.row for finding in findings]).drop(columns=["chapter", "id"]).set_index("claim")
-    )
+    def _repr_html_(self) -> str:
+        return to_html({"": self})
+
+    def __repr__(self) -> str:
+        rows = (finding.row for finding in self)
+        return "\n".join(
+            f"{r['claim']}: published {r['published']}, here {r['here']}: {r['verdict']}" for r in rows
+        )
+
+
+def table(findings: Iterable[Finding]) -> FindingTable:
+    """Findings as a table for a chapter."""
+    return FindingTable(findings)
+
+
+def to_html(groups: Mapping[str, Iterable[Finding]]) -> str:
+    """One HTML table of findings, a heading (HTML; none where empty) above each group."""
+    lines = []
+    for heading, findings in groups.items():
+        if heading:
+            lines.append(f'<tr class="kl-group"><th colspan="4">{heading}</th></tr>')
+        for finding in findings:
+            row = {name: html.escape(text) for name, text in finding.row.items()}
+            why = f"<br><small>{row['why']}</small>" if row["why"] else ""
+            lines.append(
+                f"<tr><td>{row['claim']}<br><small>{row['where']}</small></td><td>{row['published']} {row['unit']}</td>"
+                f'<td>{row["here"]} {row["unit"]}</td><td><strong class="kl-{row["verdict"]}">{row["verdict"]}</strong>{why}</td></tr>'
+            )
+    head = "<tr><th>claim</th><th>published</th><th>here</th><th>verdict</th></tr>"
+    return f'<table class="dataframe kl-claims"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
 
 
 def read_findings(path: str | Path) -> dict[str, Finding]:

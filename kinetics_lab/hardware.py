@@ -89,7 +89,7 @@ HARDWARE: dict[str, Hardware] = {
         Hardware("a100", _tera(bf16=312, int8=624), 2.039e12, 80e9, "NVIDIA A100 80GB SXM datasheet, dense"),
         Hardware("l40s", _tera(bf16=362.05, fp8=733), 0.864e12, 48e9, "NVIDIA L40S datasheet, dense"),
         Hardware("mi300x", _tera(bf16=1307.4, fp8=2614.9), 5.3e12, 192e9, "AMD Instinct MI300X data sheet, dense"),
-        Hardware("tpu-v5e", _tera(bf16=197, int8=394), 0.819e12, 16e9, "Google Cloud TPU v5e documentation"),
+        Hardware("tpu-v5e", _tera(bf16=197, int8=393), 0.819e12, 16e9, "Google Cloud TPU v5e documentation"),
     )
 }  # fmt: skip
 

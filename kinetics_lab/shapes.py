@@ -230,7 +230,9 @@ class ModelShape:
         except KeyError as error:
             raise ValueError(f"{where}: key {error} is missing; {architecture} needs it") from None
         except TypeError as error:
-            raise ValueError(f"{where}: a dimension of {architecture} is not a whole number ({error})") from None
+            raise ValueError(
+                f"{where}: a dimension of {architecture} is not a whole number ({error})"
+            ) from None
 
 
 _HF_FAMILIES = {

@@ -123,5 +123,16 @@ def test_claims_belong_to_chapters_that_exist():
 
 def test_findings_make_a_table_for_a_chapter():
     table = claims.table([record("iso-lp", 28.6), record("kv-qwen3-8b", 4.5)])
-    assert list(table.columns) == ["where", "published", "here", "unit", "verdict", "why"]
-    assert list(table.verdict) == ["differs", "reproduced"]
+    page = table._repr_html_()
+    assert page.count("<tr>") == 3
+    assert '<strong class="kl-differs">differs</strong><br><small>14B has 3.5' in page
+    assert '<strong class="kl-reproduced">reproduced</strong></td>' in page
+    assert "<td>24 K tokens</td><td>28.6 K tokens</td>" in page
+    assert repr(table).splitlines()[1].endswith("published 4.5, here 4.5: reproduced")
+
+
+def test_groups_get_their_headings_and_text_is_escaped():
+    finding = Finding(Claim(id="x", chapter="1", where="a < b", statement="<i>", published=1.0), 1.0)
+    page = claims.to_html({"<a>Chapter</a>": [finding]})
+    assert '<th colspan="4"><a>Chapter</a></th>' in page
+    assert "&lt;i&gt;<br><small>a &lt; b</small>" in page

@@ -121,6 +121,14 @@ def test_dense_moments_replace_both_powers():
     assert moments.bytes == pytest.approx(one_by_one.bytes.mean())
 
 
+def test_sparse_moments_count_answers_that_end_before_the_budget_binds():
+    lengths = np.array([100.0, 700])  # the whole spread lies below the budget: reading grows with the square
+    one_by_one = decode_cost(QWEN, TopK(2000), 300, lengths)
+    moments = decode_cost(QWEN, TopK(2000), 300, lengths.mean(), n_out_sq=(lengths**2).mean())
+    assert moments.bytes == pytest.approx(one_by_one.bytes.mean())
+    assert moments.bytes > decode_cost(QWEN, TopK(2000), 300, lengths.mean()).bytes
+
+
 # --- the equations as printed -------------------------------------------------------------------
 
 
@@ -318,6 +326,9 @@ def test_max_batch_fills_the_memory_and_no_more():
     assert used <= hw.memory < used + sequence
     assert max_batch(shape, hw, 16384, reserve=0.1) < fits < max_batch(shape, hw, 16384, bytes_per_element=1)
     assert max_batch(shape, hardware("tpu-v5e"), 16384) == 0
+    one = hardware("h200")  # all experts are stored, whichever are active
+    beside_all_experts = (one.memory - 2 * MOE.n_params) // (MOE.kv_bytes_per_token() * 16384)
+    assert max_batch(MOE, one, 16384) == beside_all_experts > 0
     with pytest.raises(ValueError, match=r"reserve must be in \[0, 1\)"):
         max_batch(shape, hw, 16384, reserve=1.5)
     with pytest.raises(ValueError, match="context must be positive"):
