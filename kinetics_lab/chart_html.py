@@ -1,0 +1,185 @@
+"""Charts without a network: the notebook output, the picture in the page, the one local Vega bundle.
+
+A notebook carries Vega-Lite JSON (which JupyterLab draws) and a PNG (which GitHub shows), never HTML that
+would load scripts from elsewhere. In the book, `MimeRender` turns the JSON into an inline SVG and the spec;
+``kl-charts.js`` makes the figure live when it is scrolled to.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import csv
+import hashlib
+import html
+import io
+import json
+import os
+import re
+import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+MIME = "application/vnd.vegalite.v5+json"  # JupyterLab registers v3 to v5, and draws newer specs under v5
+_V5_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.20.1.json"
+_VIEWS = ("hconcat", "vconcat", "concat", "facet", "repeat")
+
+
+def _vega_lite() -> str:
+    """Vega-Lite's version as vl-convert names it, e.g. ``6.4``."""
+    import altair as alt
+
+    return ".".join(alt.VEGALITE_VERSION.lstrip("v").split(".")[:2])
+
+
+def mimebundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Outputs of one chart for a notebook; the PNG only where vl-convert is installed."""
+    svg = {**spec.get("usermeta", {}), "embedOptions": {"renderer": "svg"}}  # a canvas knows no currentColor
+    bundle: dict[str, Any] = {
+        MIME: {**spec, "$schema": _V5_SCHEMA, "usermeta": svg},
+        "text/plain": str(spec.get("description") or "chart"),
+    }
+    if find_spec("vl_convert"):
+        import vl_convert
+
+        png = vl_convert.vegalite_to_png({**spec, "background": "white"}, vl_version=_vega_lite(), scale=2)
+        bundle["image/png"] = base64.b64encode(png).decode()
+    return bundle
+
+
+def static_svg(spec: dict[str, Any], uid: str, label: str) -> str:
+    """The chart as one inline SVG: ids start with ``uid``, it scales with the page, ``label`` is read out."""
+    import vl_convert
+
+    quiet = copy.deepcopy(spec)
+    quiet.setdefault("config", {})["aria"] = False  # one label for the figure instead of one a mark
+    svg = vl_convert.vegalite_to_svg(quiet, vl_version=_vega_lite())
+    for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg))):  # Vega counts on and on
+        svg = svg.replace(f'id="{name}"', f'id="{uid}-{number}"').replace(
+            f"url(#{name})", f"url(#{uid}-{number})"
+        )
+    fonts = re.findall(r' font-family="[^"]*"', svg)
+    for useless in (
+        r'<path [^>]*\bopacity="0"/>|<path class="(?:fore|back)ground"[^>]*/>',  # nothing to see
+        r'<g class="mark-path [^"]*_voronoi"[^>]*>(?:<path [^>]*/>)*</g>',  # where the pointer is near which point
+        r' (?:aria-\w+|role)="[^"]*"| (?:stroke-)?opacity="1"| pointer-events="none"| font-family="[^"]*"',
+        r"(?<=\d\.\d\d)\d+(?=[^<>]*>)",  # digits of attributes beyond a hundredth of a pixel
+    ):
+        svg = re.sub(useless, "", svg)
+    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" style="max-width:{width}px"'
+        f'{fonts[0] if fonts else ""} role="img" aria-label="{html.escape(label)}">{svg[svg.index(">") + 1 :]}'
+    )
+
+
+def live_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec that the page brings to life: tables as CSV (half the size), a single view as wide as the page."""
+    live = {k: v for k, v in spec.items() if k not in ("$schema", "usermeta")}
+    meta = spec.get("usermeta", {})
+    if "title" in meta:
+        del live["title"]
+        live |= {"title": meta["title"]} if meta["title"] else {}
+        live["usermeta"] = {"values": meta["values"]}
+    formats = {}
+    live["datasets"] = {}
+    for name, rows in spec.get("datasets", {}).items():
+        live["datasets"][name], formats[name] = _csv(rows)
+    live = _with_formats(live, formats)
+    if not any(view in live for view in _VIEWS) and not isinstance(live.get("width"), dict):
+        live["width"] = "container"
+        live["autosize"] = {"type": "fit-x", "contains": "padding"}
+    return live
+
+
+def _csv(rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """A table as CSV text and the format that reads it back; an empty cell is null."""
+    columns = list(rows[0])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = (row[c] for c in columns)
+        writer.writerow([f"{v:g}" if isinstance(v, float) and float(f"{v:g}") == v else v for v in cells])
+    numbers = {c: "number" for c in columns if all(isinstance(r[c], int | float | None) for r in rows)}
+    return text.getvalue(), {"type": "csv", "parse": numbers}
+
+
+def _with_formats(node: Any, formats: dict[str, Any]) -> Any:
+    """A copy of the spec in which every named table says how to read it."""
+    if isinstance(node, list):
+        return [_with_formats(n, formats) for n in node]
+    if not isinstance(node, dict):
+        return node
+    copied = {k: v if k == "datasets" else _with_formats(v, formats) for k, v in node.items()}
+    if isinstance(node.get("data"), dict) and node["data"].get("name") in formats:
+        copied["data"] = {**node["data"], "format": formats[node["data"]["name"]]}
+    return copied
+
+
+def figure_html(spec: dict[str, Any], place: str = "") -> str:
+    """HTML of one chart; ``place`` (page, cell, output) keeps the ids of equal charts apart."""
+    blob = json.dumps(live_spec(spec), separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+    uid = "kl" + hashlib.sha256((place + blob).encode()).hexdigest()[:10]
+    svg = static_svg(spec, uid, str(spec.get("description") or "chart"))
+    return (
+        f'<figure class="kl-chart" id="{uid}"><div class="kl-static">{svg}</div>'
+        f'<script type="application/json" class="kl-spec">{blob}</script></figure>'
+    )
+
+
+def table_html(styler: Any) -> str:
+    """HTML of a pandas Styler: the class of plain tables, numbers to the right, an id that is the same on every run."""
+    numbers = [i for i, dtype in enumerate(styler.data.dtypes) if dtype.kind in "iuf"]
+    right = [{"selector": f".col{i}", "props": "text-align: right"} for i in numbers]
+    uid = hashlib.sha256(styler.data.to_csv().encode()).hexdigest()[:8]
+    styler.set_uuid(uid).set_table_attributes('class="dataframe"').set_table_styles(right, overwrite=False)
+    return styler.to_html()
+
+
+class MimeRender:
+    """MyST-NB plugin (entry point group ``myst_nb.mime_renderers``): charts of notebooks in the book."""
+
+    mime_priority_overrides = tuple((builder, MIME, 5) for builder in ("html", "dirhtml", "singlehtml"))
+
+    @staticmethod
+    def handle_mime(renderer: Any, data: Any, inline: bool) -> list[Any] | None:
+        """Nodes for a Vega-Lite output, None for any other."""
+        if data.mime_type != MIME:
+            return None
+        from docutils import nodes
+
+        spec = data.content if isinstance(data.content, dict) else json.loads(data.content)
+        source = Path(getattr(renderer, "source", "") or "").name
+        place = f"{source}:{data.cell_index}:{data.output_index}:"
+        return [nodes.raw(text=figure_html(spec, place), format="html", classes=["output"])]
+
+
+def write_bundle(folder: str | os.PathLike[str]) -> Path:
+    """Write ``kl-vega.js`` (Vega, Vega-Lite, Vega-Embed in one script) into ``folder``, whole or not at all.
+
+    A file that is there already for the same versions is kept as it is.
+    """
+    import vl_convert
+
+    folder = Path(folder)
+    target = folder / "kl-vega.js"
+    stamp = f"/* Vega, Vega-Lite {_vega_lite()} and Vega-Embed (BSD-3-Clause), by vl-convert {version('vl-convert-python')} */\n"
+    if target.is_file():
+        with target.open(encoding="utf-8") as old:
+            if old.readline() == stamp:
+                return target
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_vega_lite())
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            # its top-level constants would collide with those of Sphinx's own scripts: keep them in a function
+            out.write(f"{stamp}(function () {{\n{bundle}\n}})();\n")
+        os.replace(part, target)
+    except BaseException:
+        os.unlink(part)
+        raise
+    return target

@@ -1,0 +1,267 @@
+"""Altair charts of the book: one function per figure kind, light and dark, no network anywhere.
+
+Every function takes a tidy pandas table and column names and returns an Altair chart. Axis titles (with
+units) and a ``description`` (the text read out instead of the picture) are required keywords. Unknown
+columns, empty tables, more series than colours, a log axis with values that are not positive and missing
+text raise ``ValueError``. Call `enable` once at the top of a notebook.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from kinetics_lab import chart_parts as parts
+from kinetics_lab.chart_html import MimeRender, mimebundle, table_html, write_bundle
+from kinetics_lab.chart_parts import INK, SERIES, SHAPES, SIZES, Rules, theme
+from kinetics_lab.chart_slider import Slider
+
+__all__ = [
+    "SERIES", "SIZES", "MimeRender", "Slider", "compare", "enable", "fit", "heatmap", "lines", "stacked_bars",
+    "theme", "write_bundle",
+]  # fmt: skip
+
+Names = Sequence[Any] | None
+Range = tuple[float, float] | None
+
+
+def enable() -> None:
+    """Use the theme and the offline renderer (Vega-Lite JSON and a PNG, never HTML) in this notebook.
+
+    Styled tables (``df.style``) are shown in the book's style, too.
+    """
+    from IPython import get_ipython
+    from pandas.io.formats.style import Styler
+
+    alt.theme.register("kinetics", enable=True)(lambda: theme())  # type: ignore[arg-type, return-value]
+    alt.renderers.register("kinetics", mimebundle)
+    alt.renderers.enable("kinetics")
+    if notebook := get_ipython():
+        notebook.display_formatter.formatters["text/html"].for_type(Styler, table_html)
+
+
+def lines(
+    table: pd.DataFrame, x: str, y: str, series: str | None = None, *, x_title: str, y_title: str,
+    description: str, title: str | None = None, log_x: bool | int = False, log_y: bool = False,
+    x_domain: Range = None, y_domain: Range = None, dash: str | None = None, band: tuple[str, str] | None = None,
+    points: bool = False, reference: Rules = (), reference_x: Rules = (), slider: Slider | None = None,
+    sort: Names = None, ordered: bool = False, tooltip_columns: Sequence[str] | None = None,
+) -> alt.LayerChart:  # fmt: skip
+    """One line a series; a click in the legend brings a series out, the pointer reads the nearest point.
+
+    ``series`` gives the colour (in the order ``sort``; ``ordered`` takes the small-to-large palette),
+    ``dash`` the line style, ``band`` two columns shaded around the line, ``points`` marks on every row.
+    ``reference`` draws named horizontal rules at values of y, ``reference_x`` vertical ones. ``log_x`` may be
+    2. With a `Slider` that has an ``expr``, ``y`` is computed from the other columns and need not be in the
+    table; give ``y_domain`` then, so that the axis stays put while the reader moves it.
+    """
+    parts.check_text(x_title=x_title, y_title=y_title, description=description)
+    known_y = [] if slider and slider.expr else [y]
+    controls = slider.columns() if slider else []
+    data = parts.tidy(table, [x, *known_y, series, dash, *(band or ()), *controls, *(tooltip_columns or ())])
+    tips = parts.tooltips(data, {x: x_title, y: y_title}, tooltip_columns or [series, dash, x, y])
+    xs, ys = parts.span(data, x), parts.span(data, *known_y, *(band or ()))
+    if len(reference) and len(ys):
+        ys = np.append(ys, [value for value, _ in reference])
+    steady = bool(slider and slider.column)
+    base = alt.Chart(data).encode(
+        x=parts.position(alt.X, x, x_title, xs, log_x, x_domain, steady),
+        y=parts.position(alt.Y, y, y_title, ys, log_y, y_domain, steady),
+        color=parts.colour(data, series, sort, ordered, symbolType="stroke", symbolSize=400),
+    )
+    cut = x_domain is not None or y_domain is not None
+    if dash is not None:
+        base = base.encode(detail=alt.Detail(field=dash, type="nominal"))
+    if slider is not None:
+        base = slider.transform(base, y)
+    line = base.mark_line(strokeWidth=2.5, clip=cut)
+    if series is not None:
+        pick = alt.selection_point(name="pick", fields=[series], bind="legend")
+        line = line.encode(opacity=alt.condition(pick, alt.value(1), alt.value(0.15))).add_params(pick)
+    if dash is not None:
+        names = parts.order(data, dash, None)
+        scale = alt.Scale(domain=names, range=[[], [6, 4], [2, 3], [10, 3, 2, 3]][: len(names)])
+        key = parts.legend(names, symbolType="stroke", symbolStrokeColor=INK, symbolSize=400)
+        key["orient"], key["offset"] = "bottom", 4
+        line = line.encode(strokeDash=alt.StrokeDash(field=dash, type="nominal", scale=scale, legend=key))
+    near = alt.selection_point(name="near", on="pointerover", nearest=True, empty=False, clear="pointerout")
+    seen = alt.condition(near, alt.value(1), alt.value(0.9 if points else 0))
+    marks = parts.within(base, **{x: x_domain, y: y_domain}).mark_point(filled=True, size=70)
+    marks = marks.encode(opacity=seen, tooltip=tips).add_params(near)
+    chart = alt.layer(*parts.band(base, band, cut), line, marks, *parts.rules(reference, reference_x))
+    return parts.finish(chart, title, description, slider)
+
+
+def fit(
+    points: pd.DataFrame, line: pd.DataFrame, x: str, y: str, series: str | None = None, *, x_title: str,
+    y_title: str, description: str, title: str | None = None, log_x: bool | int = True, log_y: bool = True,
+    x_domain: Range = None, y_domain: Range = None, band: tuple[str, str] | None = None, reference: Rules = (),
+    reference_x: Rules = (), sort: Names = None, ordered: bool = False, tooltip_columns: Sequence[str] | None = None,
+) -> alt.LayerChart:  # fmt: skip
+    """Measured ``points`` and the fitted ``line`` (both with columns x, y, series), log-log unless told.
+
+    ``band`` names two columns of ``line``; ``tooltip_columns`` the columns of ``points`` shown under the pointer.
+    """
+    parts.check_text(x_title=x_title, y_title=y_title, description=description)
+    dots = parts.tidy(points, [x, y, series, *(tooltip_columns or ())])
+    curve = parts.tidy(line, [x, y, series, *(band or ())])
+    both = pd.concat([dots, curve], ignore_index=True)
+    place: dict[str, Any] = {
+        "x": parts.position(alt.X, x, x_title, parts.span(both, x), log_x, x_domain),
+        "y": parts.position(alt.Y, y, y_title, parts.span(both, y, *(band or ())), log_y, y_domain),
+        "color": parts.colour(both, series, sort, ordered),
+    }
+    drawn = alt.Chart(curve).encode(**place)
+    if series is not None:
+        names = parts.order(both, series, sort)
+        shapes = alt.Scale(domain=names, range=list(SHAPES[: len(names)]))
+        place["shape"] = alt.Shape(field=series, type="nominal", scale=shapes, legend=parts.legend(names))
+    tips = parts.tooltips(dots, {x: x_title, y: y_title}, tooltip_columns or [series, x, y])
+    marks = parts.within(alt.Chart(dots), **{x: x_domain, y: y_domain})
+    marks = marks.mark_point(filled=True, size=60, opacity=0.9).encode(**place, tooltip=tips)
+    line_layer = drawn.mark_line(strokeWidth=2, clip=True)
+    chart = alt.layer(*parts.band(drawn, band, True), line_layer, marks, *parts.rules(reference, reference_x))
+    return parts.finish(chart, title, description)
+
+
+def stacked_bars(
+    table: pd.DataFrame, x: str, y: str, part: str, *, x_title: str, y_title: str, description: str,
+    title: str | None = None, normalize: bool = False, horizontal: bool = False, slider: Slider | None = None,
+    y_domain: Range = None, sort: Names = None, sort_x: Names = None,
+) -> alt.Chart:  # fmt: skip
+    """Bars from zero, split by ``part``: what makes up a time or a cost.
+
+    ``normalize`` shows shares, ``horizontal`` puts the groups of ``x`` on rows (good for names). ``sort``
+    orders the parts, ``sort_x`` the groups. A `Slider` works as in `lines`.
+    """
+    parts.check_text(x_title=x_title, y_title=y_title, description=description)
+    known_y = [] if slider and slider.expr else [y]
+    data = parts.tidy(table, [x, *known_y, part, *(slider.columns() if slider else [])])
+    values = parts.span(data, *known_y)
+    if (values < 0).any():
+        raise ValueError(f"column {y!r} must not be negative in stacked bars; got {values.min():g}")
+    totals, steady = np.empty(0), bool(slider and slider.column and not normalize)
+    if steady and slider:  # room for the tallest bar of every choice
+        totals = np.append(data.groupby([x, slider.column], observed=True)[y].sum().to_numpy(float), 0)
+    length = parts.position(alt.X if horizontal else alt.Y, y, y_title, totals, False, y_domain, steady)
+    length["stack"] = "normalize" if normalize else "zero"
+    if normalize:
+        length["axis"] = alt.Axis(format="%")
+    groups = parts.category(alt.Y if horizontal else alt.X, data, x, x_title, sort_x)
+    place = {"x": length, "y": groups} if horizontal else {"x": groups, "y": length}
+    hue = parts.colour(data, part, sort, False, symbolType="square")
+    tips = parts.tooltips(data, {x: x_title, y: y_title}, [x, part, y])
+    rank = json.dumps(parts.order(data, part, sort))  # the stack follows the order of the legend
+    bars = alt.Chart(data).mark_bar().transform_calculate(_rank=f"indexof({rank}, datum[{json.dumps(part)}])")
+    bars = bars.encode(**place, color=hue, order=alt.Order(field="_rank", type="quantitative"), tooltip=tips)
+    if slider is not None:
+        bars = slider.transform(bars, y)
+    if horizontal:
+        bars = bars.properties(height=alt.Step(34))
+    return parts.finish(bars, title, description, slider)
+
+
+def compare(
+    table: pd.DataFrame, label: str, value: str, source: str, *, x_title: str, description: str,
+    title: str | None = None, lo: str | None = None, hi: str | None = None, log_x: bool | int = False,
+    x_domain: Range = None, reference_x: Rules = (), sort: Names = None, sort_label: Names = None,
+) -> alt.LayerChart:  # fmt: skip
+    """Published beside ours: a row for each ``label``, a mark for each ``source``, an interval ``lo`` to ``hi``.
+
+    ``sort`` orders the sources (the first is drawn hollow), ``sort_label`` the rows.
+    """
+    parts.check_text(x_title=x_title, description=description)
+    if (lo is None) != (hi is None):
+        raise ValueError(f"lo and hi must be given together; got lo={lo!r}, hi={hi!r}")
+    data = parts.tidy(table, [label, value, source, lo, hi])
+    shown: list[str | None] = [label, source, value]
+    if lo is not None and hi is not None:
+        ends = zip(data[lo], data[hi], strict=True)
+        data["interval"] = [f"{a:.4g} to {b:.4g}" if a <= b else "none" for a, b in ends]
+        shown.append("interval")
+    names = parts.order(data, source, sort)
+    key = parts.legend(names, offset=8 + 16 * len(reference_x))
+    hue = parts.colour(data, source, names, False, offset=key["offset"])
+    shapes = alt.Scale(domain=names, range=["diamond", *SHAPES][: len(names)])
+    fills = alt.Scale(domain=names, range=["transparent", *SERIES[1:]][: len(names)])
+    xs = parts.span(data, *[c for c in (value, lo, hi) if c])
+    at_x = parts.position(alt.X, value, x_title, np.append(xs, [v for v, _ in reference_x]), log_x, x_domain)
+    at_x["axis"]["grid"] = True
+    base = alt.Chart(data).encode(y=parts.category(alt.Y, data, label, None, sort_label))
+    low = alt.X(field=value, type="quantitative", aggregate="min", title=x_title)
+    gap = base.mark_rule(opacity=0.25, strokeWidth=1.5).encode(x=low, x2=alt.X2(field=value, aggregate="max"))
+    layers: list[Any] = [gap]
+    if lo is not None and hi is not None:
+        interval = base.mark_rule(strokeWidth=5, opacity=0.35)
+        layers.append(interval.encode(x=alt.X(field=lo, type="quantitative"), x2=alt.X2(field=hi), color=hue))
+    dots = base.mark_point(size=95, strokeWidth=2, opacity=1).encode(
+        x=at_x,
+        color=hue,
+        shape=alt.Shape(field=source, type="nominal", scale=shapes, legend=key),
+        fill=alt.Fill(field=source, type="nominal", scale=fills, legend=key),
+        tooltip=parts.tooltips(data, {value: x_title}, shown),
+    )
+    chart = alt.layer(*layers, dots, *parts.rules((), reference_x, above=True))
+    return parts.finish(chart.properties(height=alt.Step(30)), title, description)
+
+
+def heatmap(
+    table: pd.DataFrame, x: str, y: str, value: str, *, x_title: str, y_title: str, value_title: str,
+    description: str, title: str | None = None, log: bool = False, midpoint: float | None = None,
+    cell_format: str | None = None, sort_x: Names = None, sort_y: Names = None, slider: Slider | None = None,
+) -> alt.LayerChart:  # fmt: skip
+    """A cell for each (x, y), coloured by ``value``; the numbers stand in the cells when there are few.
+
+    ``log`` colours by orders of magnitude; ``midpoint`` takes two hues around that value (1 for ratios).
+    ``cell_format`` is the d3 format of the numbers; numeric rows grow upwards. The slider must be a filter.
+    """
+    parts.check_text(x_title=x_title, y_title=y_title, value_title=value_title, description=description)
+    data = parts.tidy(table, [x, y, value, *(slider.columns() if slider else [])])
+    values = parts.span(data, value)
+    if log and (values <= 0).any():
+        raise ValueError(f"column {value!r} must be positive for log colours; got {values.min():g}")
+    warp, back = (np.log, np.exp) if log else (float, float)
+    low, high = float(warp(values.min())), float(warp(values.max()))
+    cell = f"datum[{json.dumps(value)}]"
+    seen = f"log({cell})" if log else cell
+    pale = f"{seen} > {(low + high) / 2:.6g}"
+    if midpoint is not None:  # dark at both ends, pale in the middle
+        centre = float(warp(midpoint))
+        reach = max(high - centre, centre - low) or 1.0
+        low, high = centre - reach, centre + reach
+        pale = f"abs({seen} - {centre:.6g}) < {0.6 * reach:.6g}"
+    ends = [float(f"{back(v):.6g}") for v in (low, high)]
+    scheme: Any = "viridis" if midpoint is None else "blueorange"
+    scale = alt.Scale(type="log" if log else "linear", domain=ends, nice=False, scheme=scheme)
+    ticks = parts.log_ticks(ends[0], ends[1], 5) if log else alt.Undefined
+    style: dict[str, Any] = {
+        "titleLimit": 0,
+        "titleFontWeight": "normal",
+        "gradientLength": 220,
+        "tickCount": 5,
+    }
+    key = alt.Legend(title=value_title, labelExpr=parts.NUMBER, values=ticks, **style)
+    rows = (
+        sort_y if sort_y is not None else parts.order(data, y, None)[:: -1 if parts.numeric(data[y]) else 1]
+    )
+    columns = parts.category(alt.X, data, x, x_title, sort_x)
+    base = alt.Chart(data).encode(x=columns, y=parts.category(alt.Y, data, y, y_title, rows))
+    if slider is not None:
+        base = slider.transform(base, value)
+    hue = alt.Color(field=value, type="quantitative", scale=scale, legend=key)
+    tips = parts.tooltips(data, {x: x_title, y: y_title, value: value_title}, [x, y, value])
+    layers = [base.mark_rect().encode(color=hue, tooltip=tips)]
+    across, down = data[x].nunique(), data[y].nunique()
+    if across <= 12 and across * down <= 120:
+        style_of = json.dumps(cell_format) if cell_format else f"abs({cell}) < 1000 ? '.3~r' : '.3~s'"
+        room = f"width / {across} / 3"  # for five characters; smaller ones on a phone, or none
+        size = alt.ExprRef(expr=f"{room} < 7 ? 0 : min(11, {room})")
+        text = base.transform_calculate(_text=f"format({cell}, {style_of})").mark_text(fontSize=size)
+        ink = alt.condition(pale, alt.value("#111111"), alt.value("#ffffff"))
+        layers.append(text.encode(text=alt.Text(field="_text", type="nominal"), color=ink, tooltip=tips))
+    return parts.finish(alt.layer(*layers), title, description, slider)

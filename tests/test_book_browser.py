@@ -1,0 +1,263 @@
+"""The built book as a reader sees it: every page in headless Chromium, with no way to the network.
+
+One visit of each page (desktop light, then dark, then a phone) and one without JavaScript; the tests look at
+what the visits saw. Without Chromium the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
+browser = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(browser)
+
+pytestmark = pytest.mark.browser
+if browser.find_chromium() is None:
+    pytest.skip(
+        "no Chromium: install it (Debian: apt-get install chromium) to run the browser tests",
+        allow_module_level=True,
+    )
+
+PHONE = 390
+MATH = "[...document.querySelectorAll('.math')]"
+# Contrast of every letter drawn in the page's own colour with the page behind it, the weakest first.
+CONTRAST = """(() => {
+  const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
+  const light = rgb => { const [r, g, b] = rgb.slice(0, 3).map(v => { v /= 255;
+    return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const behind = e => { for (; e; e = e.parentElement) {
+    const c = parse(getComputedStyle(e).backgroundColor); if (c[3] === 1) return c; } return [255, 255, 255, 1]; };
+  return [...document.querySelectorAll('SELECTOR')].filter(t => t.textContent.trim()).map(t => {
+    const style = getComputedStyle(t), back = behind(t);
+    const ink = parse(t.ownerSVGElement ? style.fill : style.color);
+    const alpha = ink[3] * +style.opacity * (t.ownerSVGElement ? +style.fillOpacity : 1);
+    const mixed = ink.slice(0, 3).map((v, i) => alpha * v + (1 - alpha) * back[i]);
+    const [a, b] = [light(mixed), light(back)].sort((p, q) => q - p);
+    return [+((a + 0.05) / (b + 0.05)).toFixed(2), t.textContent.slice(0, 40)];
+  }).sort((p, q) => p[0] - q[0]).slice(0, 3);
+})()"""
+CHART_TEXT = CONTRAST.replace("SELECTOR", 'figure.kl-chart svg text:not([fill^="#"])')
+PAGE_TEXT = CONTRAST.replace("SELECTOR", "article p, article li, article td, article th")
+# Letters of live charts that stick out of their picture.
+CUT_OFF = """[...document.querySelectorAll('.kl-live svg.marks')].flatMap(svg => {
+  const box = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter(t => t.textContent.trim() && +getComputedStyle(t).opacity).filter(t => {
+    const r = t.getBoundingClientRect();
+    return r.left < box.left - 2 || r.right > box.right + 2 || r.top < box.top - 2 || r.bottom > box.bottom + 2;
+  }).map(t => t.textContent);
+})"""
+REPEATED_IDS = """(() => { const seen = {}; document.querySelectorAll('[id]').forEach(e => {
+  seen[e.id] = (seen[e.id] || 0) + 1; }); return Object.keys(seen).filter(id => seen[id] > 1); })()"""
+# Moves the n-th control of the page: whether the figure's marks change, and the value beside it is the chosen one.
+MOVE = """(async () => {
+  const input = document.querySelectorAll('.vega-bind input, .vega-bind select')[NUMBER];
+  const figure = input.closest('figure');
+  const marks = () => [...figure.querySelectorAll('.role-mark path, .role-mark line, .role-mark text')]
+    .map(m => m.getAttribute('d') + m.getAttribute('transform') + m.textContent).join();
+  const before = marks();
+  if (input.type === 'range') input.value = +input.value === +input.max ? input.min : input.max;
+  else input.selectedIndex = (input.selectedIndex + 1) % input.options.length;
+  input.dispatchEvent(new Event('input', {bubbles: true}));
+  input.dispatchEvent(new Event('change', {bubbles: true}));
+  await new Promise(done => setTimeout(done, 150));
+  const meta = JSON.parse(figure.querySelector('script.kl-spec').textContent).usermeta || {values: {}};
+  const steps = meta.values[input.name] || [], chosen = steps.length ? steps[+input.value] : +input.value;
+  const told = input.parentNode.textContent.replaceAll(',', '').endsWith(String(chosen));
+  return {changed: before !== marks(), told: input.type !== 'range' || told};
+})()"""
+# The middle of a mark that a pointer can meet, scrolled into sight; of the n-th figure.
+TARGET = """(() => {
+  const figure = document.querySelectorAll('figure.kl-chart')[NUMBER];
+  figure.scrollIntoView({block: 'center', behavior: 'instant'});
+  const marks = [...figure.querySelectorAll('.mark-symbol.role-mark path, .mark-rect.role-mark path')]
+    .map(m => m.getBoundingClientRect()).filter(r => r.width > 3 && r.height > 3);
+  const r = marks[Math.floor(marks.length / 2)];
+  return r ? [r.x + r.width / 2, r.y + r.height / 2] : null;
+})()"""
+TOOLTIP = "(document.querySelector('#vg-tooltip-element.visible') || {}).innerText || ''"
+
+
+@dataclass
+class Visit:
+    """What one page showed."""
+
+    figures: int
+    ready: int = 0
+    static: int = 0
+    math: int = 0
+    rendered_math: int = 0
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    repeated_ids: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    moved: list[dict[str, bool]] = field(default_factory=list)
+    sliders: int = 0
+    tooltips: list[str] = field(default_factory=list)
+    contrast: dict[str, list[Any]] = field(default_factory=dict)
+    page_contrast: list[Any] = field(default_factory=list)
+    phone_width: int = 0
+    cut_off: dict[int, list[str]] = field(default_factory=dict)
+
+
+def visit(chromium: Any, path: Path) -> Visit:
+    """Look at a page as a reader would: scroll, move controls, point at charts, go dark, turn to a phone."""
+    with chromium.page(1280, 900) as page:
+        page.goto(path)
+        seen = Visit(page.js("document.querySelectorAll('figure.kl-chart').length"))
+        with contextlib.suppress(TimeoutError):  # the counts below tell what did not come
+            page.show_all()
+            page.wait(f"{MATH}.length === {MATH}.filter(m => m.querySelector('mjx-container')).length", 20)
+        seen.ready = page.js("document.querySelectorAll('figure.kl-ready .kl-live svg.marks').length")
+        seen.math = page.js(f"{MATH}.length")
+        seen.rendered_math = page.js(f"{MATH}.filter(m => m.querySelector('mjx-container')).length")
+        seen.repeated_ids = page.js(REPEATED_IDS)
+        seen.labels = page.js(
+            "[...document.querySelectorAll('.kl-live [role=\"graphics-document\"]')].map(e => e.ariaLabel)"
+        )
+        seen.contrast["light"] = page.js(CHART_TEXT)
+        seen.cut_off[1280] = page.js(CUT_OFF)
+        page.resize(1280, 900)
+        for number in range(seen.figures):
+            if spot := page.js(TARGET.replace("NUMBER", str(number))):
+                page.mouse(1, 1)
+                page.mouse(*spot)
+                try:
+                    seen.tooltips.append(page.wait(TOOLTIP, 3))
+                except TimeoutError:
+                    seen.tooltips.append("")
+        seen.sliders = page.js("document.querySelectorAll('.vega-bind input[type=range]').length")
+        for number in range(
+            page.js("document.querySelectorAll('.vega-bind input, .vega-bind select').length")
+        ):
+            seen.moved.append(page.js(MOVE.replace("NUMBER", str(number))))
+        page.command(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}]
+        )
+        page.wait("document.documentElement.dataset.theme === 'dark'")
+        seen.contrast["dark"], seen.page_contrast = page.js(CHART_TEXT), page.js(PAGE_TEXT)
+        seen.requests, seen.errors = page.requests(), page.errors()
+    with chromium.page(PHONE, 844) as page:
+        page.goto(path)
+        with contextlib.suppress(TimeoutError):
+            page.show_all()
+        seen.phone_width = page.js("document.documentElement.scrollWidth")
+        seen.cut_off[PHONE] = page.js(CUT_OFF)
+        seen.errors += page.errors()
+    with chromium.page(PHONE, 844, scripts=False) as page:
+        page.goto(path)
+        pictures = "[...document.querySelectorAll('figure.kl-chart .kl-static > svg[role=img]')]"
+        seen.static = page.js(
+            f"{pictures}.filter(s => s.getBoundingClientRect().height > 100 && s.ariaLabel.length > 20).length"
+        )
+        seen.phone_width = max(seen.phone_width, page.js("document.documentElement.scrollWidth"))
+    return seen
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    started = browser.Browser()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def visits(chromium: Any, built_book: Path) -> dict[str, Visit]:
+    """Every page of the book with what it showed; redirects and Sphinx's own pages are left out."""
+    own = {"genindex.html", "search.html"}
+    pages = [p for p in sorted(built_book.rglob("*.html")) if "_static" not in p.parts and p.name not in own]
+    pages = [p for p in pages if 'http-equiv="Refresh"' not in p.read_text(encoding="utf-8")[:500]]
+    assert pages, f"no pages in {built_book}"
+    return {p.relative_to(built_book).as_posix(): visit(chromium, p) for p in pages}
+
+
+def test_there_are_pages_with_charts_equations_and_sliders(visits: dict[str, Visit]) -> None:
+    assert sum(v.figures for v in visits.values()) >= 5
+    assert sum(v.math for v in visits.values()) >= 5
+    assert sum(v.sliders for v in visits.values()) >= 1
+
+
+def test_no_request_leaves_the_machine(visits: dict[str, Visit]) -> None:
+    local = ("file:", "data:", "blob:", "about:", "http://127.0.0.1")
+    assert {k: [r for r in v.requests if not r.startswith(local)] for k, v in visits.items()} == {
+        name: [] for name in visits
+    }
+
+
+def test_no_script_error(visits: dict[str, Visit]) -> None:
+    # Chromium keeps the theme's icon fonts from pages opened as files; the theme draws its icons as SVG besides.
+    errors = {k: [e for e in v.errors if "/webfonts/" not in e] for k, v in visits.items()}
+    assert errors == {name: [] for name in visits}
+
+
+def test_charts_come_alive_and_are_described(visits: dict[str, Visit]) -> None:
+    for name, v in visits.items():
+        assert (name, v.ready) == (name, v.figures)
+        assert (name, len([text for text in v.labels if text and len(text) > 20])) == (name, v.figures)
+
+
+def test_ids_are_unique(visits: dict[str, Visit]) -> None:
+    assert {k: v.repeated_ids for k, v in visits.items()} == {name: [] for name in visits}
+
+
+def test_equations_are_set(visits: dict[str, Visit]) -> None:
+    assert {k for k, v in visits.items() if v.rendered_math < v.math} == set()
+
+
+def test_controls_move_the_marks(visits: dict[str, Visit]) -> None:
+    for name, v in visits.items():
+        assert (name, v.moved) == (name, [{"changed": True, "told": True}] * len(v.moved))
+
+
+def test_the_pointer_reads_values(visits: dict[str, Visit]) -> None:
+    for name, v in visits.items():
+        assert (name, [t for t in v.tooltips if not any(c.isdigit() for c in t)]) == (name, [])
+        assert (name, len(v.tooltips)) == (name, v.figures)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_letters_of_charts_are_legible(visits: dict[str, Visit], scheme: str) -> None:
+    assert {k: t for k, v in visits.items() for t in v.contrast[scheme] if t[0] < 4.5} == {}
+
+
+def test_text_of_pages_is_legible_in_the_dark(visits: dict[str, Visit]) -> None:
+    assert {k: t for k, v in visits.items() for t in v.page_contrast if t[0] < 4.5} == {}
+
+
+@pytest.mark.parametrize("width", [1280, PHONE])
+def test_no_letter_of_a_chart_is_cut_off(visits: dict[str, Visit], width: int) -> None:
+    assert {k: v.cut_off[width] for k, v in visits.items()} == {name: [] for name in visits}
+
+
+def test_no_page_is_wider_than_a_phone(visits: dict[str, Visit]) -> None:
+    assert {k: v.phone_width for k, v in visits.items() if v.phone_width > PHONE} == {}
+
+
+def test_pictures_without_javascript(visits: dict[str, Visit]) -> None:
+    assert {k: (v.static, v.figures) for k, v in visits.items() if v.static != v.figures} == {}
+
+
+def test_the_readers_switch_changes_the_colour_of_charts(
+    visits: dict[str, Visit], built_book: Path, chromium: Any
+) -> None:
+    name = next(k for k, v in visits.items() if v.figures)
+    with chromium.page(1280, 900) as page:
+        page.goto(built_book / name)
+        page.show_all()
+        themes = {}
+        for _ in range(3):
+            page.js("document.querySelector('.theme-switch-button').click()")
+            time.sleep(0.1)
+            ink = page.js("getComputedStyle(document.querySelector('.kl-live svg text')).fill")
+            themes[page.js("document.documentElement.dataset.theme")] = ink
+    assert set(themes) == {"light", "dark"}
+    assert themes["light"] != themes["dark"]

@@ -1,0 +1,392 @@
+"""The charts: valid specs, required text, legible palettes, small offline output."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pytest
+
+from kinetics_lab import chart_html, chart_parts, charts
+
+ROOT = Path(__file__).parent.parent
+WHITE, DARK = "#ffffff", "#121212"  # page colours of the book's theme
+ABOUT = "Cost against length for two models; both bend upwards."
+
+TABLE = pd.DataFrame(
+    [
+        {
+            "model": m,
+            "tokens": t,
+            "flops": a * t,
+            "bytes": b * t**2,
+            "cost": a * t + b * t**2 + 1 / 3,
+            "spare": t,
+        }
+        for m, a, b in [("small", 1.0, 0.01), ("large", 8.0, 0.02)]
+        for t in [1024, 4096, 16384]
+    ]
+).assign(lo=lambda d: d.cost * 0.9, hi=lambda d: d.cost * 1.1)
+CLAIMS = pd.DataFrame(
+    {
+        "family": ["Qwen3", "Qwen3", "OPT", "OPT"],
+        "source": ["published", "ours"] * 2,
+        "factor": [1.18, 1.15, 1.55, 1.56],
+        "lo": [np.nan, 1.1, np.nan, 1.5],
+        "hi": [np.nan, 1.2, np.nan, 1.6],
+    }
+)
+TEXT = {"x_title": "length (tokens)", "y_title": "cost (FLOP)", "description": ABOUT}
+MOVING = charts.Slider(
+    "intensity", "intensity (FLOP/byte)", 500, 0, 1000, 10, "datum.flops + intensity * datum.bytes"
+)
+CHOOSING = charts.Slider.filter("tokens", "length (tokens)", [1024, 4096, 16384], 4096)
+MENU = charts.Slider.filter("model", "model", ["small", "large"])
+
+
+def make(kind: str) -> Any:
+    """One chart of each kind and of each control."""
+    curves = (TABLE, "tokens", "cost", "model")
+    made = {
+        "lines": lambda: charts.lines(
+            *curves, **TEXT, title="Cost grows", log_x=True, log_y=True, dash="model", band=("lo", "hi"),
+            points=True, reference=[(1e6, "a budget")], reference_x=[(4096, "4K")], sort=["small", "large"], ordered=True,
+        ),
+        "one line": lambda: charts.lines(TABLE[TABLE.model == "small"], "tokens", "cost", **TEXT),
+        "moving": lambda: charts.lines(
+            TABLE.drop(columns="cost"), *curves[1:], **TEXT, title="Cost", slider=MOVING, y_domain=(0, 1e9)
+        ),
+        "menu": lambda: charts.lines(TABLE, "tokens", "cost", **TEXT, slider=MENU),
+        "bars": lambda: charts.stacked_bars(TABLE, "tokens", "cost", "model", **TEXT),
+        "shares": lambda: charts.stacked_bars(TABLE, "tokens", "cost", "model", **TEXT, normalize=True),
+        "rows": lambda: charts.stacked_bars(
+            TABLE, "model", "cost", "model", **TEXT, horizontal=True, slider=CHOOSING, sort=["large", "small"]
+        ),
+        "compare": lambda: charts.compare(
+            CLAIMS, "family", "factor", "source", x_title="growth (factor)", description=ABOUT, lo="lo", hi="hi",
+            reference_x=[(1, "none")],
+        ),
+        "fit": lambda: charts.fit(TABLE, TABLE, "tokens", "cost", "model", **TEXT, band=("lo", "hi")),
+        "heatmap": lambda: charts.heatmap(TABLE, "tokens", "model", "cost", **TEXT, value_title="cost (FLOP)", log=True),
+        "ratios": lambda: charts.heatmap(
+            TABLE, "tokens", "model", "cost", **TEXT, value_title="ratio", log=True, midpoint=1e5, cell_format=".2e"
+        ),
+    }  # fmt: skip
+    return made[kind]()
+
+
+KINDS = [
+    "lines",
+    "one line",
+    "moving",
+    "menu",
+    "bars",
+    "shares",
+    "rows",
+    "compare",
+    "fit",
+    "heatmap",
+    "ratios",
+]
+
+
+@pytest.fixture(autouse=True)
+def _theme() -> None:
+    charts.enable()
+
+
+def parsed_svg(html: str) -> str:
+    return re.search(r"<svg.*</svg>", html, re.S)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_makes_a_valid_described_small_figure(kind: str) -> None:
+    spec = make(kind).to_dict(validate=True)
+    assert spec["description"] == ABOUT
+    html = chart_html.figure_html(spec)
+    assert f'role="img" aria-label="{ABOUT}"' in html
+    assert 'viewBox="0 0 ' in html
+    assert len(html) < 30_000
+    assert "http" not in html.replace("http://www.w3.org/", "")
+    assert "unused_column" not in html  # a column nobody draws
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_input_gives_equal_output(kind: str) -> None:
+    assert chart_html.figure_html(make(kind).to_dict()) == chart_html.figure_html(make(kind).to_dict())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_live_charts_draw_what_the_pictures_show(kind: str) -> None:
+    """The page's spec (tables as CSV, width of the page) draws the same marks as the notebook's."""
+    import vl_convert
+
+    spec = make(kind).to_dict()
+    live = chart_html.live_spec(copy.deepcopy(spec))
+    assert live["width"] == "container"
+    assert all(isinstance(table, str) for table in live["datasets"].values())
+    fixed = {**live, "width": 640, "title": spec.get("title")}
+    del fixed["autosize"]
+    drawn = [
+        re.sub(r"clip\d+|gradient_\d+", "", vl_convert.vegalite_to_svg(s, vl_version="6.4"))
+        for s in (spec, {k: v for k, v in fixed.items() if v is not None})
+    ]
+    marks = [re.findall(r'<(?:path|line|text)[^>]*aria-roledescription="[^>]*', svg) for svg in drawn]
+    assert marks[0]
+    assert marks[0] == marks[1]
+
+
+def test_a_notebook_gets_json_and_a_picture_but_no_html() -> None:
+    bundle = make("lines")._repr_mimebundle_()
+    assert set(bundle) == {chart_html.MIME, "image/png", "text/plain"}
+    assert bundle["text/plain"] == ABOUT
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert "/v5" in bundle[chart_html.MIME]["$schema"]
+
+
+def test_without_vl_convert_a_notebook_still_gets_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chart_html, "find_spec", lambda name: None)
+    assert set(chart_html.mimebundle(make("bars").to_dict())) == {chart_html.MIME, "text/plain"}
+
+
+def test_the_book_finds_the_plugin_and_draws_charts_only() -> None:
+    (entry,) = entry_points(group="myst_nb.mime_renderers", name="kinetics_vegalite")
+    plugin = entry.load()
+    assert plugin is charts.MimeRender
+    assert {builder for builder, mime, _ in plugin.mime_priority_overrides if mime == chart_html.MIME} >= {
+        "html",
+        "singlehtml",
+    }
+    renderer = SimpleNamespace(source="10_question.ipynb")
+    data = SimpleNamespace(
+        mime_type=chart_html.MIME, content=make("bars").to_dict(), cell_index=3, output_index=0
+    )
+    (node,) = plugin.handle_mime(renderer, data, False)
+    assert node["format"] == "html"
+    assert node.astext().startswith('<figure class="kl-chart"')
+    assert plugin.handle_mime(renderer, SimpleNamespace(mime_type="image/png"), False) is None
+
+
+def test_ids_of_equal_charts_on_one_page_differ_and_are_used() -> None:
+    spec = make("fit").to_dict()
+    first, second = (chart_html.figure_html(spec, place) for place in ("10.ipynb:3:0:", "10.ipynb:5:0:"))
+    ids = [set(re.findall(r'\bid="([^"]+)"', html)) for html in (first, second)]
+    assert len(ids[0]) > 1
+    assert not ids[0] & ids[1]
+    assert set(re.findall(r"url\(#([^)]+)\)", first)) <= ids[0]
+
+
+def test_a_description_cannot_leave_its_attribute_or_the_script() -> None:
+    spec = {**make("bars").to_dict(), "description": 'a "quote" </script> <b>'}
+    html = chart_html.figure_html(spec)
+    assert html.count("</script>") == 1
+    assert 'aria-label="a &quot;quote&quot; &lt;/script&gt; &lt;b&gt;"' in html
+
+
+def test_floats_are_rounded_to_six_digits() -> None:
+    spec = make("lines").to_dict()
+    costs = [row["cost"] for row in next(iter(spec["datasets"].values()))]
+    assert costs == [float(f"{v:.6g}") for v in TABLE.cost]
+    assert costs != list(TABLE.cost)
+
+
+def test_a_missing_value_stays_missing_in_the_page() -> None:
+    live = chart_html.live_spec(make("compare").to_dict())
+    table = next(t for t in live["datasets"].values() if t.startswith("family"))
+    assert table.splitlines()[1] == "Qwen3,1.18,published,,,none"
+
+
+def luminance(colour: str) -> float:
+    channels = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+@pytest.mark.parametrize("page", [WHITE, DARK, "#14181e"])
+@pytest.mark.parametrize("colour", sorted({*charts.SERIES, *charts.SIZES}))
+def test_series_stand_out_on_light_and_dark_pages(colour: str, page: str) -> None:
+    a, b = sorted((luminance(colour), luminance(page)))
+    assert (b + 0.05) / (a + 0.05) >= 3
+
+
+def test_palettes() -> None:
+    assert len(set(charts.SERIES)) == 8
+    assert chart_parts.palette("abc") == list(charts.SERIES[:3])
+    ordered = chart_parts.palette("abcd", ordered=True)
+    assert [charts.SIZES.index(c) for c in ordered] == sorted(charts.SIZES.index(c) for c in ordered)
+    assert (ordered[0], ordered[-1]) == (charts.SIZES[0], charts.SIZES[-1])
+
+
+def test_text_takes_the_colour_of_the_page() -> None:
+    for kind in KINDS:
+        svg = parsed_svg(chart_html.figure_html(make(kind).to_dict()))
+        inks = set(re.findall(r'<text[^>]*fill="([^"]+)"', svg))
+        assert inks <= {"currentColor", *(("#111111", "#ffffff") if kind in ("heatmap", "ratios") else ())}
+        assert "currentColor" in inks
+
+
+def test_colours_follow_the_given_order() -> None:
+    table = pd.DataFrame({"x": [1, 2, 1, 2], "y": [1, 2, 3, 4], "m": ["b", "b", "a", "a"]})
+    text = {"x_title": "x", "y_title": "y", "description": ABOUT}
+    colour = charts.lines(table, "x", "y", "m", **text, sort=["a", "b"]).to_dict()["layer"][0]["encoding"][
+        "color"
+    ]
+    assert colour["scale"] == {"domain": ["a", "b"], "range": list(charts.SERIES[:2])}
+    assert charts.lines(table, "x", "y", "m", **text).to_dict()["layer"][0]["encoding"]["color"]["scale"][
+        "domain"
+    ] == ["b", "a"]
+
+
+def axis(chart: Any, name: str) -> dict[str, Any]:
+    return chart.to_dict()["layer"][0]["encoding"][name]
+
+
+def test_log_axes() -> None:
+    binary = axis(charts.lines(TABLE, "tokens", "cost", **TEXT, log_x=True, log_y=True), "x")
+    assert binary["scale"]["base"] == 2
+    assert binary["axis"]["values"][0] == 1024
+    decimal = charts.lines(TABLE.assign(tokens=[50, 300, 6000] * 2), "tokens", "cost", **TEXT, log_x=True)
+    assert axis(decimal, "x")["axis"]["values"] == [50, 100, 200, 500, 1000, 2000, 5000]
+    assert axis(decimal, "x")["scale"]["base"] == 10
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "ticks"),
+    [
+        (50, 6000, 10, [50, 100, 200, 500, 1000, 2000, 5000]),
+        (1, 1e4, 10, [1, 3, 10, 30, 100, 300, 1000, 3000, 1e4]),
+        (1, 1e8, 10, [10.0**k for k in range(9)]),
+        (1, 1e20, 10, [10.0**k for k in range(0, 21, 2)]),
+    ],
+)
+def test_ticks_are_round_and_few(low: float, high: float, most: int, ticks: list[float]) -> None:
+    assert chart_parts.log_ticks(low, high, most) == ticks
+
+
+def test_bars_start_at_zero_and_keep_room_for_every_choice() -> None:
+    length = make("rows").to_dict()["encoding"]["x"]
+    assert length["stack"] == "zero"
+    totals = TABLE.groupby(["model", "tokens"]).cost.sum()
+    assert length["scale"]["domain"] == [0, pytest.approx(totals.max(), rel=1e-5)]
+
+
+def test_a_slider_moves_what_is_drawn() -> None:
+    """The picture shows the start value; another value changes the marks. Checked by Vega itself."""
+    import vl_convert
+
+    spec = make("moving").to_dict()
+    (param,) = (p for p in spec["params"] if p["name"] == "intensity")
+    assert param["bind"] == {
+        "input": "range",
+        "min": 0,
+        "max": 1000,
+        "step": 10,
+        "name": "intensity (FLOP/byte) ",
+    }
+    first = vl_convert.vegalite_to_svg(spec, vl_version="6.4")
+    assert "intensity (FLOP/byte): 500" in first
+    param["value"] = 100
+    assert vl_convert.vegalite_to_svg(spec, vl_version="6.4") != first
+
+
+def test_a_filter_steps_through_its_values_and_a_menu_names_them() -> None:
+    (param,) = (p for p in make("rows").to_dict()["params"] if p["name"] == "choose_tokens")
+    assert (param["value"], param["bind"]["max"]) == (1, 2)
+    assert chart_html.live_spec(make("rows").to_dict())["usermeta"] == {
+        "values": {"choose_tokens": [1024, 4096, 16384]}
+    }
+    (param,) = (p for p in make("menu").to_dict()["params"] if p["name"] == "choose_model")
+    assert param["bind"]["options"] == ["small", "large"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: charts.lines(TABLE, "tokens", "cost", **{**TEXT, "description": " "}), "description must be a non-empty text"),
+        (lambda: charts.lines(TABLE, "tokens", "cost", **{**TEXT, "y_title": ""}), "y_title must be a non-empty text"),
+        (lambda: charts.lines(TABLE, "token", "cost", **TEXT), r"column 'token' is not known; did you mean tokens\?"),
+        (lambda: charts.lines(TABLE[:0], "tokens", "cost", **TEXT), "1 to 5000 rows; got 0"),
+        (lambda: charts.lines(pd.concat([TABLE] * 900), "tokens", "cost", **TEXT), "got 5400: thin it out"),
+        (lambda: charts.lines(TABLE.rename(columns={"cost": "a.b"}), "tokens", "a.b", **TEXT), "without dots"),
+        (lambda: charts.lines(TABLE.rename(columns={"model": "count"}), "tokens", "cost", "count", **TEXT), "not 'count'"),
+        (lambda: charts.lines(TABLE.assign(cost=0.0), "tokens", "cost", **TEXT, log_y=True), "must be positive for a log axis"),
+        (lambda: charts.lines(TABLE, "tokens", "cost", "model", **TEXT, sort=["small"]), "'large' is not known"),
+        (lambda: charts.stacked_bars(TABLE.assign(cost=-1.0), "tokens", "cost", "model", **TEXT), "must not be negative"),
+        (lambda: charts.compare(CLAIMS, "family", "factor", "source", x_title="x", description=ABOUT, lo="lo"), "together"),
+        (lambda: charts.heatmap(TABLE.assign(cost=0.0), "tokens", "model", "cost", **TEXT, value_title="v", log=True), "log colours"),
+        (lambda: charts.Slider("two words", "x", 1, 0, 2, 1, "two words"), "plain name"),
+        (lambda: charts.Slider("b", "x", 1, 0, 2, 1, "datum.y"), "must use the slider's name 'b'"),
+        (lambda: charts.Slider("b", "x", 3, 0, 2, 1, "b"), "min <= value <= max"),
+        (lambda: charts.Slider.filter("model", "model", ["small"], "large"), "must be one of"),
+        (lambda: charts.Slider.filter("model", "model", []), "must be one of"),
+        (lambda: chart_parts.palette("abcdefghi"), "at most 8 series; got 9"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_bundle_is_written_once_and_whole(tmp_path: Path) -> None:
+    target = charts.write_bundle(tmp_path / "static")
+    assert target.name == "kl-vega.js"
+    text = target.read_text(encoding="utf-8")
+    assert len(text) > 500_000
+    assert "window.vegaEmbed" in text
+    assert not re.search(r"(?:src|href)=.?https?://", text)
+    before = target.stat().st_mtime_ns
+    assert charts.write_bundle(tmp_path / "static") == target
+    assert target.stat().st_mtime_ns == before
+    target.write_text("/* another version */\n", encoding="utf-8")
+    charts.write_bundle(tmp_path / "static")
+    assert target.read_text(encoding="utf-8") == text
+    assert [p.name for p in (tmp_path / "static").iterdir()] == ["kl-vega.js"]
+
+
+def test_the_theme_is_used_and_the_script_lies_beside_the_styles() -> None:
+    assert alt.theme.active == "kinetics"
+    config = make("bars").to_dict()["config"]
+    assert config["axis"]["labelColor"] == "currentColor"
+    assert json.dumps(config).count("#000") == 0
+    assert {"kl-charts.js", "kinetics.css"} <= {p.name for p in (ROOT / "book" / "_static").iterdir()}
+
+
+def test_points_outside_the_axis_are_left_out_and_those_at_its_edge_stay_whole() -> None:
+    import vl_convert
+
+    chart = charts.lines(TABLE, "tokens", "cost", **TEXT, points=True, x_domain=(1024, 4096))
+    svg = vl_convert.vegalite_to_svg(chart.to_dict(), vl_version="6.4")
+    assert len(re.findall(r'aria-roledescription="point"', svg)) == 4  # of six
+    marks = next(layer for layer in chart.to_dict()["layer"] if layer["mark"]["type"] == "point")
+    assert not marks["mark"].get("clip")
+
+
+@pytest.mark.parametrize(
+    ("names", "angle"), [("abcd", None), ([f"a rather long name {k}" for k in "abcdef"], -35)]
+)
+def test_names_too_wide_for_their_place_are_turned(names: Any, angle: int | None) -> None:
+    table = pd.DataFrame({"name": list(names), "cost": 1.0, "part": "all"})
+    bars = charts.stacked_bars(table, "name", "cost", "part", **TEXT)
+    assert bars.to_dict()["encoding"]["x"]["axis"].get("labelAngle") == angle
+
+
+def test_legends_fit_the_width() -> None:
+    assert chart_parts.legend("abc")["columns"] == 3
+    assert chart_parts.legend(["a name of twenty-five chars"] * 5)["columns"] == 2
+
+
+def test_numbers_in_the_cells_only_where_there_is_room() -> None:
+    def layers(columns: int) -> int:
+        table = pd.DataFrame({"x": range(columns), "y": 1, "v": range(columns)})
+        return len(charts.heatmap(table, "x", "y", "v", **TEXT, value_title="v").to_dict()["layer"])
+
+    assert (layers(12), layers(13)) == (2, 1)
