@@ -1,0 +1,297 @@
+"""The book: executed notebooks and pages gathered in a staging tree, rendered strictly by Jupyter Book.
+
+Everything of a build lies in its ``out`` folder: ``stage/`` (what Jupyter Book reads), ``_build/html/`` (what it
+writes), ``build.log`` and ``stamp.json`` (what the pages were made from; equal stamp, no new build).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kinetics_lab._errors import unknown
+from kinetics_lab.parameters import declared_parameters, read_notebook
+from kinetics_lab.runs import RunResult, execute_all, locked
+
+TOOLCHAIN = ("altair", "jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme", "vl-convert-python")
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+PRINT_STYLE = """<style>
+@page { size: A4; margin: 14mm 12mm; }
+body { zoom: 0.8; }
+pre { white-space: pre-wrap !important; }  /* paper does not scroll */
+.cell_input, .output, figure, table, .math { break-inside: avoid; }
+h1, h2, h3 { break-after: avoid; }
+details.hide, .headerlink { display: none; }  /* nor does it unfold: hidden code is left out */
+</style>
+"""
+
+
+class BookError(RuntimeError):
+    """A build that failed: warnings of the strict build, or no browser to print with."""
+
+
+def repository_settings(config: dict[str, Any], url: str) -> dict[str, Any]:
+    """The book's configuration with repository, edit, issue and launch buttons: on with a URL, off without.
+
+    Raises ValueError unless the URL is empty or reads ``https://host/owner/name``.
+    """
+    if url and not re.fullmatch(r"https://[\w.-]+(/[\w.~-]+){2,}", url):
+        raise ValueError(f"the repository's URL must read https://host/owner/name; got {url!r}")
+    buttons = ("use_repository_button", "use_issues_button", "use_edit_page_button")
+    options: dict[str, Any] = dict.fromkeys(buttons, bool(url))
+    if url:
+        launch = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
+        if url.startswith("https://github.com/"):
+            launch["colab_url"] = "https://colab.research.google.com"
+        options |= {
+            "repository_url": url,
+            "repository_branch": config.get("repository", {}).get("branch", "main"),
+            "path_to_docs": "",
+            "launch_buttons": launch,
+        }
+    # As theme options: what Jupyter Book makes of its own keys is lost where a book sets theme options besides.
+    config = {key: value for key, value in config.items() if key not in ("repository", "launch_buttons")}
+    config["html"] = {key: value for key, value in config.get("html", {}).items() if key not in buttons}
+    sphinx = config.get("sphinx", {})
+    given = sphinx.get("config", {})
+    theme = {**given.get("html_theme_options", {}), **options}
+    return config | {"sphinx": {**sphinx, "config": {**given, "html_theme_options": theme}}}
+
+
+def _staged_notebook(run: RunResult) -> bytes:
+    """The executed notebook without its clock readings, so that an equal run is an equal page.
+
+    The cell that papermill puts in is left out of the page when it repeats the defaults shown above it.
+    """
+    import nbformat
+
+    book, declared = read_notebook(run.executed), declared_parameters(run.notebook)
+    given = book.metadata.papermill.parameters
+    book.metadata.papermill = {"parameters": given}
+    for cell in book.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k not in ("papermill", "execution")}
+        if "injected-parameters" in cell.metadata.get("tags", []) and all(
+            declared[k] == given[k] for k in given
+        ):
+            cell.metadata["tags"] = [*cell.metadata["tags"], "remove-cell"]
+    return nbformat.writes(book).encode()
+
+
+def _staged_toc(toc: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
+    """The table of contents without the notebooks that are not in ``only``."""
+
+    def kept(node: Any) -> Any:
+        if isinstance(node, dict):
+            smaller = {key: kept(value) for key, value in node.items()}
+            return {key: value for key, value in smaller.items() if value != []}
+        if not isinstance(node, list):
+            return node
+        files = [Path(entry.get("file", "")) for entry in node]
+        shown = [f.parent.name != "notebooks" or f.name in only for f in files]
+        return [
+            entry
+            for entry, show in zip(map(kept, node), shown, strict=True)
+            if show and set(entry) - {"caption"}
+        ]
+
+    return dict(kept(toc))
+
+
+def _toolchain() -> str:
+    """A hash of what turns the staging tree into pages: this module, the chart renderer, the libraries."""
+    sources = [Path(__file__), *sorted(Path(__file__).parent.glob("chart*.py"))]
+    parts = [p.read_bytes() for p in sources] + [f"{name} {version(name)}".encode() for name in TOOLCHAIN]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _sync(tree: dict[str, bytes], folder: Path) -> str:
+    """Make ``folder`` hold exactly ``tree``, touching only what differs; a hash of it all."""
+    digest = hashlib.sha256()
+    for name, content in sorted(tree.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_file() and path.relative_to(folder).as_posix() not in tree:
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    return digest.hexdigest()
+
+
+def _jupyter_book(out: Path, builder: str, strict: bool) -> None:
+    """Render ``out/stage``; its chatter goes to ``out/build.log``, warnings to stderr. BookError if it fails."""
+    main = "from jupyter_book.cli.main import main; main()"
+    toc = out / "stage" / "book" / "_toc.yml"
+    options = [
+        "--toc",
+        str(toc),
+        "--path-output",
+        str(out),
+        "--builder",
+        builder,
+        *(["-W", "-n", "--keep-going"] * strict),
+    ]
+    command = [sys.executable, "-c", main, "build", str(out / "stage"), *options]
+    env = {
+        **os.environ,
+        "PYTHONWARNINGS": "ignore",
+        "NO_COLOR": "1",
+    }  # strictness is about the book, not its tools
+    run = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False
+    )
+    log = re.sub(r"\x1b\[[0-9;]*m", "", run.stdout)
+    (out / "build.log").write_text(log, encoding="utf-8")
+    told = [
+        line.replace(f"{out}/stage/", "")
+        for line in log.splitlines()
+        if re.search(r"\b(WARNING|ERROR)\b", line)
+    ]
+    print("\n".join(told), file=sys.stderr, end="\n" if told else "")
+    if run.returncode:
+        crash = re.search(r"Exception occurred:.*?\n(\S[^\n]*)", log, re.DOTALL) or re.search(
+            r"={20,}\n\n(.+)", log
+        )
+        reason = crash[1] if crash and not told else f"{len(told)} warning{'s' * (len(told) != 1)}"
+        raise BookError(f"the book did not build: {reason}; all of it is in {out / 'build.log'}")
+
+
+def _gather(
+    root: Path, runs: Sequence[RunResult], config: dict[str, Any], only: Sequence[str]
+) -> dict[str, bytes]:
+    """The staging tree, name to content: configuration, pages, executed notebooks and the charts' bundle."""
+    import yaml
+
+    from kinetics_lab.chart_html import write_bundle
+
+    pages = (p for p in (root / "book").rglob("*") if p.is_file() and ".ipynb_checkpoints" not in p.parts)
+    tree = {p.relative_to(root).as_posix(): p.read_bytes() for p in pages}
+    tree |= {f"notebooks/{run.executed.name}": _staged_notebook(run) for run in runs}
+    bundle = write_bundle(root / "_build" / "bundle")
+    tree[f"book/_static/{bundle.name}"] = bundle.read_bytes()
+    tree["_config.yml"] = yaml.safe_dump(config, sort_keys=False).encode()
+    if only:
+        toc = _staged_toc(yaml.safe_load(tree["book/_toc.yml"]), only)
+        tree["book/_toc.yml"] = yaml.safe_dump(toc, sort_keys=False).encode()
+    return tree
+
+
+def _render(out: Path, tree: dict[str, bytes], builder: str, strict: bool) -> None:
+    """Stage the tree and render it, unless ``out`` holds the pages of this very tree."""
+    made, pages = out / "stamp.json", out / "_build" / builder
+    stamp = {
+        "builder": builder,
+        "strict": strict,
+        "toolchain": _toolchain(),
+        "tree": _sync(tree, out / "stage"),
+    }
+    last = json.loads(made.read_text(encoding="utf-8")) if made.exists() else {}
+    if stamp == last and pages.is_dir():
+        print("Nothing has changed since the last build.")
+        return
+    # Pages are all written anew, so that each reference is resolved again; what Sphinx has read of unchanged
+    # sources is kept only after a clean build with the same tools, as it warns of a source only when it reads it.
+    made.unlink(missing_ok=True)
+    shutil.rmtree(pages, ignore_errors=True)
+    if stamp | {"tree": ""} != last | {"tree": ""}:
+        shutil.rmtree(out / "_build", ignore_errors=True)
+    _jupyter_book(out, builder, strict)
+    made.write_text(json.dumps(stamp), encoding="utf-8")
+
+
+def build_book(
+    root: Path | str,
+    params: Path | str | None,
+    out: Path | str,
+    *,
+    repository_url: str | None = None,
+    builder: str = "html",
+    only: Sequence[str] = (),
+) -> Path:
+    """Execute the notebooks, stage them with the pages and build; returns the path of the first page.
+
+    ``root`` holds ``_config.yml``, ``book/`` (with ``_toc.yml``) and ``notebooks/``. ``repository_url`` None takes
+    KINETICS_REPOSITORY_URL, else ``repository.url`` of ``_config.yml``. ``only`` names notebooks (by stem) for a
+    quick preview without the others; that one is not strict, as their labels are missing.
+    Raises ValueError or OSError for wrong input, NotebookError and BookError for what fails.
+    """
+    import yaml
+
+    root, out = Path(root).resolve(), Path(os.path.abspath(out))
+    if out.exists() and any(out.iterdir()) and not (out / "stage").is_dir():
+        raise FileExistsError(
+            f"{out} exists and is not a folder of book builds; give another place for the book"
+        )
+    for needed in ("_config.yml", "book/_toc.yml"):
+        if not (root / needed).is_file():
+            raise FileNotFoundError(f"there is no {needed} in {root}: run this in the project's folder")
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    if repository_url is None:
+        repository_url = os.environ.get(
+            "KINETICS_REPOSITORY_URL", config.get("repository", {}).get("url", "")
+        )
+    config = repository_settings(config, repository_url)
+    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
+    stems = [path.stem for path in notebooks]
+    for name in only:
+        if name not in stems:
+            raise unknown("notebook", name, stems)
+    runs = execute_all([p for p in notebooks if not only or p.stem in only], params, root / "_build" / "runs")
+    (out / "stage").mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock"):
+        tree = _gather(root, runs, config, only)
+        _render(out, tree, builder, strict=not only)
+    index = out / "_build" / builder / "index.html"
+    single = index.parent / f"{yaml.safe_load(tree['book/_toc.yml'])['root']}.html"
+    if builder == "singlehtml" and single.exists():
+        # Its addresses are those of the top folder, so it takes the place of the page that only points at it.
+        text = single.read_text(encoding="utf-8").replace("</head>", PRINT_STYLE + "</head>", 1)
+        text = text.replace('<details class="sd-', '<details open class="sd-')  # answers are shown
+        index.write_text(text, encoding="utf-8")
+        single.unlink()
+    return index
+
+
+def find_chromium() -> str | None:
+    """The browser to print with: $CHROMIUM, else the first of the usual names that is installed."""
+    return os.environ.get("CHROMIUM") or next(
+        (found for name in CHROMIUM if (found := shutil.which(name))), None
+    )
+
+
+def print_pdf(page: Path, pdf: Path) -> None:
+    """Print an HTML page to ``pdf`` with Chromium. Raises BookError when there is none or it prints nothing."""
+    browser = find_chromium()
+    if browser is None:
+        raise BookError(
+            "no Chromium to print with: install it (Debian: apt-get install chromium) or set CHROMIUM to its path"
+        )
+    part = pdf.with_name(pdf.name + ".part")
+    part.unlink(missing_ok=True)
+    # no sandbox: the page is our own and containers seldom allow one; virtual time: until mathematics is set
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-pdf-header-footer",
+        "--virtual-time-budget=60000",
+    ]
+    subprocess.run(
+        [browser, *options, f"--print-to-pdf={part}", page.as_uri()], capture_output=True, check=False
+    )
+    if not part.exists():
+        raise BookError(f"{browser} printed no PDF of {page}")
+    part.rename(pdf)

@@ -1,0 +1,316 @@
+"""Executed notebooks: one run in its own folder, and a cache of runs that the tests and the book share.
+
+A run folder holds ``<name>.ipynb`` (executed), ``run.json`` (what was run, with which versions, how long) and,
+where the notebook recorded claims, ``claims.jsonl``. It is written as ``<folder>.part`` and renamed when every
+cell has run, so a folder without ``.part`` is always whole; a failed run leaves its ``.part`` to be read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from kinetics_lab._errors import unknown
+from kinetics_lab.datafiles import data_dir
+from kinetics_lab.parameters import check_parameters, read_notebook, read_parameters
+
+LIBRARIES = ("altair", "ipykernel", "numpy", "pandas", "papermill", "pyarrow", "scipy", "vl-convert-python")
+ROOF = ("book.py", "cli.py")  # modules no notebook calls: changing them leaves every run valid
+KEPT_RUNS = 4  # run folders kept per notebook in a cache: the newest by use
+
+
+class NotebookError(RuntimeError):
+    """A notebook that raised, or whose kernel died; the message names notebook, cell and exception."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: ``folder`` holds it, ``executed`` is the notebook with its outputs, ``seconds`` its wall time."""
+
+    notebook: Path
+    folder: Path
+    key: str
+    seconds: float
+    reused: bool = False
+
+    @property
+    def executed(self) -> Path:
+        return self.folder / self.notebook.name
+
+    @property
+    def claims(self) -> list[dict[str, Any]]:
+        """What the notebook recorded, in order, each with the notebook's stem added."""
+        path = self.folder / "claims.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [{"notebook": self.notebook.stem, **json.loads(line)} for line in lines]
+
+
+def project_root(path: Path | str) -> Path:
+    """Nearest folder above ``path`` with a ``pyproject.toml`` or ``_config.yml``, else the file's own folder."""
+    path = Path(path).resolve()
+    for folder in path.parents:
+        if (folder / "pyproject.toml").exists() or (folder / "_config.yml").exists():
+            return folder
+    return path.parent
+
+
+# ---- the key of a run -----------------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the libraries whose output a notebook shows."""
+    found = {"python": platform.python_version()}
+    for name in ("kinetics-lab", *LIBRARIES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def source_digest(root: Path) -> str:
+    """Hash of what every notebook may import or read: package and kernel source, and the data manifest."""
+    package = Path(__file__).parent
+    files = [p for p in package.rglob("*.py") if p.relative_to(package).as_posix() not in ROOF]
+    files += (root / "kernels" / "kinetics_kernels").rglob("*.py")
+    files += data_dir().glob("MANIFEST.toml")
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def run_key(notebook: Path | str, parameters: Mapping[str, Any], extra: Iterable[str] = ()) -> str:
+    """Twelve hex digits that change when a run's result may: notebook text, parameters, source, data, versions, extra."""
+    cells = [[c.cell_type, c.source, c.metadata] for c in read_notebook(notebook).cells]
+    facts = [cells, dict(parameters), source_digest(project_root(notebook)), versions(), list(extra)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+# ---- one run --------------------------------------------------------------------------------------------------
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the folder is one of ours (or empty, or not there), so that it may be replaced."""
+    if not folder.exists():
+        return True
+    try:
+        names = {p.name for p in folder.iterdir()}
+        return (
+            not names
+            or json.loads((folder / "run.json").read_text(encoding="utf-8"))["kind"] == "kinetics-lab run"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def _kernel_manager(env: Mapping[str, str], cwd: Path) -> Iterator[type]:
+    """A kernel manager class whose kernels get ``env``, start in ``cwd`` and talk through sockets in a short folder."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    with tempfile.TemporaryDirectory(prefix="kl-") as sockets:  # a Unix socket's path has room for 107 bytes
+
+        class RunKernelManager(AsyncKernelManager):
+            def __init__(self, **kwargs: Any) -> None:
+                # ipc: no port is picked beforehand, so parallel runs cannot race for one
+                super().__init__(transport="ipc", connection_file=f"{sockets}/kernel.json", **kwargs)
+
+            async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
+                await super().start_kernel(**kwargs | {"env": {**os.environ, **env}, "cwd": str(cwd)})
+
+        yield RunKernelManager
+
+
+def _tidy(executed: Path, notebook: Path, root: Path) -> None:
+    """Drop machine paths and chance from an executed notebook: two runs then differ only in timestamps."""
+    import nbformat
+
+    book = nbformat.read(executed, as_version=4)
+    book.metadata.papermill.input_path = os.path.relpath(notebook.resolve(), root)
+    book.metadata.papermill.output_path = notebook.name
+    for cell in book.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"
+    nbformat.write(book, executed)
+
+
+def run_notebook(
+    notebook: Path | str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    out: Path | str,
+    kernel: str = "python3",
+    progress: bool = True,
+    env: Mapping[str, str] | None = None,
+    key: str | None = None,
+) -> RunResult:
+    """Execute a notebook with papermill into the run folder ``out``, replacing an earlier run there.
+
+    The kernel starts in the project's root and finds the folder under way in ``KINETICS_RUN_DIR``; ``env`` adds to
+    its environment. Raises ValueError (parameter, kernel), FileExistsError (``out`` holds something else) or
+    NotebookError (a cell raised; ``<out>.part`` keeps the half-executed notebook).
+    """
+    import papermill
+    from jupyter_client.kernelspec import KernelSpecManager
+    from nbclient.exceptions import CellControlSignal
+
+    notebook, out = Path(notebook), Path(os.path.abspath(out))
+    parameters = check_parameters(notebook, parameters or {})
+    if kernel not in (kernels := sorted(KernelSpecManager().find_kernel_specs())):
+        raise unknown("kernel", kernel, kernels)
+    part, root = out.with_name(out.name + ".part"), project_root(notebook)
+    for folder in (out, part):
+        if not _is_run(folder):
+            raise FileExistsError(f"{folder} exists and is not a run folder; give another place for the run")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    record = {
+        "kind": "kinetics-lab run",
+        "notebook": os.path.relpath(notebook.resolve(), root),
+        "parameters": parameters,
+        "key": key or run_key(notebook, parameters),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+    (part / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    environment = {
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences the debugger's note on frozen modules
+        "PYTHONHASHSEED": "0",  # sets print in one order on every run
+        **(env or {}),
+        "KINETICS_RUN_DIR": str(part),
+    }
+    started = time.perf_counter()
+    try:
+        with _kernel_manager(environment, root) as manager:
+            papermill.execute_notebook(
+                str(notebook.resolve()),
+                str(part / notebook.name),
+                parameters,
+                kernel_name=kernel,
+                language="python",
+                progress_bar=progress,
+                kernel_manager_class=manager,
+                shutdown_kernel="immediate",  # a polite request gets lost now and then and costs 2.5 s
+            )
+    except papermill.PapermillExecutionError as error:
+        number = error.cell_index + (0 if parameters else 1)  # papermill put one cell in for parameters
+        cell = f"cell {number} ({error.source.strip().splitlines()[0]!r}...)"
+        raise NotebookError(
+            f"{notebook}: {cell} raised {error.ename}: {error.evalue}; the run so far is {part / notebook.name}"
+        ) from error
+    except (CellControlSignal, RuntimeError) as error:
+        raise NotebookError(
+            f"{notebook}: the kernel failed: {error}; the run so far is {part / notebook.name}"
+        ) from error
+    seconds = round(time.perf_counter() - started, 2)
+    _tidy(part / notebook.name, notebook, root)
+    (part / "run.json").write_text(
+        json.dumps(record | {"seconds": seconds}, indent=1) + "\n", encoding="utf-8"
+    )
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)
+    return RunResult(notebook, out, str(record["key"]), seconds)
+
+
+# ---- all runs of the book -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the file's lock: of two processes that want the same work, the second waits and then finds it done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _cached(notebook: Path, parameters: Mapping[str, Any], cache: Path, claims: Path | None) -> RunResult:
+    """The run of this notebook in the cache, executed if it is not there yet."""
+    extra = [hashlib.sha256(claims.read_bytes()).hexdigest()] if claims else []
+    key = run_key(notebook, parameters, extra)
+    folder = cache / f"{notebook.stem}-{key}"
+    with locked(cache / ".locks" / notebook.stem):
+        if (folder / "run.json").exists():
+            os.utime(folder)
+            seconds = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seconds"]
+            return RunResult(notebook, folder, key, seconds, reused=True)
+        env = {"KINETICS_CLAIMS": str(claims)} if claims else {}
+        result = run_notebook(notebook, parameters, out=folder, progress=False, env=env, key=key)
+        earlier = [p for p in cache.glob(f"{notebook.stem}-{'[0-9a-f]' * 12}*") if p != folder and _is_run(p)]
+        earlier.sort(key=lambda p: (p.suffix != ".part", p.stat().st_mtime))  # unfinished ones go first
+        for stale in earlier[: 1 - KEPT_RUNS]:
+            shutil.rmtree(stale)
+    return result
+
+
+def collects_claims(notebook: Path | str) -> bool:
+    """Whether the notebook reads the claims of all others (metadata ``kinetics: {collects_claims: true}``)."""
+    return bool(read_notebook(notebook).metadata.get("kinetics", {}).get("collects_claims", False))
+
+
+def execute_all(
+    notebooks: Sequence[Path | str], params_file: Path | str | None, cache: Path | str, *, jobs: int = 2
+) -> list[RunResult]:
+    """Run the notebooks, ``jobs`` at a time, reusing runs in ``cache``; results come in the order given.
+
+    Notebooks that collect claims run after the others and find the merged claims in the file ``KINETICS_CLAIMS``.
+    Every notebook is tried; NotebookError then tells of all that failed. ValueError for a wrong parameter file.
+    """
+    paths, cache = [Path(n) for n in notebooks], Path(os.path.abspath(cache))
+    everything = sorted({p for path in paths for p in path.parent.glob("*.ipynb")})
+    parameters = read_parameters(params_file, everything)
+    results: dict[Path, RunResult] = {}
+    failures: list[str] = []
+
+    def execute(batch: list[Path], claims: Path | None) -> None:
+        with ThreadPoolExecutor(max_workers=jobs) as pool:
+            run = partial(_cached, cache=cache, claims=claims)
+            futures = {pool.submit(run, path, parameters[path.stem]): path for path in batch}
+            try:
+                for future in as_completed(futures):
+                    report(futures[future], future)
+            except BaseException:  # Ctrl-C, a full disk: what is under way ends, the rest never starts
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def report(path: Path, future: Future[RunResult]) -> None:
+        try:
+            results[path] = result = future.result()
+            note = "kept" if result.reused else f"{result.seconds:.1f} s"
+        except NotebookError as error:
+            failures.append(str(error))
+            note = "failed"
+        print(f"[{len(results) + len(failures)}/{len(paths)}] {path.stem} {note}", flush=True)
+
+    collectors = [path for path in paths if collects_claims(path)]
+    execute([path for path in paths if path not in collectors], None)
+    if collectors and not failures:
+        lines = [
+            json.dumps(claim) + "\n" for path in paths if path in results for claim in results[path].claims
+        ]
+        digest = hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+        merged = cache / f"claims-{digest}.jsonl"
+        merged.with_suffix(".part").write_text("".join(lines), encoding="utf-8")
+        merged.with_suffix(".part").rename(merged)
+        for stale in sorted(cache.glob("claims-*.jsonl"), key=lambda p: p.stat().st_mtime)[:-KEPT_RUNS]:
+            stale.unlink()
+        execute(collectors, merged)
+    if failures:
+        raise NotebookError("\n".join(failures))
+    return [results[path] for path in paths]

@@ -1,0 +1,51 @@
+"""What several test files share: the executed notebooks, the built book, and a writer of small notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kinetics_lab.book import build_book
+from kinetics_lab.runs import RunResult, execute_all
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+DEFAULT = ROOT / "notebooks" / "params" / "default.yml"
+
+
+@pytest.fixture(scope="session")
+def executed() -> dict[str, RunResult]:
+    """The book's notebooks, run with its own parameters, by stem; `make book` reuses these runs."""
+    return {run.notebook.stem: run for run in execute_all(NOTEBOOKS, DEFAULT, ROOT / "_build" / "runs")}
+
+
+@pytest.fixture(scope="session")
+def built_book() -> Path:
+    """The folder of the book's pages, built strictly where `make book` builds it."""
+    return build_book(ROOT, DEFAULT, ROOT / "_build" / "book").parent
+
+
+@pytest.fixture(scope="session")
+def write_notebook() -> Callable[..., Path]:
+    """Write a notebook: `write_notebook(path, ("markdown", "# Why?"), ("code", "n = 1", "parameters"), ...)`.
+
+    Each cell is (type, source, *tags); keyword arguments become the notebook's metadata.
+    """
+    import nbformat
+
+    def write(path: Path, *cells: tuple[str, ...], **metadata: Any) -> Path:
+        new = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
+        made = [
+            new[kind](source, id=f"cell-{i}", metadata={"tags": tags} if tags else {})
+            for i, (kind, source, *tags) in enumerate(cells)
+        ]
+        kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+        book = nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel, **metadata})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(book, path)
+        return path
+
+    return write

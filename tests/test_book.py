@@ -1,0 +1,353 @@
+"""The book: a small one in all its states, then the real one page by page."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import urllib.parse
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kinetics_lab.book import (
+    PRINT_STYLE,
+    BookError,
+    build_book,
+    find_chromium,
+    print_pdf,
+    repository_settings,
+)
+
+ROOT = Path(__file__).parent.parent
+ASSETS = {"script": "src", "img": "src", "source": "src", "iframe": "src", "video": "src", "audio": "src"}
+ASSETS |= {"object": "data", "embed": "src", "link": "href"}
+LINKED_ONLY = {
+    "canonical",
+    "next",
+    "prev",
+    "author",
+    "index",
+    "search",
+    "genindex",
+}  # never loaded by the page
+
+
+class Page(HTMLParser):
+    """What a page links to, what it loads, and the anchors it offers."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.links, self.assets, self.anchors, self.styles = path, [], [], set(), []
+        self._in_style = False
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.anchors |= {given[key] for key in ("id", "name") if given.get(key)}
+        self._in_style = tag == "style"
+        self.styles.append(given.get("style") or "")
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        if tag == "meta" and given.get("http-equiv", "").lower() == "refresh":
+            self.links.append(given["content"].split("url=")[1])
+        relation = set((given.get("rel") or "").split())
+        if given.get(ASSETS.get(tag, "")) and not (tag == "link" and relation & LINKED_ONLY):
+            self.assets.append(given[ASSETS[tag]])
+
+    def handle_data(self, data):
+        if self._in_style:
+            self.styles.append(data)
+
+    def targets(self, addresses):
+        """(address, file, fragment) of those that stay within the book."""
+        for address in addresses:
+            parts = urllib.parse.urlsplit(address)
+            if not parts.scheme and not parts.netloc:
+                file = self.path.parent / urllib.parse.unquote(parts.path) if parts.path else self.path
+                yield address, file.resolve(), parts.fragment
+
+
+def is_external(address: str) -> bool:
+    return bool(re.match(r"\s*(?:https?:)?//", address))
+
+
+def external_in_css(text: str) -> list[str]:
+    found = re.findall(r"url\(\s*['\"]?([^)'\"]+)|@import\s+['\"]([^'\"]+)", text)
+    return [a or b for a, b in found if is_external(a or b)]
+
+
+# --- a small book -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, write_notebook):
+    """A project with two pages and two chapters, built once without a repository's address."""
+    root = tmp_path_factory.mktemp("small")
+    config = {
+        "title": "Small",
+        "only_build_toc_files": True,
+        "execute": {"execute_notebooks": "off"},
+        "parse": {"myst_enable_extensions": ["dollarmath"]},
+        "repository": {"url": "", "branch": "main"},
+    }
+    (root / "_config.yml").write_text(yaml.safe_dump(config))
+    chapters = [{"file": "notebooks/10_one"}, {"file": "notebooks/11_two"}]
+    toc = {"format": "jb-book", "root": "book/intro", "parts": [{"caption": "Part", "chapters": chapters}]}
+    (root / "book").mkdir()
+    (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (root / "book" / "intro.md").write_text("# Intro\n\nTo work.\n")
+    title = ("markdown", "(ch:one)=\n# One?")
+    cells = [title, ("code", "n = 3  # tokens", "parameters"), ("code", "print('n is', n)")]
+    write_notebook(root / "notebooks" / "10_one.ipynb", *cells)
+    write_notebook(
+        root / "notebooks" / "11_two.ipynb", ("markdown", "# Two?\n\nAfter {ref}`ch:one`."), ("code", "6 * 7")
+    )
+    (root / "default.yml").write_text("10_one: {n: 3}\n")
+    return root
+
+
+@pytest.fixture
+def project(small, tmp_path):
+    """A copy of the small project, so that a test may break it; runs are shared."""
+    root = tmp_path / "project"
+    shutil.copytree(small, root, ignore=shutil.ignore_patterns("_build"))
+    runs = small / "_build" / "runs"
+    if runs.exists():
+        shutil.copytree(runs, root / "_build" / "runs")
+    return root
+
+
+@pytest.fixture(scope="module")
+def first_build(small):
+    return build_book(small, small / "default.yml", small / "_build" / "book", repository_url="")
+
+
+def test_a_build_shows_what_was_executed(first_build):
+    assert first_build.name == "index.html"
+    page = (first_build.parent / "notebooks" / "10_one.html").read_text()
+    assert "n is 3" in page
+    assert (
+        page.count('class="highlight-ipython3') == 2
+    )  # the injected cell repeats the defaults and is left out
+
+
+def test_without_an_address_no_button_leads_anywhere(first_build):
+    for path in first_build.parent.rglob("*.html"):
+        assert not [a for a in Page(path).links if re.search(r"github|mybinder|colab|edit/", a)]
+
+
+def test_an_unchanged_book_is_not_built_again_and_a_changed_one_is(first_build, small, capsys, monkeypatch):
+    import kinetics_lab.book as module
+
+    def refuse(*_):
+        raise AssertionError("built again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_jupyter_book", refuse)
+        again = build_book(small, small / "default.yml", small / "_build" / "book", repository_url="")
+        assert again == first_build
+        assert "Nothing has changed" in capsys.readouterr().out
+        with pytest.raises(AssertionError, match="built again"):
+            build_book(small, None, small / "_build" / "book", repository_url="https://example.org/a/b")
+    assert (
+        build_book(small, small / "default.yml", small / "_build" / "book", repository_url="") == first_build
+    )
+
+
+def test_with_an_address_the_buttons_lead_there(project, monkeypatch):
+    monkeypatch.setenv("KINETICS_REPOSITORY_URL", "https://github.com/owner/name")
+    (project / "default.yml").write_text("10_one: {n: 5}\n")
+    index = build_book(project, project / "default.yml", project / "out")
+    page = Page(index.parent / "notebooks" / "10_one.html")
+    for wanted in (
+        "https://github.com/owner/name",
+        "https://github.com/owner/name/edit/main/notebooks/10_one.ipynb",
+        "https://colab.research.google.com/github/owner/name/blob/main/notebooks/10_one.ipynb",
+        "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/notebooks/10_one.ipynb",
+    ):
+        assert wanted in page.links
+    text = page.path.read_text()
+    assert "n is 5" in text
+    assert text.count('class="highlight-ipython3') == 3  # values other than the defaults are shown
+
+
+def theme_options(config, url):
+    return repository_settings(config, url)["sphinx"]["config"]["html_theme_options"]
+
+
+def test_the_configuration_is_where_the_address_is_set(project, monkeypatch):
+    monkeypatch.delenv("KINETICS_REPOSITORY_URL", raising=False)
+    config = yaml.safe_load((project / "_config.yml").read_text())
+    off = theme_options(config, "")
+    assert not any(off.values())
+    assert "launch_buttons" not in off  # the theme raises for these without an address
+    assert "colab_url" not in theme_options(config, "https://codeberg.org/owner/name")["launch_buttons"]
+    (project / "_config.yml").write_text(yaml.safe_dump(config | {"repository": {"url": "nonsense"}}))
+    with pytest.raises(ValueError, match="must read https://host/owner/name; got 'nonsense'"):
+        build_book(project, None, project / "out")
+
+
+def test_other_theme_options_stay():
+    kept = {"show_toc_level": 2, "use_edit_page_button": True}
+    config = {
+        "html": {"use_issues_button": True, "favicon": "x"},
+        "sphinx": {"config": {"html_theme_options": kept}},
+    }
+    settings = repository_settings(config, "")
+    assert settings["html"] == {"favicon": "x"}
+    assert settings["sphinx"]["config"]["html_theme_options"]["show_toc_level"] == 2
+    assert settings["sphinx"]["config"]["html_theme_options"]["use_edit_page_button"] is False
+    assert config["html"]["use_issues_button"] is True  # what was given is not changed
+
+
+def test_what_is_wrong_fails_every_time_until_it_is_mended(project, capsys):
+    def build():
+        return build_book(project, None, project / "out", repository_url="")
+
+    assert build().exists()
+    intro, one = project / "book" / "intro.md", project / "notebooks" / "10_one.ipynb"
+    good = intro.read_text()
+    intro.write_text(good + "\n{nosuchrole}`x`\n")
+    for _ in range(2):  # Sphinx tells of it when it reads the page, which the second build must do again
+        with pytest.raises(BookError, match=r"did not build: 1 warning; all of it is in .*build\.log"):
+            build()
+        assert re.search(
+            r"book/intro\.md:\d+: WARNING: Unknown interpreted text role", capsys.readouterr().err
+        )
+    intro.write_text(good)
+    assert build().exists()
+    one.write_text(one.read_text().replace("(ch:one)=", "(ch:uno)="))
+    with pytest.raises(BookError, match="1 warning"):  # on a page that did not change
+        build()
+    assert re.search(r"11_two\.ipynb:\d+: WARNING: undefined label: 'ch:one'", capsys.readouterr().err)
+
+
+def test_a_preview_shows_one_chapter(project):
+    index = build_book(project, None, project / "out", repository_url="", only=["11_two"])
+    assert [p.name for p in (index.parent / "notebooks").iterdir()] == ["11_two.html"]
+    with pytest.raises(ValueError, match="notebook '11_too' is not known; did you mean 11_two"):
+        build_book(project, None, project / "out", only=["11_too"])
+
+
+def test_the_page_that_is_printed_finds_what_it_loads(project, capsys):
+    for _ in range(2):
+        index = build_book(project, None, project / "out", repository_url="", builder="singlehtml")
+        page = Page(index)
+        assert all(file.exists() for _, file, _ in page.targets(page.assets))
+        text = index.read_text()
+        assert [text.count(PRINT_STYLE), "One?" in text, "Two?" in text] == [1, True, True]
+    assert "Nothing has changed" in capsys.readouterr().out
+
+
+def test_places_that_are_not_the_books(project, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(FileExistsError, match="mine exists and is not a folder of book builds"):
+        build_book(project, None, tmp_path / "mine")
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no _config\.yml in .*: run this in the project's folder"
+    ):
+        build_book(tmp_path, None, tmp_path / "out")
+
+
+def test_printing_needs_a_browser(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    with pytest.raises(BookError, match="no Chromium to print with: install it"):
+        print_pdf(tmp_path / "page.html", tmp_path / "page.pdf")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium (Debian: apt-get install chromium)")
+def test_printing(tmp_path):
+    (tmp_path / "page.html").write_text("<h1>Page</h1>")
+    print_pdf(tmp_path / "page.html", tmp_path / "page.pdf")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(BookError, match="printed no PDF"):
+        print_pdf(tmp_path / "page.html", tmp_path / "no folder" / "page.pdf")
+
+
+# --- the real book ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pages(built_book):
+    found = {path: Page(path) for path in sorted(built_book.rglob("*.html")) if "_static" not in path.parts}
+    assert len(found) > 5
+    return found
+
+
+def toc_files():
+    found = re.findall(r"(?:root|file):\s*(\S+)", (ROOT / "book" / "_toc.yml").read_text())
+    return [re.sub(r"\.(md|ipynb)$", "", name) for name in found]
+
+
+def test_every_page_of_the_contents_is_built_and_reached_from_the_first(built_book, pages):
+    reached, fresh = set(), {(built_book / "index.html").resolve()}
+    while fresh:
+        reached |= fresh
+        linked = {
+            file for path in fresh if path in pages for _, file, _ in pages[path].targets(pages[path].links)
+        }
+        fresh = {file for file in linked if file.suffix == ".html" and file.exists()} - reached
+    for name in toc_files():
+        assert (built_book / f"{name}.html").resolve() in reached, name
+
+
+def test_every_link_within_the_book_arrives(pages):
+    lost = []
+    for path, page in pages.items():
+        for address, file, fragment in page.targets(page.links):
+            anchors = pages[file].anchors if file in pages else None
+            if not file.exists() or (fragment and anchors is not None and fragment not in anchors):
+                lost.append(f"{path.name}: {address}")
+    assert not lost
+
+
+def test_nothing_is_loaded_from_elsewhere(built_book, pages):
+    for path, page in pages.items():
+        assert not [a for a in page.assets if is_external(a)], path
+        assert not external_in_css("\n".join(page.styles)), path
+    for path in built_book.rglob("*.css"):
+        assert not external_in_css(path.read_text(encoding="utf-8")), path
+
+
+def test_everything_a_page_loads_is_there(pages):
+    for path, page in pages.items():
+        missing = [a for a, file, _ in page.targets(page.assets) if not file.exists()]
+        assert not missing, path
+
+
+def test_mathematics_is_set_by_a_script_of_our_own(built_book):
+    page = Page(
+        built_book / "notebooks" / sorted((ROOT / "notebooks").glob("*.ipynb"))[0].with_suffix(".html").name
+    )
+    [script] = {file for address, file, _ in page.targets(page.assets) if "mathjax" in address}
+    assert script.name == "tex-svg.js"
+    assert script.stat().st_size > 1_000_000
+
+
+def test_search_knows_every_page(built_book):
+    index = re.search(r"^Search\.setIndex\((.*)\)$", (built_book / "searchindex.js").read_text(), re.DOTALL)
+    known = set(json.loads(index[1])["docnames"])
+    assert set(toc_files()) <= known
+
+
+def test_every_chapter_offers_its_notebook(built_book, pages):
+    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        page = pages[(built_book / "notebooks" / source.stem).with_suffix(".html")]
+        files = [file for a, file, _ in page.targets(page.links) if a.endswith(".ipynb")]
+        assert files, source.name
+        offered = json.loads(files[0].read_text())
+        assert any(cell.get("outputs") for cell in offered["cells"]), source.name
+
+
+def test_no_page_names_a_folder_of_the_machine(built_book):
+    places = [str(ROOT), os.path.expanduser("~")]
+    for path in [*built_book.rglob("*.html"), *built_book.rglob("*.ipynb"), built_book / "searchindex.js"]:
+        text = path.read_text(encoding="utf-8")
+        assert not [place for place in places if len(place) > 1 and f"{place}/" in text], path

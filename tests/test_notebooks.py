@@ -1,0 +1,133 @@
+"""Every chapter: its source is clean, it runs without a warning, and it runs with other parameters."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from kinetics_lab.parameters import declared_parameters, read_notebook, read_parameters
+from kinetics_lab.runs import collects_claims, execute_all
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARAMS = ROOT / "notebooks" / "params"
+MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(?:home|root|work|tmp|usr|mnt|opt|Users|content)/")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def parameter_cells(book):
+    return [cell for cell in code_cells(book) if "parameters" in cell.metadata.get("tags", [])]
+
+
+def test_there_are_notebooks_and_the_contents_lists_them_all():
+    listed = re.findall(r"file:\s*notebooks/(\S+)", (ROOT / "book" / "_toc.yml").read_text())
+    assert listed
+    assert sorted(re.sub(r"\.ipynb$", "", name) for name in listed) == [path.stem for path in NOTEBOOKS]
+
+
+def test_outputs_are_stripped():
+    command = [sys.executable, "-m", "nbstripout", "--keep-id", "--verify", *map(str, NOTEBOOKS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@each_notebook
+def test_the_source_is_clean(path):
+    book = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(book)
+    assert (book.nbformat, book.nbformat_minor) == (4, 5)
+    assert book.metadata.kernelspec.name == "python3"
+    for cell in code_cells(book):
+        assert not cell.outputs
+        assert cell.execution_count is None
+        folded = "hide-input" in cell.metadata.get(
+            "tags", []
+        )  # drawing a chart takes a line for each argument
+        assert len(cell.source.splitlines()) <= (40 if folded else 25), cell.source
+    for cell in book.cells:
+        assert cell.source.strip(), f"empty cell {cell.id}"
+        assert not MACHINE_PATH.search(cell.source), cell.source
+    assert len({cell.id for cell in book.cells}) == len(book.cells)
+
+
+@each_notebook
+def test_the_title_is_a_question(path):
+    first = read_notebook(path).cells[0]
+    assert first.cell_type == "markdown"
+    titles = re.findall(r"^# (.+)$", first.source, re.MULTILINE)
+    assert len(titles) == 1
+    assert titles[0].endswith("?") or re.match(r"(?:How|What|When|Which|Why) ", titles[0])
+
+
+@each_notebook
+def test_every_parameter_is_explained(path):
+    cells = parameter_cells(read_notebook(path))
+    assert len(cells) == 1
+    tokens = list(tokenize.generate_tokens(io.StringIO(cells[0].source).readline))
+    commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    for node in ast.parse(cells[0].source).body:
+        assert isinstance(node, ast.Assign | ast.AnnAssign), ast.unparse(node)
+        lines = set(range(node.lineno - 1, node.end_lineno + 1))  # above it, or beside it
+        assert lines & commented, ast.unparse(node)
+
+
+@each_notebook
+def test_it_runs_without_a_warning(path, executed):
+    book = read_notebook(executed[path.stem].executed)
+    for cell in code_cells(book):
+        assert cell.execution_count is not None, cell.source
+        told = [
+            o.get("text", o.get("evalue")) for o in cell.outputs if o.get("name") == "stderr" or "ename" in o
+        ]
+        assert not told, cell.source
+
+
+@pytest.fixture(scope="session")
+def alternative():
+    """Parameters of the second set, by stem; the collector of claims has nothing to do with it."""
+    return read_parameters(PARAMS / "alternative.yml", NOTEBOOKS)
+
+
+@pytest.fixture(scope="session")
+def executed_alternative():
+    chapters = [path for path in NOTEBOOKS if not collects_claims(path)]
+    return {
+        run.notebook.stem: run
+        for run in execute_all(chapters, PARAMS / "alternative.yml", ROOT / "_build" / "runs")
+    }
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if not collects_claims(p)], ids=lambda path: path.stem)
+def test_it_runs_with_other_parameters(path, alternative, executed_alternative, executed):
+    usual = declared_parameters(path) | read_parameters(PARAMS / "default.yml", NOTEBOOKS)[path.stem]
+    assert usual
+    assert any(usual[name] != value for name, value in alternative[path.stem].items()), (
+        "the sets are the same"
+    )
+    run = executed_alternative[path.stem]
+    assert read_notebook(run.executed).metadata.papermill.parameters == alternative[path.stem]
+    assert run.key != executed[path.stem].key
+
+
+def test_the_second_set_has_a_section_for_each_chapter():
+    sections = set(yaml.safe_load((PARAMS / "alternative.yml").read_text())) - {"common"}
+    assert sections == {path.stem for path in NOTEBOOKS if not collects_claims(path)}
+
+
+def test_the_book_shows_what_a_notebook_shows_by_itself():
+    shown = yaml.safe_load((PARAMS / "default.yml").read_text())
+    assert shown == {path.stem: declared_parameters(path) for path in NOTEBOOKS}

@@ -1,0 +1,308 @@
+"""Runs: their parameters, their key, their folder, and the cache that tests and the book share."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kinetics_lab import runs
+from kinetics_lab.parameters import check_parameters, declared_parameters, read_notebook, read_parameters
+from kinetics_lab.runs import NotebookError, execute_all, run_key, run_notebook
+
+PARAMETERS = "# parameters\nn = 3  # tokens\nmodel: str = 'qwen3-8b'\nrate = 0.5\nmany = 2 * 8\nother = None"
+
+
+@pytest.fixture
+def project(tmp_path, write_notebook, monkeypatch):
+    """A project of two notebooks and a collector of claims, with the working folder in it."""
+    (tmp_path / "pyproject.toml").touch()
+    claim = (
+        "import json, os, pathlib\n"
+        "folder = pathlib.Path(os.environ['KINETICS_RUN_DIR'])\n"
+        "folder.joinpath('claims.jsonl').write_text(json.dumps({'id': 'a', 'value': n}) + '\\n')\n"
+        "print(n, model, os.getcwd() == str(pathlib.Path('.').resolve()), pathlib.Path('pyproject.toml').exists())"
+    )
+    one, two = ("markdown", "# One?"), ("markdown", "# Two?")
+    write_notebook(
+        tmp_path / "notebooks" / "10_one.ipynb", one, ("code", PARAMETERS, "parameters"), ("code", claim)
+    )
+    write_notebook(
+        tmp_path / "notebooks" / "11_two.ipynb", two, ("code", "n = 4", "parameters"), ("code", "10 // n")
+    )
+    collect = "import os; print(open(os.environ['KINETICS_CLAIMS']).read(), end='')"
+    metadata = {"kinetics": {"collects_claims": True}}
+    write_notebook(tmp_path / "notebooks" / "05_score.ipynb", ("code", collect), **metadata)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def notebooks(project):
+    return sorted((project / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture
+def one(project):
+    return project / "notebooks" / "10_one.ipynb"
+
+
+def outputs(notebook):
+    return "".join(o.get("text", "") for c in read_notebook(notebook).cells for o in c.get("outputs", []))
+
+
+# --- parameters ---------------------------------------------------------------------------------
+
+
+def test_declared_parameters(one, write_notebook, tmp_path):
+    want = {"n": 3, "model": "qwen3-8b", "rate": 0.5, "many": "2 * 8", "other": None}
+    assert declared_parameters(one) == want
+    assert declared_parameters(write_notebook(tmp_path / "none.ipynb", ("code", "n = 1"))) == {}
+
+
+def test_only_the_first_tagged_cell_declares(write_notebook, tmp_path):
+    cells = [("code", "n = 1", "parameters"), ("code", "m = 1", "parameters")]
+    assert declared_parameters(write_notebook(tmp_path / "x.ipynb", *cells)) == {"n": 1}
+
+
+def test_parameters_are_checked_against_what_is_declared(one):
+    assert check_parameters(one, {"n": 1e3, "rate": 2, "other": "x"}) == {"n": 1000, "rate": 2, "other": "x"}
+    assert type(check_parameters(one, {"n": 1e3})["n"]) is int
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"modle": "x"},
+            r"10_one\.ipynb declares n, model, .*parameter 'modle' is not known; did you mean model\?",
+        ),
+        ({"xyz": 1}, "parameter 'xyz' is not known; known: n, model, rate, many, other"),
+        ({"n": 1.5}, r"parameter 'n' of 10_one\.ipynb takes int \(default 3\); got 1\.5"),
+        ({"n": True}, "'n' of 10_one.ipynb takes int"),
+        ({"rate": "fast"}, r"'rate' of 10_one\.ipynb takes float \(default 0\.5\); got 'fast'"),
+        ({"model": 8}, r"'model' of 10_one\.ipynb takes str \(default 'qwen3-8b'\); got 8"),
+    ],
+)
+def test_wrong_parameters_leave_nothing_behind(one, project, given, message):
+    with pytest.raises(ValueError, match=message):
+        run_notebook(one, given, out=project / "out")
+    assert not list(project.glob("out*"))
+
+
+def test_not_a_notebook(tmp_path, write_notebook):
+    with pytest.raises(FileNotFoundError, match=r"there is no notebook .*gone\.ipynb"):
+        declared_parameters(tmp_path / "gone.ipynb")
+    (tmp_path / "text.ipynb").write_text("# Title")
+    with pytest.raises(ValueError, match=r"text\.ipynb is not a Jupyter notebook"):
+        declared_parameters(tmp_path / "text.ipynb")
+    broken = write_notebook(tmp_path / "broken.ipynb", ("code", "a = 1\nn = = 1", "parameters"))
+    with pytest.raises(ValueError, match=r"broken\.ipynb: the parameters cell is not Python: line 2"):
+        declared_parameters(broken)
+
+
+def test_common_parameters_go_where_they_are_declared_and_a_section_wins(project, notebooks):
+    file = project / "p.yml"
+    file.write_text("common: {n: 5, model: a}\n11_two: {n: 6}\n10_one:\n")
+    want = {"05_score": {}, "10_one": {"n": 5, "model": "a"}, "11_two": {"n": 6}}
+    assert read_parameters(file, notebooks) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("common: {modell: x}", r"p\.yml: no notebook declares .*'modell' is not known; did you mean model"),
+        ("12_two: {n: 1}", r"p\.yml: section '12_two' is not known; did you mean 11_two"),
+        ("11_two: {model: x}", r"p\.yml: 11_two\.ipynb declares n; parameter 'model' is not known"),
+        ("common: {n: x}", r"p\.yml: parameter 'n' of 10_one\.ipynb takes int"),
+        ("n: 1", r"p\.yml must map section names"),
+        ("- n", r"p\.yml must map section names"),
+        ("common: {n: 1", r"p\.yml is not YAML: .*line 1"),
+    ],
+)
+def test_wrong_parameter_files(project, notebooks, text, message):
+    (project / "p.yml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        execute_all(notebooks, project / "p.yml", project / "cache")
+    assert not (project / "cache").exists()
+
+
+def test_missing_parameter_file(project, notebooks):
+    with pytest.raises(FileNotFoundError, match=r"there is no parameter file .*none\.yml"):
+        execute_all(notebooks, project / "none.yml", project / "cache")
+
+
+# --- the key ------------------------------------------------------------------------------------
+
+
+def test_key_ignores_outputs_and_ids_and_sees_everything_else(one, project, monkeypatch):
+    import nbformat
+
+    key = run_key(one, {"n": 1})
+    assert re.fullmatch("[0-9a-f]{12}", key)
+    book = read_notebook(one)
+    book.cells[2].outputs = [nbformat.v4.new_output("stream", text="old")]
+    book.cells[2].execution_count = 7
+    book.cells[2].id = "another"
+    nbformat.write(book, one)
+    assert run_key(one, {"n": 1}) == key
+    changed = {run_key(one, {"n": 2}), run_key(one, {}), run_key(one, {"n": 1}, ["claims"])}
+    kernels = project / "kernels" / "kinetics_kernels"
+    kernels.mkdir(parents=True)
+    (kernels / "dense.py").write_text("x = 1")
+    changed.add(run_key(one, {"n": 1}))
+    (kernels / "dense.py").write_text("x = 2")
+    changed.add(run_key(one, {"n": 1}))
+    (project / "MANIFEST.toml").write_text("")
+    monkeypatch.setenv("KINETICS_DATA", str(project))
+    changed.add(run_key(one, {"n": 1}))
+    monkeypatch.setattr(runs, "versions", lambda: {"python": "3.99"})
+    changed.add(run_key(one, {"n": 1}))
+    book.cells[2].source += "\n"
+    nbformat.write(book, one)
+    changed.add(run_key(one, {"n": 1}))
+    book.cells[2].metadata["tags"] = ["hide-input"]
+    nbformat.write(book, one)
+    changed.add(run_key(one, {"n": 1}))
+    assert len(changed | {key}) == 10
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+def test_a_run_is_whole_and_free_of_machine_paths(one, project):
+    result = run_notebook(one, {"n": 7}, out=project / "deep" / "run", progress=False)
+    assert sorted(p.name for p in result.folder.iterdir()) == ["10_one.ipynb", "claims.jsonl", "run.json"]
+    assert outputs(result.executed) == "7 qwen3-8b True True\n"
+    assert result.claims == [{"notebook": "10_one", "id": "a", "value": 7}]
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["notebook"] == "notebooks/10_one.ipynb"
+    assert record["parameters"] == {"n": 7}
+    assert record["key"] == result.key == run_key(one, {"n": 7})
+    assert record["versions"]["papermill"]
+    assert record["seconds"] == result.seconds > 0
+    assert str(project) not in result.executed.read_text() + json.dumps(record)
+    assert not read_notebook(one).cells[2].outputs  # the source stays as it was
+
+
+def test_two_runs_differ_in_timestamps_only(project, write_notebook):
+    cells = [("code", "n = 1", "parameters"), ("code", "print(*set('abcdefgh'))")]
+    one, texts = write_notebook(project / "notebooks" / "sets.ipynb", *cells), []
+    for name in ("a", "b"):
+        book = read_notebook(run_notebook(one, {"n": 7}, out=project / name, progress=False).executed)
+        del book.metadata.papermill["start_time"], book.metadata.papermill["end_time"]
+        del book.metadata.papermill["duration"]
+        for cell in book.cells:
+            del cell.metadata["papermill"]
+            cell.metadata.pop("execution", None)
+        texts.append(json.dumps(book, sort_keys=True))
+    assert texts[0] == texts[1]
+
+
+def test_a_failed_run_keeps_the_last_good_one_and_shows_how_far_it_came(one, project, write_notebook):
+    bad = project / "notebooks" / "20_bad.ipynb"
+    cells = [
+        ("code", "n = 0", "parameters"),
+        ("markdown", "Now:"),
+        ("code", "print('here')"),
+        ("code", "1 // n\n0"),
+    ]
+    write_notebook(bad, *cells)
+    good = run_notebook(bad, {"n": 1}, out=project / "run", progress=False)
+    with pytest.raises(
+        NotebookError, match=r"20_bad\.ipynb: cell 4 \('1 // n'\.\.\.\) raised ZeroDivisionError: .*run\.part"
+    ):
+        run_notebook(bad, out=project / "run", progress=False)
+    assert good.executed.exists()
+    assert "here" in outputs(project / "run.part" / "20_bad.ipynb")
+    with pytest.raises(NotebookError, match="cell 4"):  # the same cell, though papermill put one in before it
+        run_notebook(bad, {"n": 0}, out=project / "run", progress=False)
+    assert run_notebook(bad, {"n": 2}, out=project / "run", progress=False).folder == good.folder
+    assert not (project / "run.part").exists()
+
+
+def test_a_dead_kernel_is_one_error(project, write_notebook):
+    dead = write_notebook(project / "dead.ipynb", ("code", "import os; os._exit(1)"))
+    with pytest.raises(NotebookError, match=r"dead\.ipynb: the kernel failed: .*died"):
+        run_notebook(dead, out=project / "run", progress=False)
+
+
+@pytest.mark.parametrize("there", ["run", "run.part"])
+def test_a_folder_that_is_not_a_run_is_left_alone(one, project, there):
+    (project / there).mkdir()
+    (project / there / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match=rf"{there} exists and is not a run folder"):
+        run_notebook(one, out=project / "run", progress=False)
+    assert (project / there / "thesis.txt").read_text() == "precious"
+
+
+def test_unknown_kernel(one, project):
+    with pytest.raises(ValueError, match="kernel 'python33' is not known; did you mean python3"):
+        run_notebook(one, out=project / "run", kernel="python33")
+
+
+# --- all runs -----------------------------------------------------------------------------------
+
+
+def test_execute_all_reuses_runs_and_hands_claims_to_their_collector(project, notebooks, capsys):
+    first = execute_all(notebooks, None, "cache")
+    assert [run.notebook for run in first] == notebooks
+    assert not any(run.reused for run in first)
+    assert json.loads(outputs(first[0].executed)) == {"notebook": "10_one", "id": "a", "value": 3}
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["[1/3]", "[2/3]", "[3/3]"]
+    assert re.fullmatch(r"\[3/3\] 05_score \d+\.\d s", told[-1])
+    again = execute_all(notebooks, None, "cache")
+    assert all(run.reused for run in again)
+    assert [run.folder for run in again] == [run.folder for run in first]
+    (project / "p.yml").write_text("10_one: {n: 5}")
+    changed = execute_all(notebooks, "p.yml", "cache")
+    assert [run.reused for run in changed] == [
+        False,
+        False,
+        True,
+    ]  # the claims are part of the collector's key
+    assert "5" in outputs(changed[0].executed)
+
+
+def test_all_notebooks_are_tried_before_the_failures_are_told(project, notebooks, write_notebook):
+    for name in ("12_bad", "13_bad"):
+        notebooks.append(write_notebook(project / "notebooks" / f"{name}.ipynb", ("code", "1 / 0")))
+    with pytest.raises(NotebookError, match=r"(?s)12_bad.*13_bad|13_bad.*12_bad"):
+        execute_all(notebooks, None, "cache")
+    assert len(list((project / "cache").glob("1[01]_*/run.json"))) == 2
+    assert not list((project / "cache").glob("05_*"))  # no scorecard of half the claims
+
+
+def test_a_failure_outside_a_notebook_starts_no_further_run(notebooks, monkeypatch):
+    tried = []
+
+    def full_disk(notebook, *_, **__):
+        tried.append(notebook)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(runs, "run_notebook", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        execute_all([*notebooks, *notebooks], None, "cache", jobs=1)
+    assert len(tried) <= 2  # the one that failed, and one that may have begun meanwhile
+
+
+def test_old_runs_are_pruned_and_the_newest_kept(project):
+    two = project / "notebooks" / "11_two.ipynb"
+    folders = []
+    for n in range(1, runs.KEPT_RUNS + 3):
+        (project / "p.yml").write_text(f"11_two: {{n: {n}}}")
+        [run] = execute_all([two], "p.yml", "cache")
+        folders.append(run.folder)
+        os.utime(run.folder, (n, n))  # in this order whatever the clock's step
+    assert [folder.exists() for folder in folders] == [False, False] + [True] * runs.KEPT_RUNS
+
+
+def test_of_two_that_want_the_same_run_one_waits(project):
+    two = project / "notebooks" / "11_two.ipynb"
+    with ThreadPoolExecutor(2) as pool:
+        pair = [pool.submit(execute_all, [two], None, project / "cache") for _ in range(2)]
+    assert sorted(future.result()[0].reused for future in pair) == [False, True]
