@@ -76,10 +76,11 @@ class Finding:
 
 
 def number(value: float) -> str:
-    """A number in the book's tables: four significant digits, thousands separated, no exponent below 10^7."""
+    """A number in the book's tables: as it is if six digits say it exactly, else four significant digits."""
+    digits = 6 if float(f"{value:.6g}") == value else 4
     if value == 0 or 1e-4 <= abs(value) < 1e7:
-        digits = 4 - 1 - math.floor(math.log10(abs(value))) if value else 0
-        text = f"{value:,.{max(digits, 0)}f}"
+        decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
+        text = f"{value:,.{max(decimals, 0)}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
     return f"{value:.3g}"
 
