@@ -61,7 +61,7 @@ def repository_settings(config: dict[str, Any], url: str) -> dict[str, Any]:
         }
     # As theme options: what Jupyter Book makes of its own keys is lost where a book sets theme options besides.
     config = {key: value for key, value in config.items() if key not in ("repository", "launch_buttons")}
-    config["html"] = {key: value for key, value in config.get("html", {}).items() if key not in buttons}
+    config["html"] = {key: value for key, value in (config.get("html") or {}).items() if key not in buttons}
     sphinx = config.get("sphinx", {})
     given = sphinx.get("config", {})
     theme = {**given.get("html_theme_options", {}), **options}

@@ -306,10 +306,11 @@ def execute_all(
         ]
         digest = hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
         merged = cache / f"claims-{digest}.jsonl"
-        merged.with_suffix(".part").write_text("".join(lines), encoding="utf-8")
-        merged.with_suffix(".part").rename(merged)
-        for stale in sorted(cache.glob("claims-*.jsonl"), key=lambda p: p.stat().st_mtime)[:-KEPT_RUNS]:
-            stale.unlink()
+        with locked(cache / ".locks" / "claims"):
+            merged.with_suffix(".part").write_text("".join(lines), encoding="utf-8")
+            merged.with_suffix(".part").rename(merged)
+            for stale in sorted(cache.glob("claims-*.jsonl"), key=lambda p: p.stat().st_mtime)[:-KEPT_RUNS]:
+                stale.unlink()
         execute(collectors, merged)
     if failures:
         raise NotebookError("\n".join(failures))
