@@ -2,16 +2,19 @@
 PYTHON ?= python3
 PORT ?= 8000
 LAB ?=
+TORCH ?= 2.13.0
+TRITON ?= 3.7.1
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+KERNELS := $(VENV)/.kernels
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab serve lint pdf clean constraints
+.PHONY: help book test test-triton36 lab serve lint pdf clean constraints
 
 help:  ## print this list
 	@echo "Kinetics Lab: make TARGET"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Kinetics Lab needs Python 3.11 or newer; this one is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
@@ -19,11 +22,20 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,dev]'
 	@touch $@
 
+# PyTorch and Triton are large, and no page of the book needs them: the tests install them, `make book` does not.
+$(KERNELS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[kernels]'
+	@touch $@
+
 book: $(INSTALLED)  ## execute every notebook, build the book, print where it is
 	@$(BIN)/kinetics-lab book
 
-test: $(INSTALLED)  ## run the whole test suite
+test: $(KERNELS)  ## run the whole test suite (installs PyTorch and Triton, too)
 	@$(BIN)/python -m pytest
+
+test-triton36: $(KERNELS)  ## the kernels' main tests once more under Triton 3.6, which many GPU hosts have
+	@test -d _build/triton-3.6 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target _build/triton-3.6 triton==3.6.0
+	@PYTHONPATH=_build/triton-3.6 $(BIN)/python -m pytest -q tests/kernels/test_dense.py tests/kernels/test_sparse.py -k "not any_shape"
 
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab, with this project's kernel (LAB=options)
 	@$(BIN)/python -m ipykernel install --sys-prefix --name kinetics-lab --display-name "Kinetics Lab" >/dev/null
@@ -45,12 +57,15 @@ clean:  ## remove everything built, and the environment
 	rm -rf _build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# Resolve the newest versions pyproject.toml allows, in an environment of their own, and pin them.
+# Resolve the newest versions pyproject.toml allows (PyTorch, and the Triton that goes with it, as named above), in an
+# environment of their own, and pin them.
 constraints:  ## write constraints.txt anew
 	rm -rf _build/constraints
 	$(PYTHON) -m venv _build/constraints
-	_build/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[book,dev]'
+	_build/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[book,dev,kernels]' \
+	  torch==$(TORCH) triton==$(TRITON)
 	{ echo "# The versions everything was tested with. Made by: make constraints"; \
-	  _build/constraints/bin/python -m pip freeze --exclude kinetics-lab; } > _build/constraints.txt
+	  _build/constraints/bin/python -m pip freeze --exclude kinetics-lab | \
+	  sed -e 's/+cpu$$//' -e '/^nvidia-/d' -e '/^cuda-/d'; } > _build/constraints.txt
 	mv _build/constraints.txt constraints.txt
 	rm -rf _build/constraints

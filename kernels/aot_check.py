@@ -1,0 +1,213 @@
+"""Compile every shipped kernel for Hopper (sm_90) on a machine without a GPU, and hold the result to limits.
+
+    python kernels/aot_check.py [--json FILE]
+
+For each kernel and launch in `kinetics_kernels.configs`: registers a thread and spilled bytes as NVIDIA's
+assembler (ptxas, part of the Triton wheel) reports them, shared memory, and how many programs fit on one
+multiprocessor. Exit code 1 if anything spills, asks for more shared memory than there is, or leaves room for
+too few programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    sys.exit("aot_check compiles kernels, so TRITON_INTERPRET must not be 1")
+
+import torch
+import triton
+from kinetics_kernels import configs, dense, layout, merge, score, select
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+SHARED_LIMIT = 227 * 1024  # bytes one program may ask for on sm_90; a multiprocessor has 228 KB
+REGISTERS = 65536  # per multiprocessor
+THREADS = 2048
+DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel, compiled for one launch; ``least`` programs must fit on a multiprocessor."""
+
+    name: str
+    kernel: triton.JITFunction
+    types: dict[str, str]  # pointers and runtime numbers
+    const: dict[str, int | bool]
+    warps: int
+    stages: int
+    least: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the compiler made of it. Bytes; registers are per thread."""
+
+    kernel: str
+    warps: int
+    stages: int
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    programs_per_sm: int
+    least_programs: int
+
+    @property
+    def faults(self) -> list[str]:
+        found = []
+        if self.spill_bytes:
+            found.append(f"{self.spill_bytes} bytes spilled")
+        if self.shared_bytes > SHARED_LIMIT:
+            found.append(f"{self.shared_bytes} bytes of shared memory, {SHARED_LIMIT} at most")
+        if self.programs_per_sm < self.least_programs:
+            fits = f"{self.programs_per_sm} programs fit a multiprocessor"
+            found.append(f"{fits}, {self.least_programs} wanted")
+        return found
+
+
+def attend(head_dim: int, dtype: torch.dtype, page: int, *, per_head: bool = False, group: int = 4) -> Case:
+    tile, warps, stages = configs.attend_launch(head_dim, dtype)
+    x = DTYPES[dtype]
+    types = {name: f"*{x}" for name in ("q_ptr", "k_ptr", "v_ptr", "out_ptr")}
+    types |= dict(table_ptr="*i32", tokens_ptr="*i32", lse_ptr="*fp32", scale="fp32", table_len="i32")
+    types |= dict(page_stride="i32:16", head_stride="i32:16")
+    const = dict(G=group, GP=16, D=head_dim, PAGE=page, TILE=tile, PER_HEAD=per_head, UPCAST=False,
+                 STAGES=stages)  # fmt: skip
+    name = f"attend {x} D={head_dim} page={page}" + (" selected" if per_head else "")
+    return Case(name, dense._attend_kernel, types, const, warps, stages, 1 if x == "fp32" else 3)
+
+
+def score_case(head_dim: int, dtype: torch.dtype, kind: str) -> Case:
+    tile, warps, stages = configs.score_launch(head_dim, quest=kind == "quest")
+    x = DTYPES[dtype]
+    types = dict(q_ptr=f"*{x}", key_ptr=f"*{x}", low_ptr=f"*{x}", table_ptr="*i32", lengths_ptr="*i32",
+                 score_ptr="*fp32", scale="fp32", table_len="i32", rows="i32")  # fmt: skip
+    const = dict(G=4, GP=4, D=head_dim, PAGE=16, BLOCK=32, TILE=tile, CHUNK=configs.SCORE_CHUNK,
+                 QUEST=kind == "quest", TOKENS=kind == "tokens", STAGES=stages)  # fmt: skip
+    return Case(f"score {kind} {x} D={head_dim}", score._score_kernel, types, const, warps, stages, 4)
+
+
+def select_case(n: int, kind: str = "top") -> Case:
+    pointers = ("lengths_ptr", "table_ptr", "block_ptr", "page_ptr", "tokens_ptr")
+    types = {"score_ptr": "*fp32"} | {name: "*i32" for name in pointers}
+    types |= dict(table_len="i32", rows="i32", sink="i32", window="i32", K="i32")
+    span = 4 if kind == "strided" else 1
+    const = dict(N_BLOCKS=16, SPAN=span, BLOCK=1 if kind == "tokens" else 32, PAGE=16,
+                 TOKENS=kind == "tokens", N=n, KP=32)  # fmt: skip
+    warps = configs.select_warps(n, span)
+    return Case(f"select {kind} N={n}", select._select_kernel, types, const, warps, 3, 1)
+
+
+def append_case(kind: str, dtype: torch.dtype, head_dim: int = 128, heads: int = 8) -> Case:
+    x = DTYPES[dtype]
+    types = {name: f"*{x}" for name in ("k_new", "v_new", "k", "v", "mean", "low", "high")}
+    types |= dict(counts="*i32", open_sum="*fp32", table="*i32", lengths="*i32")
+    types |= dict(table_len="i32", max_blocks="i32")
+    const: dict[str, int | bool] = dict(D=head_dim, PAGE=16, BLOCK=32, BOUNDS=True)
+    if kind == "step":
+        types["n_kv"], const["HEADS"], const["COUNTS"] = "i32", heads, True
+        name, warps = f"append step {x} D={head_dim} heads={heads}", configs.step_warps(heads * head_dim)
+        return Case(name, layout._append_step_kernel, types, const, warps, 3, 1)
+    types["T"], const["TILE"], const["REFRESH"] = "i32", configs.PROMPT_TILE, False
+    return Case(f"append prompt {x} D={head_dim}", layout._append_prompt_kernel, types, const, 4, 3, 4)
+
+
+def cases() -> Iterator[Case]:
+    """Every launch in `configs`, each kernel in each of its forms."""
+    bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
+    for head_dim in configs.ATTEND:
+        yield attend(head_dim, bf16, 16)
+        yield attend(head_dim, fp32, 16)
+    yield attend(128, fp16, 16)
+    for page in (1, 8, 32, 64, 128):
+        yield attend(128, bf16, page)
+    for page in (8, 16, 128):
+        yield attend(128, bf16, page, per_head=True)
+    yield attend(256, bf16, 16, per_head=True)
+    types = dict(part_ptr="*fp32", part_lse_ptr="*fp32", out_ptr="*bf16", lse_ptr="*fp32", S="i32")
+    for splits in (8, configs.MAX_SPLITS):
+        const: dict[str, int | bool] = dict(SP=splits, D=128)
+        yield Case(f"merge {splits} splits D=128", merge._merge_kernel, types, const, 4, 3, 1)
+    for head_dim in (64, 128, 256):
+        yield score_case(head_dim, bf16, "means")
+    yield score_case(128, bf16, "quest")
+    yield score_case(128, bf16, "tokens")
+    for n in (128, 512, 1024, 4096, configs.MAX_SELECT):
+        yield select_case(n)
+    yield select_case(configs.MAX_SELECT, "strided")
+    yield select_case(configs.MAX_SELECT, "tokens")
+    types = dict(lengths_ptr="*i32", score_ptr="*fp32", seed="i32", rows="i32")
+    yield Case("score random", score._random_kernel, types, dict(BLOCK=32, TILE=256), 1, 3, 4)
+    yield append_case("step", bf16)
+    yield append_case("step", bf16, head_dim=256, heads=64)
+    yield append_case("prompt", bf16)
+
+
+def compile_case(case: Case) -> tuple[Row, str]:
+    """Compile for sm_90 as a launch would: aligned pointers, ":16" for multiples of 16. The row and the PTX."""
+    names = case.kernel.arg_names
+    signature = {a: "constexpr" if a in case.const else case.types[a].removesuffix(":16") for a in names}
+    constants = {(names.index(a),): value for a, value in case.const.items()}
+    aligned = [a for a, kind in case.types.items() if kind.startswith("*") or kind.endswith(":16")]
+    attrs = {(names.index(a),): [["tt.divisibility", 16]] for a in aligned}
+    source = ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attrs)
+    options = {"num_warps": case.warps, "num_stages": case.stages}
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    ptx = made.asm["ptx"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.ptx"
+        file.write_text(ptx)
+        command = [str(PTXAS), "-v", "--gpu-name=sm_90a", str(file), "-o", f"{folder}/kernel.cubin"]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers = int(re.search(r"Used (\d+) registers", report)[1])  # type: ignore[index]
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    shared, threads = made.metadata.shared, 32 * made.metadata.num_warps
+    allotted = (
+        -(-registers // 8) * 8
+    )  # registers are given out in eights, and 1 KB of shared memory is the driver's
+    fit = [
+        REGISTERS // (allotted * threads),
+        THREADS // threads,
+        32,
+        (SHARED_LIMIT + 1024) // (shared + 1024),
+    ]
+    spilled = int(spills[1]) + int(spills[2])  # type: ignore[index]
+    row = Row(case.name, case.warps, case.stages, registers, spilled, shared, min(fit), case.least)
+    return row, ptx
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
+    args = parser.parse_args(argv)
+    print(f"triton {triton.__version__}, sm_90")
+    print(f"{'kernel':34s} warps stages registers spills  shared per SM")
+    rows = []
+    for case in cases():
+        row, _ = compile_case(case)
+        rows.append(row)
+        print(f"{row.kernel:34s} {row.warps:5d} {row.stages:6d} {row.registers:9d} {row.spill_bytes:6d} "
+              f"{row.shared_bytes:7d} {row.programs_per_sm:6d} {'; '.join(row.faults)}", flush=True)  # fmt: skip
+    if args.json:
+        whole = {"triton": triton.__version__, "target": "sm_90", "rows": [asdict(row) for row in rows]}
+        part = args.json.with_name(args.json.name + ".part")
+        part.write_text(json.dumps(whole, indent=1) + "\n")
+        part.replace(args.json)
+    failed = [row for row in rows if row.faults]
+    print(f"{len(rows)} kernels, {len(failed)} over a limit")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

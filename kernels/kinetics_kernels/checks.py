@@ -1,0 +1,58 @@
+"""The rules arguments must keep. Each broken rule is one ``ValueError``: the argument, the rule, the value.
+
+None of these checks reads a tensor's contents, so none of them waits for the GPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from kinetics_kernels.layout import PagedKVCache
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+HEAD_DIMS = (16, 32, 64, 128, 256)
+MAX_GROUP = 16  # query heads per KV head; more do not fit the 16 rows of one matrix instruction
+
+
+def require(ok: bool, rule: str, value: object) -> None:
+    """``ValueError`` with the rule and the value that breaks it, unless ``ok``."""
+    if not ok:
+        raise ValueError(f"{rule}, got {value}")
+
+
+def whole(name: str, value: object, least: int) -> None:
+    """``value`` must be an integer of at least ``least``."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    require(ok, f"{name} must be an integer >= {least}", repr(value))
+
+
+def tensor(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    """``x`` must be a contiguous tensor of this shape and dtype, on this device."""
+    require(isinstance(x, Tensor), f"{name} must be a torch.Tensor", type(x).__name__)
+    require(x.dtype == dtype, f"{name} must have dtype {dtype}", x.dtype)
+    require(x.device == device, f"{name} must be on {device}, where the cache is", x.device)
+    require(tuple(x.shape) == shape, f"{name} must have shape {shape}", tuple(x.shape))
+    require(x.is_contiguous(), f"{name} must be contiguous (call .contiguous())", f"strides {x.stride()}")
+
+
+def query(q: Tensor, cache: PagedKVCache) -> int:
+    """Check ``q [B, Hq, D]`` against the cache; returns the group, Hq / Hkv."""
+    require(isinstance(q, Tensor), "q must be a torch.Tensor", type(q).__name__)
+    require(q.dim() == 3, "q must have 3 dimensions (batch, query heads, head_dim)", tuple(q.shape))
+    n_q, n_kv = q.shape[1], cache.n_kv_heads
+    require(n_q >= 1 and n_q % n_kv == 0, f"q must have a multiple of {n_kv} query heads (the KV heads)", n_q)
+    require(n_q // n_kv <= MAX_GROUP, f"q must have at most {MAX_GROUP} query heads per KV head", n_q // n_kv)
+    tensor("q", q, (cache.batch, n_q, cache.head_dim), cache.dtype, cache.device)
+    return n_q // n_kv
+
+
+def softmax_scale(scale: float | None, head_dim: int) -> float:
+    """``scale``, or 1 / sqrt(head_dim) where it is None."""
+    if scale is None:
+        return head_dim**-0.5
+    require(0 < scale < float("inf"), "scale must be a positive number", scale)
+    return float(scale)

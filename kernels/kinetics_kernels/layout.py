@@ -1,0 +1,241 @@
+"""The paged KV cache: where keys and values live, and the kernels that append to it.
+
+Pages are stored ``[page, KV head, token, head_dim]`` ("HND"), so that one page of one head is one contiguous
+run of memory, whichever page the table names. Beside the pages lie the search keys, one mean key per block
+and head, in the order of the context: scoring streams them without a page table.
+
+Bytes moved by one step, per request and KV head with 2-byte elements: the new key and value are read and
+written (8 D bytes), the running sum of the open block is read and written in fp32 (8 D), its mean is written
+(2 D). At D = 128 that is 2.3 KB, whatever the context and the block size; recomputing the mean from the block
+would read up to 2 D bytes for each of its tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kinetics_kernels import checks, configs
+
+
+@triton.jit
+def _append_step_kernel(
+    k_new, v_new, counts, k, v, mean, low, high, open_sum, table, lengths, table_len, max_blocks, n_kv,
+    HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
+    COUNTS: tl.constexpr, BOUNDS: tl.constexpr,
+):  # fmt: skip
+    # grid (B,): one program writes one token of all KV heads, so that it alone may move the length on.
+    b = tl.program_id(0).to(tl.int64)
+    n = tl.load(lengths + b)  # the new token's position
+    live = n < table_len * PAGE
+    if COUNTS:
+        live = live & (tl.load(counts + b) > 0)
+    if live:
+        h, d = tl.arange(0, HEADS)[:, None], tl.arange(0, D)[None, :]  # (HEADS, 1), (1, D)
+        ok = h < n_kv
+        head = b * n_kv + h
+        key = tl.load(k_new + head * D + d, mask=ok, other=0.0)  # (HEADS, D)
+        value = tl.load(v_new + head * D + d, mask=ok, other=0.0)
+        page = tl.load(table + b * table_len + n // PAGE).to(tl.int64)
+        slot = ((page * n_kv + h) * PAGE + n % PAGE) * D + d
+        tl.store(k + slot, key, mask=ok)
+        tl.store(v + slot, value, mask=ok)
+
+        # the block's mean over the tokens it holds so far: an fp32 sum, rounded once
+        held = n % BLOCK  # tokens before this one
+        old = ok & (held > 0)
+        total = key.to(tl.float32) + tl.load(open_sum + head * D + d, mask=old, other=0.0)
+        tl.store(open_sum + head * D + d, total, mask=ok)
+        at = (head * max_blocks + n // BLOCK) * D + d
+        tl.store(mean + at, (total / (held + 1)).to(mean.dtype.element_ty), mask=ok)
+        if BOUNDS:
+            key = key.to(tl.float32)
+            smallest = tl.load(low + at, mask=old, other=float("inf")).to(tl.float32)
+            largest = tl.load(high + at, mask=old, other=float("-inf")).to(tl.float32)
+            tl.store(low + at, tl.minimum(key, smallest).to(low.dtype.element_ty), mask=ok)
+            tl.store(high + at, tl.maximum(key, largest).to(high.dtype.element_ty), mask=ok)
+        tl.debug_barrier()  # every warp has read the old length
+        tl.store(lengths + b, n + 1)
+
+
+@triton.jit
+def _append_prompt_kernel(
+    k_new, v_new, counts, k, v, mean, low, high, open_sum, table, lengths, table_len, max_blocks, T,
+    D: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    BOUNDS: tl.constexpr, REFRESH: tl.constexpr,
+):  # fmt: skip
+    # grid (B, Hkv, blocks touched): one program finishes one block of one head. It copies the block's new
+    # tokens and reads back the ones that were there, so no program waits for another's sum.
+    # REFRESH starts at block 0 and copies nothing: all search keys anew from the pages.
+    b, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n_kv = tl.num_programs(1)
+    start = tl.load(lengths + b)
+    stop = start
+    block = tl.program_id(2)
+    if not REFRESH:
+        stop = tl.minimum(start + tl.load(counts + b), table_len * PAGE)
+        block += start // BLOCK
+    first = block * BLOCK
+    if first < stop:
+        d = tl.arange(0, D)
+        total = tl.zeros([D], tl.float32)
+        smallest = tl.full([D], float("inf"), tl.float32)
+        largest = tl.full([D], float("-inf"), tl.float32)
+        for step in range(0, BLOCK, TILE):
+            c = step + tl.arange(0, TILE)
+            t = first + c  # positions, (TILE,)
+            live = (c < BLOCK) & (t < stop)
+            old, new = live & (t < start), live & (t >= start)
+            page = tl.load(table + b * table_len + t // PAGE, mask=live, other=0).to(tl.int64)
+            slot = ((page * n_kv + h) * PAGE + t % PAGE)[:, None] * D + d[None, :]
+            key = tl.load(k + slot, mask=old[:, None], other=0.0)  # (TILE, D)
+            if not REFRESH:
+                source = ((b * T + t - start) * n_kv + h)[:, None] * D + d[None, :]
+                fresh = tl.load(k_new + source, mask=new[:, None], other=0.0)
+                value = tl.load(v_new + source, mask=new[:, None], other=0.0)
+                tl.store(k + slot, fresh, mask=new[:, None])
+                tl.store(v + slot, value, mask=new[:, None])
+                key = tl.where(new[:, None], fresh, key)
+            key = key.to(tl.float32)
+            total += tl.sum(key, 0)
+            if BOUNDS:
+                smallest = tl.minimum(smallest, tl.min(tl.where(live[:, None], key, float("inf")), 0))
+                largest = tl.maximum(largest, tl.max(tl.where(live[:, None], key, float("-inf")), 0))
+        head = b * n_kv + h
+        at = (head * max_blocks + block) * D + d
+        held = tl.minimum(stop - first, BLOCK)
+        tl.store(mean + at, (total / held).to(mean.dtype.element_ty))
+        if BOUNDS:
+            tl.store(low + at, smallest.to(low.dtype.element_ty))
+            tl.store(high + at, largest.to(high.dtype.element_ty))
+        if held < BLOCK:  # still open: the next step adds to this sum
+            tl.store(open_sum + head * D + d, total)
+
+
+class PagedKVCache:
+    """Keys and values of a batch of requests in pages, with one search key per block and KV head.
+
+    Parameters: ``batch`` requests, ``n_kv_heads``, ``head_dim`` (16, 32, 64, 128 or 256), ``max_tokens`` a
+    request may reach (rounded up to whole blocks); ``page_size`` tokens a page (a power of two up to 128);
+    ``block_size`` tokens a selection block (a multiple of ``page_size``, by default one page); ``bounds``
+    keeps the smallest and largest key of each block as well (Quest needs them); ``page_table`` int32
+    ``[batch, pages per request]`` names each request's pages (by default 0, 1, 2, ...), of ``n_pages`` in the
+    pool; ``debug`` lets every call check the table and the lengths, which waits for the GPU.
+
+    Tensors: ``k, v [n_pages, Hkv, page_size, D]``, ``page_table``, ``lengths [B]`` int32, ``key_means [B,
+    Hkv, max_blocks, D]``, ``key_min, key_max`` likewise, ``open_sum [B, Hkv, D]`` fp32 (the block being
+    filled). All of them stay where they are for the cache's life, so a captured CUDA graph keeps working
+    while lengths, contents and page table change between replays.
+    """
+
+    def __init__(
+        self, batch: int, n_kv_heads: int, head_dim: int, max_tokens: int, *, page_size: int = 16,
+        block_size: int | None = None, bounds: bool = False, page_table: Tensor | None = None,
+        n_pages: int | None = None, dtype: torch.dtype = torch.float16, device: torch.device | str = "cuda",
+        debug: bool = False,
+    ) -> None:  # fmt: skip
+        block_size = page_size if block_size is None else block_size
+        for name, value in dict(batch=batch, n_kv_heads=n_kv_heads, max_tokens=max_tokens).items():
+            checks.whole(name, value, 1)
+        checks.require(head_dim in checks.HEAD_DIMS, f"head_dim must be one of {checks.HEAD_DIMS}", head_dim)
+        powers = tuple(2**i for i in range(8))
+        checks.require(page_size in powers, f"page_size must be one of {powers}", page_size)
+        checks.whole("block_size", block_size, 1)
+        rule = f"block_size must be a multiple of page_size={page_size}"
+        checks.require(block_size % page_size == 0, rule, block_size)
+        checks.require(dtype in checks.DTYPES, f"dtype must be one of {checks.DTYPES}", dtype)
+
+        self.batch, self.n_kv_heads, self.head_dim = batch, n_kv_heads, head_dim
+        self.page_size, self.block_size, self.dtype, self.debug = page_size, block_size, dtype, debug
+        self.pages_per_block = block_size // page_size
+        self.max_blocks = triton.cdiv(max_tokens, block_size)
+        self.max_tokens = self.max_blocks * block_size
+        width = self.max_blocks * self.pages_per_block  # pages per request
+        n_pages = batch * width if n_pages is None else n_pages
+        checks.whole("n_pages", n_pages, 1)
+
+        self.k = torch.empty(n_pages, n_kv_heads, page_size, head_dim, dtype=dtype, device=device)
+        self.v = torch.empty_like(self.k)
+        self.device = self.k.device  # with its index: "cuda" has become "cuda:0"
+        if page_table is None:
+            needed = batch * width
+            rule = f"n_pages must be at least {needed} (batch * pages per request) without a page_table"
+            checks.require(n_pages >= needed, rule, n_pages)
+            page_table = torch.arange(needed, dtype=torch.int32, device=self.device).view(batch, width)
+        checks.tensor("page_table", page_table, (batch, width), torch.int32, self.device)
+        self.page_table = page_table
+        self.lengths = torch.zeros(batch, dtype=torch.int32, device=self.device)
+        searched = (batch, n_kv_heads, self.max_blocks, head_dim)
+        self.key_means = torch.empty(searched, dtype=dtype, device=self.device)
+        self.key_min = torch.empty(searched, dtype=dtype, device=self.device) if bounds else None
+        self.key_max = torch.empty_like(self.key_min) if self.key_min is not None else None
+        self.open_sum = torch.empty(batch, n_kv_heads, head_dim, dtype=torch.float32, device=self.device)
+        if debug:
+            self.check()
+
+    def append(self, k: Tensor, v: Tensor, counts: Tensor | None = None) -> None:
+        """Append one token, ``[B, Hkv, D]``, or up to T tokens a request, ``[B, T, Hkv, D]``.
+
+        ``counts`` (int32 ``[B]``, on the GPU) says how many of the T each request takes; all, if None.
+        Tokens beyond ``max_tokens`` are dropped (in debug mode: ``ValueError``): nothing else is overwritten.
+        """
+        checks.require(isinstance(k, Tensor) and k.dim() in (3, 4), "k must be a tensor of 3 or 4 dimensions",
+                       getattr(k, "shape", k))  # fmt: skip
+        new_tokens = 1 if k.dim() == 3 else k.shape[1]
+        checks.whole("k.shape[1] (tokens)", new_tokens, 1)
+        between = () if k.dim() == 3 else (new_tokens,)
+        shape = (self.batch, *between, self.n_kv_heads, self.head_dim)
+        checks.tensor("k", k, shape, self.dtype, self.device)
+        checks.tensor("v", v, shape, self.dtype, self.device)
+        if counts is not None:
+            checks.tensor("counts", counts, (self.batch,), torch.int32, self.device)
+        if self.debug:
+            self.check(new_tokens if counts is None else counts)
+        if new_tokens == 1:
+            self._step(k, v, counts)
+            return
+        if counts is None:
+            counts = torch.full_like(self.lengths, new_tokens)
+        counts = counts.clamp(0, new_tokens)
+        blocks = triton.cdiv(new_tokens - 1, self.block_size) + 1  # as many as T tokens can touch
+        self._per_block(k, v, counts, min(blocks, self.max_blocks), refresh=False)
+        self.lengths.add_(counts).clamp_(max=self.max_tokens)
+
+    def refresh(self) -> None:
+        """All search keys anew from the pages, for whoever writes ``k``, ``v`` and ``lengths`` directly."""
+        if self.debug:
+            self.check()
+        self._per_block(self.k, self.v, self.lengths, self.max_blocks, refresh=True)
+
+    def check(self, new_tokens: int | Tensor = 0) -> None:
+        """``ValueError`` for a page id or a length out of range. Reads both back: this waits for the GPU."""
+        first, last = int(self.page_table.min()), int(self.page_table.max())
+        rule = f"page_table must hold page ids 0 to {self.k.shape[0] - 1}"
+        checks.require(first >= 0 and last < self.k.shape[0], rule, f"{first} to {last}")
+        shortest, longest = int(self.lengths.min()), int((self.lengths + new_tokens).max())
+        rule = f"lengths must stay within 0 and max_tokens={self.max_tokens}"
+        checks.require(shortest >= 0 and longest <= self.max_tokens, rule, f"{shortest} to {longest}")
+
+    def _state(self) -> tuple[Tensor, ...]:
+        low = self.key_means if self.key_min is None else self.key_min  # never touched without bounds
+        high = self.key_means if self.key_max is None else self.key_max
+        return self.k, self.v, self.key_means, low, high, self.open_sum, self.page_table, self.lengths
+
+    def _step(self, k: Tensor, v: Tensor, counts: Tensor | None) -> None:
+        heads = triton.next_power_of_2(self.n_kv_heads)
+        _append_step_kernel[(self.batch,)](
+            k, v, self.lengths if counts is None else counts, *self._state(),
+            self.page_table.shape[1], self.max_blocks, self.n_kv_heads,
+            HEADS=heads, D=self.head_dim, PAGE=self.page_size,
+            BLOCK=self.block_size, COUNTS=counts is not None, BOUNDS=self.key_min is not None,
+            num_warps=configs.step_warps(heads * self.head_dim),
+        )  # fmt: skip
+
+    def _per_block(self, k: Tensor, v: Tensor, counts: Tensor, blocks: int, *, refresh: bool) -> None:
+        _append_prompt_kernel[(self.batch, self.n_kv_heads, blocks)](
+            k, v, counts, *self._state(), self.page_table.shape[1], self.max_blocks, k.shape[1],
+            D=self.head_dim, PAGE=self.page_size, BLOCK=self.block_size, TILE=configs.PROMPT_TILE,
+            BOUNDS=self.key_min is not None, REFRESH=refresh, num_warps=4,
+        )  # fmt: skip

@@ -1,0 +1,122 @@
+"""One score for every block (or token) of the context and every KV head.
+
+The mean over the group of raw logits is linear in q: mean_g(q_g . k) = (mean_g q_g) . k. A whole group
+therefore costs one dot product per search key, and the kernel is a matrix-vector product over keys it reads
+once. Quest's upper bound, the largest logit any key inside the block's box could have, is linear too once q
+is split by sign: sum_d max(q_d low_d, q_d high_d) = max(q, 0) . high + min(q, 0) . low. (A mean of softmaxed
+scores is not linear; none is taken here.)
+
+Bytes moved, per request and KV head: one mean key per block, 2 D bytes each in a 2-byte dtype, n / block_size
+of them (Quest: two), and 4 bytes of score written. Scoring all n tokens reads every key: half of dense
+attention.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kinetics_kernels import checks, configs
+from kinetics_kernels.layout import PagedKVCache
+
+
+@triton.jit
+def _score_kernel(
+    q_ptr, key_ptr, low_ptr, table_ptr, lengths_ptr, score_ptr, scale, table_len, rows,
+    G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
+    TILE: tl.constexpr, CHUNK: tl.constexpr, QUEST: tl.constexpr, TOKENS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    # grid (B, Hkv, rows / CHUNK); rows: search keys a request may reach
+    # QUEST: two search keys a block, the largest keys in key_ptr, the smallest in low_ptr
+    # TOKENS: the search keys are the cached keys themselves, found through the page table.
+    b, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n_kv = tl.num_programs(1)
+    live = tl.cdiv(tl.load(lengths_ptr + b), BLOCK)
+    start = tl.program_id(2) * CHUNK
+    stop = tl.minimum(start + CHUNK, live)
+    if start < stop:
+        g, d, c = tl.arange(0, GP), tl.arange(0, D), tl.arange(0, TILE)
+        q_at = ((b * n_kv + h) * G + g[:, None]) * D + d[None, :]
+        q = tl.load(q_ptr + q_at, mask=(g < G)[:, None], other=0.0).to(tl.float32)  # (GP, D)
+        if QUEST:
+            q_low = tl.sum(tl.minimum(q, 0.0), 0) * (scale / G)  # (D,)
+            q = tl.maximum(q, 0.0)
+        q_mean = tl.sum(q, 0) * (scale / G)  # (D,)
+        for first in tl.range(start, stop, TILE, num_stages=STAGES):
+            i = first + c  # (TILE,)
+            ok = i < stop
+            if TOKENS:
+                page = tl.load(table_ptr + b * table_len + i // PAGE, mask=ok, other=0).to(tl.int64)
+                at = ((page * n_kv + h) * PAGE + i % PAGE)[:, None] * D + d[None, :]
+            else:
+                at = ((b * n_kv + h) * rows + i)[:, None] * D + d[None, :]  # (TILE, D)
+            key = tl.load(key_ptr + at, mask=ok[:, None], other=0.0).to(tl.float32)
+            score = tl.sum(key * q_mean[None, :], 1)  # (TILE,)
+            if QUEST:
+                low = tl.load(low_ptr + at, mask=ok[:, None], other=0.0).to(tl.float32)
+                score += tl.sum(low * q_low[None, :], 1)
+            tl.store(score_ptr + (b * n_kv + h) * rows + i, score, mask=ok)
+
+
+@triton.jit
+def _random_kernel(lengths_ptr, score_ptr, seed, rows, BLOCK: tl.constexpr, TILE: tl.constexpr):
+    # grid (B, Hkv, rows / TILE). The length is part of the seed: every step draws anew, replayed graphs too.
+    b, h = tl.program_id(0), tl.program_id(1)
+    n = tl.load(lengths_ptr + b)
+    i = tl.program_id(2) * TILE + tl.arange(0, TILE)
+    row = b * tl.num_programs(1) + h
+    draw = tl.rand(seed + n, row * rows + i)
+    tl.store(score_ptr + row.to(tl.int64) * rows + i, draw, mask=i < tl.cdiv(n, BLOCK))
+
+
+def _score(
+    q: Tensor, cache: PagedKVCache, key: Tensor, low: Tensor, scale: float | None, *,
+    quest: bool = False, tokens: bool = False,
+) -> Tensor:  # fmt: skip
+    group = checks.query(q, cache)
+    rows = cache.max_tokens if tokens else cache.max_blocks
+    out = torch.empty(cache.batch, cache.n_kv_heads, rows, dtype=torch.float32, device=cache.device)
+    tile, warps, stages = configs.score_launch(cache.head_dim, quest=quest)
+    grid = (cache.batch, cache.n_kv_heads, triton.cdiv(rows, configs.SCORE_CHUNK))
+    _score_kernel[grid](
+        q, key, low, cache.page_table, cache.lengths, out, checks.softmax_scale(scale, cache.head_dim),
+        cache.page_table.shape[1], rows, G=group, GP=triton.next_power_of_2(group), D=cache.head_dim,
+        PAGE=cache.page_size, BLOCK=1 if tokens else cache.block_size, TILE=tile, CHUNK=configs.SCORE_CHUNK,
+        QUEST=quest, TOKENS=tokens, STAGES=stages, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return out
+
+
+def score_blocks(q: Tensor, cache: PagedKVCache, *, scale: float | None = None) -> Tensor:
+    """Logits of the blocks' mean keys, averaged over the group: fp32 ``[B, Hkv, max_blocks]``.
+
+    Entries beyond a request's live blocks are left unwritten, here and in the other scores.
+    """
+    return _score(q, cache, cache.key_means, cache.key_means, scale)
+
+
+def score_quest(q: Tensor, cache: PagedKVCache, *, scale: float | None = None) -> Tensor:
+    """Quest's upper bounds on the blocks' logits, averaged over the group: fp32 ``[B, Hkv, max_blocks]``."""
+    if cache.key_max is None or cache.key_min is None:
+        raise ValueError("cache must be made with bounds=True for Quest, got bounds=False")
+    return _score(q, cache, cache.key_max, cache.key_min, scale, quest=True)
+
+
+def score_tokens(q: Tensor, cache: PagedKVCache, *, scale: float | None = None) -> Tensor:
+    """Logits of all cached tokens, averaged over the group: fp32 ``[B, Hkv, max_tokens]``."""
+    return _score(q, cache, cache.k, cache.k, scale, tokens=True)
+
+
+def score_random(cache: PagedKVCache, seed: int) -> Tensor:
+    """Uniform draws from seed, request, head, block and current length: fp32 ``[B, Hkv, max_blocks]``."""
+    checks.whole("seed", seed, 0)
+    out = torch.empty(
+        cache.batch, cache.n_kv_heads, cache.max_blocks, dtype=torch.float32, device=cache.device
+    )
+    tile = 256
+    _random_kernel[(cache.batch, cache.n_kv_heads, triton.cdiv(cache.max_blocks, tile))](
+        cache.lengths, out, seed, cache.max_blocks, BLOCK=cache.block_size, TILE=tile, num_warps=1
+    )
+    return out
