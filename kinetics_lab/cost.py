@@ -34,6 +34,7 @@ class Cost:
 
     flops: Number
     bytes: Number
+    __array_ufunc__ = None  # array * Cost is one Cost of arrays, not an array of Costs
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.flops + other.flops, self.bytes + other.bytes)
@@ -67,8 +68,8 @@ def attended(
     """Cached tokens read during one decode: the integral of min(n_in + t, budget) for t in [0, n_out].
 
     For random lengths give ``n_out`` = E[L] and ``n_out_sq`` = E[L^2] (Eq. 10). Lengths then stand at two
-    points with these moments, sqrt(E[L^2] - E[L]^2) to either side of E[L]; the result is exact unless some
-    traces end before the budget binds and others after.
+    points with these moments, sqrt(E[L^2] - E[L]^2) to either side of E[L]; the result is exact where all
+    lengths and both points lie on one side of ``budget - n_in``, and never above dense reading.
     """
     n_in, n_out, budget = (np.asarray(x, float) for x in (n_in, n_out, budget))
 
@@ -181,13 +182,17 @@ def decode_cost(
 def prefill_cost(shape: ModelShape, n_in: ArrayLike, *, params: ArrayLike | None = None) -> Cost:
     """Cost of reading the prompt, which the law leaves out: 2 P n_in plus causal attention, in FLOP.
 
+    The output head is needed for the last prompt token only, and counted once.
+
     Its traffic is one pass over the weights and one write of the cache, shared by everything in the batch,
     and is small beside its arithmetic; it is not counted.
     """
     n_in = np.asarray(n_in, float)
     require(n_in >= 0, "n_in must be >= 0 (tokens)", n_in)
     params = shape.n_matmul_params if params is None else np.asarray(params, float)
-    flops = 2 * params * n_in + shape.attention_flops_per_token * attended(0, n_in)
+    body = params - shape.head_params
+    flops = 2 * (body * n_in + shape.head_params * np.minimum(n_in, 1))
+    flops = flops + shape.attention_flops_per_token * attended(0, n_in)
     return Cost(flops, np.zeros_like(n_in))
 
 

@@ -80,7 +80,7 @@ def _tera(**peaks: float) -> dict[str, float]:
 HARDWARE: dict[str, Hardware] = {
     hw.name: hw
     for hw in (
-        Hardware("b200-paper", _tera(paper=4500), 8e12, 192e9, "arXiv 2506.05333, Section 3: I = 562.5", "paper"),
+        Hardware("b200-paper", _tera(paper=4500), 8e12, 192e9, "arXiv 2506.05333, Section 3: I = 562.5; memory as announced, 192 GB", "paper"),
         Hardware(
             "b200", _tera(bf16=2250, fp8=4500, fp4=9000), 8e12, 180e9, "NVIDIA DGX B200 datasheet, per GPU, dense"
         ),

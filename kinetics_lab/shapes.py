@@ -154,13 +154,14 @@ class ModelShape:
             experts = (experts_per_layer + self.n_shared_experts) * self._ffn_params(self.expert_ffn)
             count += self._n_moe_layers * (router + experts)
         count += norm if self.final_norm else 0
-        count += self._embedding_params * (1 if self.tied else 2) + self.n_positions * self.hidden
+        count += self.head_params * (1 if self.tied else 2) + self.n_positions * self.hidden
         if self.embed_dim:
             count += 2 * self.embed_dim * self.hidden  # projections in and out
         return count
 
     @property
-    def _embedding_params(self) -> int:
+    def head_params(self) -> int:
+        """Parameters of the vocabulary matrix: the output head, and (tied or not) the input embedding."""
         return self.vocab * (self.embed_dim or self.hidden)
 
     @property
@@ -180,7 +181,7 @@ class ModelShape:
 
     @property
     def _lookup_params(self) -> int:
-        return (0 if self.tied else self._embedding_params) + self.n_positions * self.hidden
+        return (0 if self.tied else self.head_params) + self.n_positions * self.hidden
 
     def weights_read(self, batch: Any) -> Any:
         """Parameters one decode step of ``batch`` sequences reads from memory (expected, for MoE).
