@@ -149,10 +149,15 @@ def to_html(groups: Mapping[str, Iterable[Finding]]) -> str:
         for finding in findings:
             row = {name: html.escape(text) for name, text in finding.row.items()}
             why = f"<br><small>{row['why']}</small>" if row["why"] else ""
-            lines.append(
-                f"<tr><td>{row['claim']}<br><small>{row['where']}</small></td><td>{row['published']} {row['unit']}</td>"
-                f'<td>{row["here"]} {row["unit"]}</td><td><strong class="kl-{row["verdict"]}">{row["verdict"]}</strong>{why}</td></tr>'
-            )
+            cells = [
+                f"<td>{row['claim']}<br><small>{row['where']}</small></td>",
+                *(
+                    f'<td data-label="{name}: ">{row[name]} {row["unit"]}</td>'
+                    for name in ("published", "here")
+                ),
+                f'<td><strong class="kl-{row["verdict"]}">{row["verdict"]}</strong>{why}</td>',
+            ]
+            lines.append(f"<tr>{''.join(cells)}</tr>")
     head = "<tr><th>claim</th><th>published</th><th>here</th><th>verdict</th></tr>"
     return f'<table class="dataframe kl-claims"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
 

@@ -127,7 +127,7 @@ def test_findings_make_a_table_for_a_chapter():
     assert page.count("<tr>") == 3
     assert '<strong class="kl-differs">differs</strong><br><small>14B has 3.5' in page
     assert '<strong class="kl-reproduced">reproduced</strong></td>' in page
-    assert "<td>24 K tokens</td><td>28.6 K tokens</td>" in page
+    assert '<td data-label="published: ">24 K tokens</td><td data-label="here: ">28.6 K tokens</td>' in page
     assert repr(table).splitlines()[1].endswith("published 4.5, here 4.5: reproduced")
 
 
