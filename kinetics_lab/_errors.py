@@ -14,7 +14,8 @@ def require(condition: Any, rule: str, got: Any) -> None:
     if not (
         condition if isinstance(condition, bool) else bool(getattr(condition, "all", lambda: condition)())
     ):
-        raise ValueError(f"{rule}; got {got!r}")
+        got = repr(got.tolist() if hasattr(got, "tolist") else got)
+        raise ValueError(f"{rule}; got {got if len(got) <= 80 else got[:77] + '...'}")
 
 
 def unknown(what: str, name: object, known: list[str]) -> ValueError:

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kinetics_lab import datafiles
 from kinetics_lab._errors import unknown
 from kinetics_lab.parameters import declared_parameters, read_notebook
 from kinetics_lab.runs import RunResult, execute_all, locked
@@ -158,8 +159,10 @@ def _jupyter_book(out: Path, builder: str, strict: bool) -> None:
     told = [
         line.replace(f"{out}/stage/", "")
         for line in log.splitlines()
-        if re.search(r"\b(WARNING|ERROR)\b", line)
+        if re.search(r"\b(WARNING|ERROR)\b", line) and (strict or "undefined label" not in line)
     ]
+    if not strict:
+        print("A preview: links to the notebooks left out lead nowhere.")
     print("\n".join(told), file=sys.stderr, end="\n" if told else "")
     if run.returncode:
         crash = re.search(r"Exception occurred:.*?\n(\S[^\n]*)", log, re.DOTALL) or re.search(
@@ -244,6 +247,8 @@ def build_book(
             "KINETICS_REPOSITORY_URL", config.get("repository", {}).get("url", "")
         )
     config = repository_settings(config, repository_url)
+    for name in datafiles.manifest():  # a kept run must not hide that a file was changed since
+        datafiles.data_path(name)
     notebooks = sorted((root / "notebooks").glob("*.ipynb"))
     stems = [path.stem for path in notebooks]
     for name in only:

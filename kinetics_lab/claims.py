@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Claim:
-    """One published number: ``tolerance`` is relative, ``atol`` absolute, ``why`` explains a difference."""
+    """One published number: ``tolerance`` is relative, ``atol`` absolute, ``why`` explains a difference.
+
+    ``shown`` stands for a published value that is no number ("negligible"), with its unit.
+    """
 
     id: str
     chapter: str
@@ -36,6 +39,7 @@ class Claim:
     tolerance: float = 0.01
     atol: float = 0.0
     why: str = ""
+    shown: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,8 @@ class Finding:
         return {
             "claim": claim.statement,
             "where": claim.where,
-            "published": number(claim.published),
-            "here": found,
-            "unit": claim.unit,
+            "published": claim.shown or f"{number(claim.published)} {claim.unit}".strip(),
+            "here": f"{found} {claim.unit}".strip(),
             "verdict": self.status,
             "why": claim.why if self.status == "differs" else "",
             "chapter": claim.chapter,
@@ -151,10 +154,7 @@ def to_html(groups: Mapping[str, Iterable[Finding]]) -> str:
             why = f"<br><small>{row['why']}</small>" if row["why"] else ""
             cells = [
                 f"<td>{row['claim']}<br><small>{row['where']}</small></td>",
-                *(
-                    f'<td data-label="{name}: ">{row[name]} {row["unit"]}</td>'
-                    for name in ("published", "here")
-                ),
+                *(f'<td data-label="{name}: ">{row[name]}</td>' for name in ("published", "here")),
                 f'<td><strong class="kl-{row["verdict"]}">{row["verdict"]}</strong>{why}</td>',
             ]
             lines.append(f"<tr>{''.join(cells)}</tr>")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,6 +100,8 @@ def serve(args: argparse.Namespace) -> None:
         server = ThreadingHTTPServer(("127.0.0.1", args.port), handler)
     except OSError:
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    # A shell's background job starts with Ctrl-C ignored; this server is told to stop by it all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print(f"http://127.0.0.1:{server.server_port}/ until Ctrl-C", flush=True)
     with server:
         server.serve_forever()
@@ -114,7 +117,19 @@ def claims(args: argparse.Namespace) -> None:
             "no findings under _build/runs: run `kinetics-lab book` in the project's folder first"
         )
     table = scorecard(args.findings or merged[-1])
-    print(table[["id", "published", "here", "unit", "verdict"]].to_string(index=False))
+    print(table[["id", "published", "here", "verdict"]].to_string(index=False))
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure suites on this machine's GPU and print their files; progress goes to stderr."""
+    from kinetics_lab import suites
+    from kinetics_lab.measure import plan
+
+    if args.dry_run:
+        print(*plan(suites.suites(args.suite), args.out), sep="\n")
+        return
+    files = suites.measure(args.suite, args.out, budget_s=args.budget_seconds, device=args.device)
+    print(*files, sep="\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -167,6 +182,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "-o", "--out", type=Path, default=Path("_build", "kinetics-lab.pdf"), help="PDF to write"
     )
+
+    one = command(measure, "time the kernels on this machine's GPU, suite by suite; a stopped run goes on")
+    one.add_argument("--suite", default="all", help="all, or a list: roofline,dense,topk,layer,validate (all)")
+    folder = Path("data", "measurements")
+    one.add_argument("-o", "--out", type=Path, default=folder, help=f"folder of the rows ({folder})")
+    one.add_argument("--budget-seconds", type=float, default=float("inf"), help="start no case beyond (endless)")
+    one.add_argument("--dry-run", action="store_true", help="list cases, limits, seconds and memory; needs no GPU")
+    one.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=argparse.SUPPRESS)
 
     one = command(claims, "print the scorecard")
     one.add_argument("findings", nargs="?", help="a claims.jsonl (the newest one under _build/runs)")

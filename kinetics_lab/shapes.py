@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -374,5 +374,10 @@ MODELS: dict[str, ModelShape] = {
 
 
 def model(name: str) -> ModelShape:
-    """The shape called ``name``; ``ValueError`` with the near matches where there is none."""
+    """The shape called ``name``: one of MODELS, or the path of a Hugging Face ``config.json``, which joins them.
+
+    Raises ``ValueError`` with the near matches for another name, ``FileNotFoundError`` for a missing file.
+    """
+    if name.endswith(".json") and name not in MODELS:
+        MODELS[name] = replace(ModelShape.from_hf_config(name), family="own")
     return lookup(MODELS, name, "model")

@@ -351,3 +351,20 @@ def test_no_page_names_a_folder_of_the_machine(built_book):
     for path in [*built_book.rglob("*.html"), *built_book.rglob("*.ipynb"), built_book / "searchindex.js"]:
         text = path.read_text(encoding="utf-8")
         assert not [place for place in places if len(place) > 1 and f"{place}/" in text], path
+
+
+def test_a_changed_data_file_stops_the_build_though_its_runs_are_kept(
+    first_build, small, tmp_path, monkeypatch
+):
+    data = shutil.copytree(ROOT / "data", tmp_path / "data")
+    (data / "published" / "printed_rows.csv").write_text("changed\n")
+    monkeypatch.setenv("KINETICS_DATA", str(data))
+    with pytest.raises(ValueError, match="printed_rows.csv does not match the manifest"):
+        build_book(small, small / "default.yml", small / "_build" / "book", repository_url="")
+
+
+def test_the_books_own_configuration_takes_an_address():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    for url in ("", "https://example.org/someone/book"):
+        options = repository_settings(config, url)["sphinx"]["config"]["html_theme_options"]
+        assert options["use_edit_page_button"] is bool(url)

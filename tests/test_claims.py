@@ -32,6 +32,7 @@ def test_a_reason_shows_only_where_we_differ():
     assert Finding(c, 10.0).row["why"] == ""
     assert Finding(c, 20.0).row["why"] == "because"
     assert Finding(c, 12.0, (11, 14)).row["here"] == "12 [11, 14]"
+    assert Finding(claim(shown="negligible"), 0.1).row["published"] == "negligible"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_findings_make_a_table_for_a_chapter():
     assert '<strong class="kl-differs">differs</strong><br><small>14B has 3.5' in page
     assert '<strong class="kl-reproduced">reproduced</strong></td>' in page
     assert '<td data-label="published: ">24 K tokens</td><td data-label="here: ">28.6 K tokens</td>' in page
-    assert repr(table).splitlines()[1].endswith("published 4.5, here 4.5: reproduced")
+    assert repr(table).splitlines()[1].endswith("published 4.5 GiB, here 4.5 GiB: reproduced")
 
 
 def test_groups_get_their_headings_and_text_is_escaped():

@@ -172,9 +172,10 @@ def test_serve_shows_the_book_on_a_free_port(tmp_path, taken):
                 address = server.stdout.readline().split()[0]
                 assert not address.endswith(f":{port}/")
                 assert urllib.request.urlopen(address, timeout=10).read() == b"the book"
-            finally:
                 server.send_signal(signal.SIGINT)
-            assert server.wait(10) == 130
+                assert server.wait(10) == 130
+            finally:
+                server.kill()  # nothing to a server that has stopped; without it a failure would wait for ever
             assert "Traceback" not in server.stderr.read()
 
 
