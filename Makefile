@@ -4,13 +4,14 @@ PORT ?= 8000
 LAB ?=
 TORCH ?= 2.13.0
 TRITON ?= 3.7.1
+GPU_PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-triton36 lab serve lint pdf clean constraints
+.PHONY: help book test test-triton36 gpu gpu-check sanitize lab serve lint pdf clean constraints
 
 help:  ## print this list
 	@echo "Kinetics Lab: make TARGET"
@@ -36,6 +37,27 @@ test: $(KERNELS)  ## run the whole test suite (installs PyTorch and Triton, too)
 test-triton36: $(KERNELS)  ## the kernels' main tests once more under Triton 3.6, which many GPU hosts have
 	@test -d _build/triton-3.6 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target _build/triton-3.6 triton==3.6.0
 	@PYTHONPATH=_build/triton-3.6 $(BIN)/python -m pytest -q tests/kernels/test_dense.py tests/kernels/test_sparse.py -k "not any_shape"
+
+# A GPU host without internet brings its own PyTorch, Triton, pandas, pyarrow and pytest: make gpu GPU_PYTHON=python3.
+ON_GPU = PYTHONPATH=.:kernels $(SANITIZER) $(or $(GPU_PYTHON),$(BIN)/python)
+SMALL = "tests/kernels/test_dense.py::test_groups[1-5]" "tests/kernels/test_dense.py::test_groups[3-8]" \
+  "tests/kernels/test_sparse.py::test_block_topk_from_end_to_end[1-5]" "tests/kernels/test_append.py::test_refresh_makes_the_same_search_keys[33]"
+
+gpu: $(if $(GPU_PYTHON),,$(KERNELS))  ## time the kernels on this GPU; a stopped run goes on (GPU_PYTHON=python3: no install)
+	@$(ON_GPU) -m kinetics_lab.cli measure --suite all --out data/measurements
+
+gpu-check: $(if $(GPU_PYTHON),,$(KERNELS))  ## the tests that need a GPU, and compute-sanitizer where it is found
+	@$(ON_GPU) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check needs a CUDA GPU, and PyTorch sees none")'
+	@$(ON_GPU) -m pytest -m gpu tests/kernels
+	@if command -v compute-sanitizer >/dev/null; \
+	then $(MAKE) -s sanitize TOOL=memcheck && $(MAKE) -s sanitize TOOL=racecheck; \
+	else echo "compute-sanitizer is not on the PATH: memcheck and racecheck were left out"; fi
+
+# PyTorch's own allocator would hide a read beyond a tensor: switched off.
+sanitize: SANITIZER = PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $(TOOL) --error-exitcode 1
+sanitize:
+	@echo "compute-sanitizer $(TOOL), on a few small cases"
+	@$(ON_GPU) -m pytest -q $(SMALL)
 
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab, with this project's kernel (LAB=options)
 	@$(BIN)/python -m ipykernel install --sys-prefix --name kinetics-lab --display-name "Kinetics Lab" >/dev/null

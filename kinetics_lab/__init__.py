@@ -9,15 +9,20 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "bench",
     "book",
     "charts",
     "claims",
     "cost",
     "datafiles",
     "hardware",
+    "measure",
+    "parameters",
+    "peers",
     "policies",
     "runs",
     "shapes",
+    "suites",
 )
 __all__ = ["__version__", *_SUBMODULES]
 

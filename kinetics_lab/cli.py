@@ -184,11 +184,17 @@ def parser() -> argparse.ArgumentParser:
     )
 
     one = command(measure, "time the kernels on this machine's GPU, suite by suite; a stopped run goes on")
-    one.add_argument("--suite", default="all", help="all, or a list: roofline,dense,topk,layer,validate (all)")
+    one.add_argument(
+        "--suite", default="all", help="all, or a list: roofline,dense,topk,layer,validate (all)"
+    )
     folder = Path("data", "measurements")
     one.add_argument("-o", "--out", type=Path, default=folder, help=f"folder of the rows ({folder})")
-    one.add_argument("--budget-seconds", type=float, default=float("inf"), help="start no case beyond (endless)")
-    one.add_argument("--dry-run", action="store_true", help="list cases, limits, seconds and memory; needs no GPU")
+    one.add_argument(
+        "--budget-seconds", type=float, default=float("inf"), help="start no case beyond (endless)"
+    )
+    one.add_argument(
+        "--dry-run", action="store_true", help="list cases, limits, seconds and memory; needs no GPU"
+    )
     one.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=argparse.SUPPRESS)
 
     one = command(claims, "print the scorecard")

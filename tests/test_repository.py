@@ -150,7 +150,7 @@ def test_actionlint_finds_nothing():
 def test_make_lists_its_targets():
     done = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = set(re.findall(r"^  (\w+) ", done.stdout, re.MULTILINE))
-    assert {"help", "book", "test", "lab", "serve", "lint", "pdf", "clean", "constraints"} == listed
+    assert {"help", "book", "test", "gpu", "lab", "serve", "lint", "pdf", "clean", "constraints"} == listed
 
 
 def test_make_refuses_an_old_python(tmp_path):

@@ -1,0 +1,279 @@
+"""The bench: how a time is taken, on which device and by which code.
+
+The call is captured in a CUDA graph and replayed, where it can be captured. CUDA events stand around each replay;
+before each, another buffer four times the L2 cache is *read*, which evicts the inputs without leaving writes for
+the timed call to pay for. Calls that are compared are timed in alternation.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Call = Callable[[], Any]
+Row = dict[str, Any]
+CPU = "cpu-interpreter"  # label and folder of rehearsals on a CPU, which are not measurements
+
+
+# ---- timing ---------------------------------------------------------------------------------------------------
+
+
+def summary(seconds: Iterable[float], how: str) -> Row:
+    """``us`` (median), ``p20_us`` and ``p80_us`` in microseconds, ``n`` repetitions, ``how``: graph, events, clock.
+
+    Percentiles interpolate between neighbours.
+    """
+    sample = np.asarray(list(seconds), float) * 1e6
+    p20, median, p80 = (float(x) for x in np.percentile(sample, [20, 50, 80]))
+    return {"us": median, "p20_us": p20, "p80_us": p80, "n": len(sample), "how": how}
+
+
+class WallTimer:
+    """The host's clock, for rehearsals on a CPU."""
+
+    least, most, target_s = 2, 2, 0.0
+
+    def prepare(self, call: Call) -> tuple[Call, str]:
+        """Warm up; returns what to run in its place, and how it is timed."""
+        call()
+        return call, "clock"
+
+    def sample(self, run: Call, reset: Call) -> Any:
+        """One repetition, to be read by :meth:`seconds`."""
+        reset()
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def seconds(self, sample: Any) -> float:
+        """The time of one repetition, s."""
+        return float(sample)
+
+
+class CudaTimer(WallTimer):
+    """CUDA events around graph replays, the L2 cache evicted before each."""
+
+    least, most, target_s = 20, 100, 0.25
+
+    def __init__(self) -> None:
+        import torch
+
+        l2 = torch.cuda.get_device_properties(0).L2_cache_size
+        self.buffer = torch.randn(l2, device="cuda")  # fp32: four times the cache
+        self.sink = torch.zeros((), device="cuda")
+
+    def prepare(self, call: Call) -> tuple[Call, str]:
+        """Warm up, which compiles, and capture; a call that cannot be captured is timed as it is."""
+        import torch
+
+        here, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                call()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=stream):
+                call()
+        except RuntimeError:  # it waits for the GPU or plans on the host: `how` says so
+            torch.cuda.set_stream(here)  # a capture that breaks off leaves its own stream behind
+            torch.cuda.synchronize()
+            return call, "events"
+        graph.replay()
+        return graph.replay, "graph"
+
+    def sample(self, run: Call, reset: Call) -> Any:
+        """A pair of events, so that the host stays ahead of the GPU."""
+        import torch
+
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        reset()
+        torch.sum(self.buffer, dim=0, out=self.sink)
+        start.record()
+        run()
+        stop.record()
+        return start, stop
+
+    def seconds(self, sample: Any) -> float:
+        """The time between the two events, s; waits for the second."""
+        start, stop = sample
+        stop.synchronize()
+        return float(start.elapsed_time(stop)) * 1e-3
+
+
+def time_together(
+    calls: Mapping[str, Call], timer: WallTimer, resets: Mapping[str, Call] | None = None
+) -> dict[str, Row]:
+    """Time calls in alternation: each round runs every one once, so that clocks drift under all alike.
+
+    ``resets[name]``, or else ``resets[""]``, runs untimed before each repetition of a call. One trial round
+    and the timer's target decide how many rounds follow.
+    """
+    resets = {"": lambda: None, **(resets or {})}
+    reset = {name: resets.get(name, resets[""]) for name in calls}
+    runs = {}
+    for name, call in calls.items():
+        reset[name]()
+        runs[name] = timer.prepare(call)
+    trial_s = sum(timer.seconds(timer.sample(run, reset[name])) for name, (run, _) in runs.items())
+    samples: dict[str, list[Any]] = {name: [] for name in runs}
+    for _ in range(rounds(trial_s, timer)):
+        for name, (run, _) in runs.items():
+            samples[name].append(timer.sample(run, reset[name]))
+    return {name: summary(map(timer.seconds, samples[name]), how) for name, (_, how) in runs.items()}
+
+
+def rounds(round_s: float, timer: WallTimer | type[WallTimer]) -> int:
+    """Rounds of ``round_s`` seconds that the timer's target allows, within its bounds."""
+    return max(timer.least, min(timer.most, int(timer.target_s / max(round_s, 1e-9))))
+
+
+# ---- device and code ------------------------------------------------------------------------------------------
+
+
+def kernels_digest() -> str:
+    """Twelve hex digits of the kernels' source, by which rows of different kernels are told apart."""
+    spec = importlib.util.find_spec("kinetics_kernels")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError(
+            "kinetics_kernels cannot be imported: install kinetics-lab or set PYTHONPATH=kernels"
+        )
+    total = hashlib.sha256()
+    for path in sorted(Path(spec.submodule_search_locations[0]).glob("*.py")):
+        total.update(path.name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def _output(*command: str) -> str | None:
+    """A command's standard output, or None where there is no such command or it fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def code_state() -> Row:
+    """The code's part of the provenance. A copy without git may be told its ``commit`` by $KINETICS_COMMIT."""
+    root = Path(__file__).resolve().parent.parent
+    checkout = (root / "pyproject.toml").is_file() and (root / "kernels").is_dir()  # not a folder around us
+    commit = _output("git", "-C", str(root), "rev-parse", "HEAD") if checkout else None
+    changed = _output("git", "-C", str(root), "status", "--porcelain", "--", "kinetics_lab", "kernels")
+    return {
+        "commit": commit or os.environ.get("KINETICS_COMMIT", "unknown"),
+        "dirty": None if commit is None else bool(changed),
+        "kernels_digest": kernels_digest(),
+        "torch": _version("torch"),
+        "triton": _version("triton"),
+        "flashinfer": _version("flashinfer-python"),
+    }
+
+
+@dataclass
+class Bench:
+    """The device that measures: its name, its timer, its code."""
+
+    device: str  # "cuda", or CPU for a rehearsal in Triton's interpreter
+    gpu: str
+    timer: WallTimer
+    uuid: str = ""
+    floor_us: float | None = None  # what the timer says of a call that does next to nothing
+    peers: dict[str, str] = field(default_factory=dict)  # name: "" where it has run, else why not
+    code: Row = field(default_factory=code_state)  # read once: the code that runs, not the files of later
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder its rows go to: "nvidia-h200"."""
+        return re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+    def time(self, calls: Mapping[str, Call], resets: Mapping[str, Call] | None = None) -> Row:
+        """Columns ``<call>_us``, ``_p20_us``, ``_p80_us``, ``_n`` and ``_how`` of calls timed in alternation."""
+        timings = time_together(calls, self.timer, resets)
+        return {f"{name}_{key}": value for name, t in timings.items() for key, value in t.items()}
+
+    def provenance(self) -> Row:
+        """The columns that say where and by which code a row was measured, and the clocks at this moment."""
+        query = ("--query-gpu=driver_version,clocks.sm,clocks.mem", "--format=csv,noheader,nounits")
+        seen = (_output("nvidia-smi", "-i", self.uuid, *query) if self.on_gpu else None) or ""
+        driver, sm, memory = seen.split(", ") if seen.count(", ") == 2 else (None, "", "")
+        clocks = {"sm_mhz": sm, "mem_mhz": memory}
+        return {
+            "device": self.device,
+            "gpu": self.gpu,
+            "driver": driver,
+            **{name: int(mhz) if mhz.isdigit() else None for name, mhz in clocks.items()},
+            "timer_floor_us": self.floor_us,
+            **self.code,
+        }
+
+    def has_memory(self, needed: float) -> bool:
+        """Whether ``needed`` bytes are free, after giving back what earlier cases left."""
+        if not self.on_gpu:
+            return True
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+        return bool(torch.cuda.mem_get_info()[0] >= needed)
+
+    def works(self) -> bool:
+        """Whether the GPU still answers: after a fault inside a kernel it does not, in this process."""
+        if not self.on_gpu:
+            return True
+        import torch
+
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return False
+        return True
+
+
+def open_bench(device: str, out: Path) -> Bench:
+    """The bench of this machine's GPU ("cuda"), or a rehearsal ("cpu"), whose rows only a temporary folder takes.
+
+    Raises ``RuntimeError`` without PyTorch, Triton or GPU, ``ValueError`` for a rehearsal's ``out`` elsewhere.
+    """
+    missing = [name for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError(f"measuring needs {' and '.join(missing)}: install the extra 'kernels'")
+    if device == "cpu":
+        place, temporary = out.resolve(), Path(tempfile.gettempdir()).resolve()
+        if temporary not in place.parents or "measurements" in place.parts:
+            rule = f"--out must be a folder under {temporary} and outside any 'measurements'"
+            raise ValueError(f"rows of --device cpu are no measurements, so {rule}; got {out}")
+        os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+        return Bench(CPU, CPU, WallTimer())
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("measuring needs a CUDA GPU, and PyTorch sees none: --dry-run lists the cases")
+    bench = Bench("cuda", torch.cuda.get_device_name(0), CudaTimer())
+    bench.uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    one = torch.zeros(1, device="cuda")
+    bench.floor_us = time_together({"floor": lambda: one.add_(1)}, bench.timer)["floor"]["us"]
+    return bench

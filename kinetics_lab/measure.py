@@ -1,0 +1,274 @@
+"""The runner that turns suites of cases into rows, each with its limit and its provenance.
+
+A suite is a list of cases (plain dicts: the key columns of a row), a prediction (bytes, FLOP and the limit they
+set) and a function that measures one case. Rows go to ``<out>/<gpu>/<suite>.parquet``, rewritten whole after
+every case. A case whose key, suite version and kernel source already have a row is not measured again; rows of
+other versions or sources stay beside it, labelled by theirs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kinetics_lab.bench import Bench, CudaTimer, Row, kernels_digest, rounds
+from kinetics_lab.hardware import HARDWARE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHAPE = ("batch", "kv_heads", "group", "head_dim", "context", "page")  # of an attention step
+
+
+# ---- limits ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What limits divide by: bytes/s, matrix FLOP/s, and ``source``: "measured", "datasheet h200" or "none"."""
+
+    bandwidth: float
+    matrix: float
+    source: str
+
+    def us(self, moved: float = 0.0, flops: float = 0.0) -> float:
+        """The larger of transfer and matrix time, microseconds."""
+        return max(moved / self.bandwidth, flops / self.matrix) * 1e6
+
+
+def datasheet_rates(gpu: str) -> Rates:
+    """Dense bf16 peak and bandwidth of a GPU by its folder ("nvidia-h200"); NaN for one that is not listed."""
+    for name in gpu.split("-"):
+        if name in HARDWARE:
+            return Rates(HARDWARE[name].bandwidth, HARDWARE[name].at("bf16").peak_flops, f"datasheet {name}")
+    return Rates(math.nan, math.nan, "none")
+
+
+def measured_rates(out: Path, gpu: str) -> Rates:
+    """The newest rates of the roofline suite under ``out``; the datasheet's before it has run."""
+    table = read_rows(out, gpu, "roofline")
+    if "matrix_rate" in table:
+        found = table.dropna(subset=["bandwidth", "matrix_rate"]).sort_values("date")
+        if len(found):
+            return Rates(float(found["bandwidth"].iloc[-1]), float(found["matrix_rate"].iloc[-1]), "measured")
+    return datasheet_rates(gpu)
+
+
+def shape(*numbers: int) -> Row:
+    """Key columns of an attention step: requests, KV heads, query heads a KV head, ..., tokens a page."""
+    return dict(zip(SHAPE, numbers, strict=True))
+
+
+def sparse(budget: int, block: int, window: int = 1) -> Row:
+    """Key columns of block top-k: tokens chosen, tokens a block, last blocks read on top; budget 0 is dense."""
+    return {"budget": budget, "block": block, "window": window}
+
+
+def kv_bytes(case: Row) -> int:
+    """Keys and values in the cache, bytes."""
+    return case["batch"] * case["kv_heads"] * case["context"] * 4 * case["head_dim"]
+
+
+def limits(case: Row, rates: Rates) -> Row:
+    """Bytes, FLOP and the limit of a step: attention's traffic and, in a layer, its products (hidden, ffn).
+
+    Left out: q, output, page table, scores, page ids, append, activations. Products take the larger of
+    arithmetic and their weights' traffic; attention follows them, so that the two times add up.
+    """
+    rows, dim, group = case["batch"] * case["kv_heads"], case["head_dim"], case["group"]
+    blocks, tokens = 0, case["context"]
+    if case.get("budget"):
+        blocks = tokens // case["block"]
+        tokens = min(tokens, case["budget"] + case["window"] * case["block"])
+    score, attend = rows * blocks * 2 * dim, rows * tokens * 4 * dim
+    flops = group * rows * dim * (4 * tokens + 2 * blocks)
+    attention_us = rates.us(score + attend, flops)
+    found = {
+        "score_bytes": score, "attend_bytes": attend, "attention_flops": flops,
+        "bytes": score + attend, "flops": flops, "limit_us": attention_us,
+        # the cache, its mean keys, the page table (int64 while it is drawn), and 1 GB
+        "memory_bytes": kv_bytes(case) * (1 + 0.5 / block_size(case)) + 20 * case["batch"] * case["context"] / case["page"] + 1e9,
+    }  # fmt: skip
+    if "hidden" not in case:
+        return found
+    q, kv = case["kv_heads"] * group * dim, case["kv_heads"] * 2 * dim
+    weights = case["hidden"] * (2 * q + kv + 3 * case["ffn"])
+    gemm_flops = 2 * weights * case["batch"]
+    gemm_us = rates.us(2 * weights, gemm_flops)
+    return found | {
+        "weight_bytes": 2 * weights, "gemm_flops": gemm_flops, "gemm_limit_us": gemm_us,
+        "attention_limit_us": attention_us, "bytes": score + attend + 2 * weights, "flops": flops + gemm_flops,
+        "limit_us": gemm_us + attention_us, "memory_bytes": found["memory_bytes"] + 2 * weights,
+    }  # fmt: skip
+
+
+def block_size(case: Row) -> int:
+    """Tokens a block of the case's cache."""
+    return case.get("block") or max(case["page"], 16)
+
+
+# ---- suites and their rows ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is measured. Raise ``version`` when a column changes its meaning: older rows then stay apart.
+
+    ``cases(on_gpu)``: key columns; tiny ones for the interpreter. ``predict(case, rates)``: ``bytes``, ``flops``,
+    ``limit_us`` and others, with ``memory_bytes`` (peak) and ``round_us`` (limit of everything one round times)
+    for planning. ``measure(case, bench)``: measured columns. ``headline``: the column the limit belongs to.
+    """
+
+    name: str
+    version: int
+    headline: str
+    cases: Callable[[bool], list[Row]]
+    predict: Callable[[Row, Rates], Row]
+    measure: Callable[[Row, Bench], Row]
+
+
+def expected_seconds(predicted: Row) -> float:
+    """Seconds a case takes, compilation apart: set-up, filling memory, repetitions at 70 % of the limit."""
+    limit_us = predicted["round_us"] if math.isfinite(predicted["round_us"]) else 0.0  # no rates: no estimate
+    round_s = limit_us * 1e-6 / 0.7 + 0.5e-3
+    return 0.4 + predicted["memory_bytes"] / 0.4e12 + (rounds(round_s, CudaTimer) + 6) * round_s
+
+
+def read_rows(out: Path, gpu: str, suite: str) -> pd.DataFrame:
+    """A suite's rows, none before it has run; ``current`` marks those of the kernels' source as it is now.
+
+    One file can hold rows of several suite versions and kernel sources: never average over them.
+    """
+    import pandas as pd
+
+    path = Path(out) / gpu / f"{suite}.parquet"
+    if not path.is_file():
+        return pd.DataFrame()
+    table = pd.read_parquet(path)
+    return table.assign(current=table["kernels_digest"] == kernels_digest())
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """All rows of a suite at once: whenever the run is stopped, the file is whole, the old one or the new."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    for column in ("error", "driver", "flashinfer"):  # text, also while every value is missing
+        table[column] = table[column].astype("string")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    table.to_parquet(part, index=False)
+    os.replace(part, path)
+
+
+def tell(line: str) -> None:
+    """Progress goes to standard error, as it happens."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run_suite(
+    suite: Suite, out: Path, bench: Bench, deadline: float = math.inf, say: Callable[[str], None] = tell
+) -> bool:
+    """Measure the cases that have no row of this code yet, a line of progress each; True when none is left.
+
+    A case that fails, or that the memory cannot hold, becomes a row with one sentence in ``error``; the next run
+    tries it again, after the others. No case starts that would pass ``deadline`` (``time.monotonic()``).
+    Raises ``RuntimeError`` only when the GPU itself no longer answers.
+    """
+    stamp = {"suite": suite.name, "suite_version": suite.version}
+    rates = datasheet_rates(bench.folder) if suite.name == "roofline" else measured_rates(out, bench.folder)
+    table = read_rows(out, bench.folder, suite.name).drop(columns="current", errors="ignore")
+    rows: list[Row] = [
+        dict(zip(table.columns, values, strict=True)) for values in table.itertuples(index=False)
+    ]
+    origin, seen = bench.provenance(), -math.inf
+
+    def same(row: Row, case: Row) -> bool:
+        wanted = {**case, **stamp, "kernels_digest": bench.code["kernels_digest"]}
+        return all(row.get(key) == value for key, value in wanted.items())
+
+    def state(case: Row) -> int:  # 0 no row, 1 a row with an error, 2 measured
+        return max((1 if isinstance(row["error"], str) else 2 for row in rows if same(row, case)), default=0)
+
+    cases = suite.cases(bench.on_gpu)
+    todo = sorted((case for case in cases if state(case) < 2), key=state)
+    say(f"{suite.name}: {len(todo)} of {len(cases)} cases to measure, limits from rates: {rates.source}")
+    for number, case in enumerate(todo, 1):
+        start, predicted = time.monotonic(), suite.predict(case, rates)
+        if start + expected_seconds(predicted) > deadline:
+            left = len(todo) - number + 1
+            say(f"{suite.name}: the time is up, {left} cases are left; the same command goes on from here")
+            return False
+        measured, error = _measure(suite, case, predicted, bench)
+        if start > seen + 20:  # nvidia-smi is slow: the clocks under load, every 20 seconds
+            origin, seen = bench.provenance(), start
+        del predicted["round_us"]
+        result = f"error: {error}"
+        if error is None:
+            us = measured[suite.headline]
+            measured |= {
+                "share_of_limit": predicted["limit_us"] / us,
+                "bytes_per_s": predicted["bytes"] / us * 1e6,
+            }
+            result = f"{us:.1f} us, {measured['share_of_limit']:.0%} of the limit"
+        rated = {
+            "rate_bytes_per_s": rates.bandwidth,
+            "rate_flops_per_s": rates.matrix,
+            "rates_from": rates.source,
+        }
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        row = {**case, **predicted, **rated, **measured, "error": error, **stamp, **origin, "date": date}
+        rows = [old for old in rows if not same(old, case)] + [row]
+        write_rows(out / bench.folder / f"{suite.name}.parquet", rows)
+        say(f"{suite.name} {number}/{len(todo)} {words(case)}: {result} ({time.monotonic() - start:.1f} s)")
+        if error and not bench.works():
+            raise RuntimeError(
+                f"the GPU no longer answers after {suite.name} {words(case)}; the row is kept, and the same command "
+                "goes on with the other cases"
+            )
+    return True
+
+
+def _measure(suite: Suite, case: Row, predicted: Row, bench: Bench) -> tuple[Row, str | None]:
+    """Measured columns and no error, or none and one sentence."""
+    try:
+        if not bench.has_memory(predicted["memory_bytes"]):
+            return {}, f"needs {predicted['memory_bytes'] / 1e9:.1f} GB of GPU memory, more than is free"
+        return suite.measure(case, bench), None
+    except Exception as error:  # whatever it is, it is recorded: a case without a row would look unmeasured
+        return {}, sentence(error)
+
+
+def sentence(error: Exception) -> str:
+    """An exception's type and first line, at most 300 characters."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"[:300]
+
+
+def words(case: Row) -> str:
+    """A case's key in one line."""
+    return " ".join(f"{key}={value}" for key, value in case.items())
+
+
+def plan(suites: Iterable[Suite], out: Path, gpu: str = "nvidia-h200") -> list[str]:
+    """Lines of a dry run: every case with limit, expected seconds and memory. Needs no GPU and no PyTorch."""
+    rates = measured_rates(out, gpu)
+    speeds = f"{rates.bandwidth / 1e12:.2f} TB/s and {rates.matrix / 1e12:.0f} TFLOP/s ({rates.source})"
+    lines = [f"limits of {gpu} at {speeds}; seconds are estimated from them, without compilation"]
+    total = 0.0
+    for suite in suites:
+        predicted = [(case, suite.predict(case, rates)) for case in suite.cases(True)]
+        seconds = sum(expected_seconds(p) for _, p in predicted)
+        peak = max(p["memory_bytes"] for _, p in predicted) / 1e9
+        total += seconds
+        lines.append(f"{suite.name}: {len(predicted)} cases, {seconds:.0f} s, up to {peak:.1f} GB")
+        for case, p in predicted:
+            costs = f"{expected_seconds(p):.1f} s, {p['memory_bytes'] / 1e9:.1f} GB"
+            lines.append(f"  {words(case)}: limit {p['limit_us']:.1f} us, {costs}")
+    return [*lines, f"all: {total:.0f} s = {total / 60:.1f} min"]

@@ -1,0 +1,448 @@
+"""Measuring: the statistics, the limits by hand, and the runner that must never lose, mix or invent a row."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from kinetics_lab import bench as bench_module
+from kinetics_lab import cli, measure, suites
+from kinetics_lab.bench import CPU, Bench, WallTimer, code_state, open_bench, summary, time_together
+from kinetics_lab.measure import Rates, Suite, read_rows, run_suite, shape, sparse
+from kinetics_lab.suites import BUDGETS, PAPER, SUITES
+
+H200 = Rates(4.3e12, 790e12, "by hand")
+ROOT = Path(__file__).parent.parent
+
+
+# ---- a time ---------------------------------------------------------------------------------------------------
+
+
+class FakeTimer(WallTimer):
+    """Times that a list dictates; ``log`` tells what ran in which order."""
+
+    least, most, target_s = 3, 5, 1.0
+
+    def __init__(self, seconds):
+        self.left, self.log = list(seconds), []
+
+    def sample(self, run, reset):
+        reset()
+        run()
+        return self.left.pop(0)
+
+
+def test_median_and_percentiles():
+    found = summary([5e-6, 1e-6, 2e-6, 3e-6, 4e-6, 100e-6], "graph")
+    assert found.pop("how") == "graph"
+    assert found == pytest.approx({"us": 3.5, "p20_us": 2.0, "p80_us": 5.0, "n": 6})
+
+
+def test_calls_are_timed_in_alternation_each_after_its_reset():
+    log = []
+    calls = {name: (lambda name=name: log.append(name)) for name in "ab"}
+    resets = {"": lambda: log.append("."), "b": lambda: log.append("-")}
+    timer = FakeTimer(
+        [9.0, 9.0, 1.0, 10.0, 2.0, 20.0, 3.0, 30.0]
+    )  # a trial round too long for more than 3 rounds
+    found = time_together(calls, timer, resets)
+    assert "".join(log) == ".a-b" * 5  # warm-up, trial, three rounds
+    assert (found["a"]["us"], found["b"]["us"]) == (2e6, 20e6)
+    assert found["a"]["n"] == found["b"]["n"] == 3
+
+
+@pytest.mark.parametrize(("round_s", "n"), [(1e-9, 5), (0.25, 4), (10.0, 3)])
+def test_rounds_follow_from_the_target(round_s, n):
+    assert bench_module.rounds(round_s, FakeTimer([])) == n
+
+
+class FakeCuda:
+    """Just enough of torch.cuda to see in which order a GPU would be asked; ``capture``: whether a graph can be."""
+
+    def __init__(self, capture):
+        self.log, fake = [], self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                fake.log.append("event")
+
+            def synchronize(self):
+                fake.log.append("wait")
+
+            def elapsed_time(self, other):
+                return 2.5  # milliseconds
+
+        class Graph:
+            def replay(self):
+                fake.log.append("replay")
+
+        @contextmanager
+        def graph(made, stream):
+            yield
+            if not capture:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        self.Event, self.CUDAGraph, self.graph = Event, Graph, graph
+        self.Stream = lambda: SimpleNamespace(wait_stream=lambda other: None)
+        self.stream, self.current_stream, self.synchronize = nullcontext, lambda: "ours", lambda: None
+        self.set_stream = self.log.append
+
+
+@pytest.mark.parametrize(("capture", "how", "ran"), [(True, "graph", "replay"), (False, "events", "call")])
+def test_the_gpu_timer_replays_graphs_on_a_cold_cache(monkeypatch, capture, how, ran):
+    torch = pytest.importorskip("torch")
+    cuda = FakeCuda(capture)
+    monkeypatch.setattr(torch, "cuda", cuda)
+    monkeypatch.setattr(torch, "sum", lambda buffer, dim, out: cuda.log.append("evict"))
+    timer = bench_module.CudaTimer.__new__(bench_module.CudaTimer)
+    timer.buffer = timer.sink = None
+    run, found = timer.prepare(lambda: cuda.log.append("call"))
+    assert found == how
+    assert cuda.log == ["call"] * 4 + (
+        ["replay"] if capture else ["ours"]
+    )  # three to warm up, one to capture
+    cuda.log.clear()
+    assert timer.seconds(timer.sample(run, lambda: cuda.log.append("reset"))) == 2.5e-3
+    assert cuda.log == ["reset", "evict", "event", ran, "event", "wait"]
+
+
+# ---- limits by hand -------------------------------------------------------------------------------------------
+
+
+def paper(batch, context, budget, window=0):
+    block = BUDGETS[budget]
+    return shape(batch, 1, 4, 128, context, min(block, 16)) | sparse(budget, block, window)
+
+
+@pytest.mark.parametrize(("batch", "context"), PAPER)
+def test_dense_reads_34_gb_at_both_settings(batch, context):
+    found = SUITES["dense"].predict(shape(batch, 1, 4, 128, context, 16), H200)
+    assert found["bytes"] == 4096 * 16384 * 512 == 34_359_738_368
+    assert found["limit_us"] == pytest.approx(7990.6, abs=0.1)
+    assert found["flops"] == found["bytes"] * 4  # a FLOP a byte for each query head of the group
+
+
+@pytest.mark.parametrize(
+    ("setting", "window", "limits"),
+    [
+        (PAPER[0], 0, [94, 187, 375, 749, 1498]),
+        (PAPER[0], 1, [156, 218, 390, 757, 1502]),
+        (PAPER[1], 0, [62, 125, 250, 499, 999]),
+        (PAPER[1], 1, [94, 140, 258, 503, 1001]),
+    ],
+)
+def test_block_topk_limits(setting, window, limits):
+    found = [SUITES["topk"].predict(paper(*setting, budget, window), H200) for budget in BUDGETS]
+    assert [round(x["limit_us"]) for x in found] == limits
+    means, tokens = found[0]["score_bytes"], found[0]["attend_bytes"]
+    batch, context = setting
+    assert means == batch * context // 128 * 256
+    assert tokens == batch * (128 + 128 * window) * 512
+    assert found[0]["append_bytes"] == batch * 2304
+
+
+def test_layer_limits():
+    case = {**paper(4096, 16384, 128), "hidden": 1024, "ffn": 384, "group": 2}  # Qwen3-0.6B, an eighth of it
+    found = suites.layer_limits(case, H200)
+    weights = 1024 * (256 + 2 * 128 + 256 + 3 * 384)
+    assert found["weight_bytes"] == 2 * weights
+    assert found["gemm_flops"] == 2 * 4096 * weights
+    assert found["gemm_limit_us"] == pytest.approx(20.4, abs=0.05)
+    assert found["speedup_limit"] == pytest.approx(70.3, abs=0.1)
+    one = measure.limits({**case, "batch": 1}, H200)
+    assert one["gemm_limit_us"] == pytest.approx(
+        2 * weights / 4.3e12 * 1e6
+    )  # alone, the weights' traffic decides
+
+
+def test_a_budget_beyond_the_context_reads_the_context():
+    found = measure.limits(shape(1, 1, 1, 64, 100, 4) | sparse(96, 32, 1), H200)
+    assert found["attend_bytes"] == 100 * 256
+
+
+def test_cases_are_what_they_should_be():
+    layer, topk, drawn = (SUITES[name].cases(True) for name in ("layer", "topk", "validate"))
+    assert (len(layer), len(topk), len(drawn)) == (6 * 2 * 5, 2 * 5 * 2, 200)
+    assert {case["kv_heads"] for case in layer} == {1}
+    assert [case["group"] for case in layer[::10]] == [2, 2, 4, 4, 5, 8]
+    assert drawn == SUITES["validate"].cases(True)
+    assert sum(case["budget"] == 0 for case in drawn) == 100
+    for name, suite in SUITES.items():
+        for on_gpu in (True, False):
+            cases = suite.cases(on_gpu)
+            assert all(cases.count(case) == 1 for case in cases), name
+        for case in suite.cases(True):
+            assert suite.predict(case, H200)["memory_bytes"] < 130e9, (name, case)
+
+
+# ---- the runner -----------------------------------------------------------------------------------------------
+
+
+def counting(fail=(), version=1, memory=0.0, stop_at=None):
+    """A suite of three cases that counts what it measures and fails where told."""
+    measured = []
+
+    def run(case, bench):
+        if case["n"] == stop_at:
+            raise KeyboardInterrupt
+        if case["n"] in fail:
+            raise ValueError(f"n={case['n']} is not liked\nand more")
+        measured.append(case["n"])
+        extra = {"note": "first"} if case["n"] == 1 else {}
+        return {"call_us": 2.0 * case["n"], **extra}
+
+    suite = Suite(
+        "tiny", version, "call_us", lambda on_gpu: [{"n": n, "kind": "x"} for n in (1, 2, 3)],
+        lambda case, rates: {"bytes": 8, "flops": 2, "limit_us": 1.0, "memory_bytes": memory, "round_us": 1.0}, run,
+    )  # fmt: skip
+    return suite, measured
+
+
+@pytest.fixture
+def bench():
+    return Bench(CPU, CPU, WallTimer())
+
+
+def table(out):
+    return pd.read_parquet(out / CPU / "tiny.parquet")
+
+
+def test_rows_say_where_they_come_from(tmp_path, bench):
+    said = []
+    assert run_suite(counting()[0], tmp_path, bench, say=said.append)
+    rows = table(tmp_path)
+    assert rows["n"].tolist() == [1, 2, 3]
+    assert rows["share_of_limit"].tolist() == pytest.approx([1 / 2, 1 / 4, 1 / 6])
+    assert rows["bytes_per_s"].tolist() == pytest.approx([4e6, 2e6, 8 / 6e-6])
+    wanted = {"kind", "call_us", "bytes", "flops", "limit_us", "memory_bytes", "rates_from", "rate_bytes_per_s", "rate_flops_per_s",
+              "error", "suite", "suite_version", "device", "gpu", "driver", "torch", "triton", "flashinfer", "commit", "dirty",
+              "kernels_digest", "date", "sm_mhz", "mem_mhz", "timer_floor_us"}  # fmt: skip
+    assert wanted <= set(rows)
+    assert "round_us" not in rows
+    assert set(rows["device"]) == {"cpu-interpreter"}
+    assert set(rows["kernels_digest"]) == {bench.code["kernels_digest"]}
+    assert rows["date"].str.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00").all()
+    assert rows["error"].isna().all()
+    assert str(rows["error"].dtype).startswith("str")
+    assert [line.split(":")[0] for line in said] == ["tiny", *(f"tiny {n}/3 n={n} kind=x" for n in (1, 2, 3))]
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, bench):
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(counting(stop_at=3)[0], tmp_path, bench)
+    assert table(tmp_path)["n"].tolist() == [1, 2]
+    (tmp_path / CPU / "tiny.parquet.part").write_text("half a file")
+    suite, measured = counting()
+    assert run_suite(suite, tmp_path, bench)
+    assert measured == [3]
+    rows = table(tmp_path)
+    assert rows["n"].tolist() == [1, 2, 3]
+    assert rows["note"].fillna("-").tolist() == ["first", "-", "-"]
+    assert [path.name for path in (tmp_path / CPU).iterdir()] == ["tiny.parquet"]
+    suite, measured = counting()
+    assert run_suite(suite, tmp_path, bench)
+    assert not measured
+
+
+def test_a_failure_is_a_row_and_is_tried_again_after_the_others(tmp_path, bench):
+    said = []
+    assert run_suite(counting(fail=(1,))[0], tmp_path, bench, say=said.append)
+    rows = table(tmp_path).set_index("n")
+    assert rows.loc[1, "error"] == "ValueError: n=1 is not liked"
+    assert pd.isna(rows.loc[1, "call_us"])
+    assert rows.loc[2, "call_us"] == 4.0
+    assert "error: ValueError: n=1 is not liked" in said[1]
+    written = table(tmp_path)
+    written[written["n"] != 3].to_parquet(tmp_path / CPU / "tiny.parquet")
+    suite, measured = counting()
+    run_suite(suite, tmp_path, bench)
+    assert measured == [3, 1]
+    assert table(tmp_path)["error"].isna().all()
+    assert sorted(table(tmp_path)["n"]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("change", ["digest", "version"])
+def test_rows_of_other_code_stay_and_are_labelled(tmp_path, bench, change):
+    run_suite(counting()[0], tmp_path, bench)
+    if change == "digest":
+        bench = replace(bench, code=bench.code | {"kernels_digest": "0" * 12})
+    suite, measured = counting(version=2 if change == "version" else 1)
+    run_suite(suite, tmp_path, bench)
+    assert measured == [1, 2, 3]
+    rows = read_rows(tmp_path, CPU, "tiny")
+    assert len(rows) == 6
+    column = "kernels_digest" if change == "digest" else "suite_version"
+    assert rows.groupby(column).size().tolist() == [3, 3]
+    if change == "digest":  # the files are what they were: only the first rows are of today's source
+        assert rows["current"].tolist() == [True] * 3 + [False] * 3
+
+
+def test_a_case_that_does_not_fit_is_a_row_too(tmp_path, bench, monkeypatch):
+    monkeypatch.setattr(Bench, "has_memory", lambda self, needed: needed < 140e9)
+    suite, measured = counting(memory=150e9)
+    assert run_suite(suite, tmp_path, bench)
+    assert not measured
+    assert set(table(tmp_path)["error"]) == {"needs 150.0 GB of GPU memory, more than is free"}
+
+
+def test_a_gpu_that_no_longer_answers_ends_the_run_with_its_row(tmp_path, bench, monkeypatch):
+    monkeypatch.setattr(Bench, "works", lambda self: False)
+    suite, measured = counting(fail=(2,))
+    with pytest.raises(RuntimeError, match="no longer answers after tiny n=2 kind=x"):
+        run_suite(suite, tmp_path, bench)
+    assert measured == [1]
+    assert table(tmp_path)["n"].tolist() == [1, 2]
+
+
+def test_no_case_starts_beyond_the_deadline(tmp_path, bench):
+    said = []
+    suite, measured = counting()
+    assert not run_suite(suite, tmp_path, bench, deadline=0.0, say=said.append)
+    assert not measured
+    assert said[-1] == "tiny: the time is up, 3 cases are left; the same command goes on from here"
+
+
+def test_limits_use_the_newest_measured_rates(tmp_path, bench):
+    assert measure.measured_rates(tmp_path, "nvidia-h200") == Rates(4.8e12, 989.5e12, "datasheet h200")
+    assert measure.measured_rates(tmp_path, "unheard-of").source == "none"
+    rows = [
+        {"bandwidth": 4e12, "matrix_rate": 7e14, "date": "2026-01-02"},
+        {"bandwidth": 5e12, "matrix_rate": 8e14, "date": "2026-01-01"},
+        {"bandwidth": None, "matrix_rate": None, "date": "2026-01-03"},
+    ]
+    names = {"error": None, "driver": None, "flashinfer": None, "kernels_digest": "x"}
+    measure.write_rows(tmp_path / "nvidia-h200" / "roofline.parquet", [row | names for row in rows])
+    assert measure.measured_rates(tmp_path, "nvidia-h200") == Rates(4e12, 7e14, "measured")
+
+
+def test_the_commit_of_a_copy_without_git_can_be_told(monkeypatch):
+    monkeypatch.setattr(bench_module, "_output", lambda *command: None)
+    assert (code_state()["commit"], code_state()["dirty"]) == ("unknown", None)
+    monkeypatch.setenv("KINETICS_COMMIT", "abc123")
+    assert code_state()["commit"] == "abc123"
+
+
+def test_the_digest_follows_the_kernels_source(tmp_path, monkeypatch):
+    package = tmp_path / "kinetics_kernels"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.delitem(sys.modules, "kinetics_kernels", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    first = bench_module.kernels_digest()
+    (package / "dense.py").write_text("x = 1\n")
+    second = bench_module.kernels_digest()
+    (package / "dense.py").write_text("x = 2\n")
+    assert len({first, second, bench_module.kernels_digest()}) == 3
+
+
+# ---- the command ----------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_prints_the_plan_and_needs_no_torch(tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = None; from kinetics_lab import cli; "
+        f"sys.exit(cli.main(['measure', '--dry-run', '--suite', 'topk,roofline', '--out', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("limits of nvidia-h200 at 4.80 TB/s and 990 TFLOP/s (datasheet h200)")
+    heads = [line for line in lines if not line.startswith("  ")]
+    assert [line.split(":")[0] for line in heads[1:]] == ["roofline", "topk", "all"]
+    assert "  kind=copy size=4294967296: limit 1789.6 us, " in done.stdout
+    assert len(lines) == 4 + 13 + 20
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_suites_are_planned_under_eight_minutes(tmp_path):
+    lines = measure.plan(SUITES.values(), tmp_path)
+    seconds = float(lines[-1].split()[1])
+    assert 60 < seconds < 480
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--suite", "topkk"], 2, "suite 'topkk' is not known; did you mean topk?"),
+        (["--budget-seconds", "0"], 2, "budget_s must be positive (seconds); got 0.0"),
+        (["--device", "cpu", "--out", "data/measurements"], 2, "rows of --device cpu are no measurements"),
+        (["--device", "cpu", "--out", str(ROOT / "_build")], 2, "--out must be a folder under"),
+        ([], 1, "measuring needs a CUDA GPU, and PyTorch sees none"),
+    ],
+)
+def test_wrong_input_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, code, message):
+    monkeypatch.setattr(pytest.importorskip("torch").cuda, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["measure", *arguments]) == code
+    out, err = capsys.readouterr()
+    assert not out
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_measuring_without_torch_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="measuring needs torch and triton: install the extra 'kernels'"):
+        open_bench("cuda", tmp_path)
+
+
+@pytest.fixture(scope="session")
+def rehearsal(tmp_path_factory):
+    """The folder of all suites run once, tiny, in Triton's interpreter, by a process of their own."""
+    pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    out = tmp_path_factory.mktemp("rehearsal") / "rows"
+    command = [sys.executable, "-m", "kinetics_lab.cli", "measure", "--device", "cpu", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(out / CPU / f"{name}.parquet") for name in SUITES]
+    return out
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_runs_from_end_to_end_on_a_cpu(rehearsal, name):
+    rows = read_rows(rehearsal, CPU, name)
+    suite = SUITES[name]
+    assert rows["error"].isna().all(), rows["error"].tolist()
+    keys = list(suite.cases(False)[0])
+    assert rows[keys].to_dict("records") == suite.cases(False)
+    assert rows["current"].all()
+    assert set(rows["device"]) == {"cpu-interpreter"}
+    assert set(rows["rates_from"]) == {"none" if name == "roofline" else "measured"}
+    assert (rows[suite.headline] > 0).all()
+    timed = [column.removesuffix("_p20_us") for column in rows if column.endswith("_p20_us")]
+    for call in timed:
+        low, middle, high = (rows[f"{call}_{part}"].dropna() for part in ("p20_us", "us", "p80_us"))
+        assert (low <= middle).all()
+        assert (middle <= high).all()
+    expected = {
+        "roofline": {"time", "copy"},
+        "dense": {"ours", "sdpa"},
+        "topk": {"append", "score", "select", "torch_topk", "attend", "step"},
+        "layer": {"gemm", "attention", "layer", "dense", "dense_layer"},
+        "validate": {"gemm", "attention", "layer"},
+    }
+    assert set(timed) - {"flashinfer"} == expected[name]
+
+
+def test_the_rehearsal_times_the_right_results(rehearsal):
+    dense, topk, layer = (read_rows(rehearsal, CPU, name) for name in ("dense", "topk", "layer"))
+    assert (dense["sdpa_distance"] < 2e-3).all()  # fp16: two roundings of 2^-11
+    assert (dense["sdpa_distance"] > 0).any()
+    if importlib.util.find_spec("flashinfer") is None:
+        assert (dense["flashinfer_error"] == "ModuleNotFoundError: No module named 'flashinfer'").all()
+    assert (topk["torch_topk_agrees"] == 1).all()
+    assert layer["speedup"].to_numpy() == pytest.approx(
+        (layer["dense_layer_us"] / layer["layer_us"]).to_numpy()
+    )
