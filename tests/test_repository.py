@@ -35,7 +35,7 @@ def project() -> dict:
 
 def test_no_file_names_a_machines_folder_or_a_package_index():
     machine = re.compile(r"(?<![\w.:/-])/(?:home|root|work|farm|Users)/")
-    index = re.compile(r"pypi\.org|pythonhosted\.org|npmjs\.(?:com|org)|--(?:extra-)?index[-]url")
+    index = re.compile(r"://[^\s\"']*/simple\b|--(?:extra-)?index[-]url|--find[-]links")
     for path in tracked():
         if path.suffix in TEXT and "vendor" not in path.parts:
             text = path.read_text(encoding="utf-8")
