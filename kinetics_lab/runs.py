@@ -16,13 +16,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from kinetics_lab._errors import unknown
@@ -278,10 +278,24 @@ def execute_all(
     results: dict[Path, RunResult] = {}
     failures: list[str] = []
 
+    broken = (
+        Event()
+    )  # set in the worker itself, which would else start the next run before this thread hears of it
+
+    def run(path: Path, claims: Path | None) -> RunResult:
+        if broken.is_set():
+            raise CancelledError
+        try:
+            return _cached(path, parameters[path.stem], cache, claims)
+        except NotebookError:
+            raise
+        except BaseException:
+            broken.set()
+            raise
+
     def execute(batch: list[Path], claims: Path | None) -> None:
         with ThreadPoolExecutor(max_workers=jobs) as pool:
-            run = partial(_cached, cache=cache, claims=claims)
-            futures = {pool.submit(run, path, parameters[path.stem]): path for path in batch}
+            futures = {pool.submit(run, path, claims): path for path in batch}
             try:
                 for future in as_completed(futures):
                     report(futures[future], future)
@@ -293,6 +307,8 @@ def execute_all(
         try:
             results[path] = result = future.result()
             note = "kept" if result.reused else f"{result.seconds:.1f} s"
+        except CancelledError:
+            return  # the run that broke speaks for itself
         except NotebookError as error:
             failures.append(str(error))
             note = "failed"
