@@ -6,6 +6,7 @@ Both classes take the same calls and mean the same by a policy, requests of any 
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -31,6 +32,11 @@ def cache_block(policy: Policy) -> int:
     whole = policy.block_size % block == policy.sink % block == 0
     require(whole, rule, (policy.block_size, policy.sink))
     return block
+
+
+def page_block(policy: Policy) -> int:
+    """Tokens a search key stands for in the kernels' cache, which has one for policies that need none, too."""
+    return 16 if isinstance(policy, Dense | TopK) else cache_block(policy)
 
 
 class PlainCache:
@@ -64,32 +70,39 @@ class PlainCache:
         k, v = self.k[:, :, :n], self.v[:, :, :n]
         grouped = q.unflatten(1, (k.shape[1], -1))
         scores = grouped @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
-        read = self._read(grouped, k, scores.mean(2))[:, :, None]
-        share = scores.masked_fill(~read, -torch.inf).softmax(-1)
-        return (share.masked_fill(~read, 0) @ v).flatten(1, 2)
+        read = self._read(grouped, k, scores.mean(2))
+        if read is not None:
+            scores.masked_fill_(~read[:, :, None], -torch.inf)
+        out = (scores.softmax(-1) @ v).flatten(1, 2)
+        return out.masked_fill_(self.lengths[:, None, None] == 0, 0)
 
     def keep(self, rows: Tensor) -> bool:
         """Drop the other requests (bool mask) where that is cheap; says whether it did."""
         self.k, self.v, self.lengths = self.k[rows], self.v[rows], self.lengths[rows]
         return True
 
-    def _read(self, q: Tensor, k: Tensor, scores: Tensor) -> Tensor:
-        """Which tokens are read, bool ``[batch, KV heads or 1, tokens]``, by ``scores`` averaged over the group."""
+    def _read(self, q: Tensor, k: Tensor, scores: Tensor) -> Tensor | None:
+        """Which tokens are read, bool ``[batch, KV heads or 1, tokens]``, by ``scores`` averaged over the group.
+
+        None where all requests are equally long and all is read.
+        """
         policy, n, lengths = self.policy, scores.shape[-1], self.lengths[:, None, None]
         at = torch.arange(n, device=scores.device)
         live = at < lengths
         if n <= policy.tokens_read and not isinstance(policy, StridedBlockTopK):  # its windows may overlap
-            return live
+            return None if int(self.lengths.min()) == n else live
         if isinstance(policy, Local):
             return live & ((at < policy.sink) | (at >= lengths - policy.window))
-        b = cache_block(policy)
-        held = (lengths - at[::b]).clamp(0, b)  # tokens in each block
-        blocks = pad(scores * live, (0, -n % b)).unflatten(-1, (-1, b)).sum(-1) / held.clamp(min=1)
+        b, blocks = cache_block(policy), scores
+        if b > 1:
+            blocks = pad(scores * live, (0, -n % b)).unflatten(-1, (-1, b)).sum(-1)
+            blocks = blocks / _held(lengths, blocks.shape[-1], b).clamp(min=1)
         if isinstance(policy, Quest):
             blocks = _quest_bounds(q, k, live, b)
         if isinstance(policy, RandomSelect):
             blocks = torch.rand(blocks.shape, generator=self._dice(n), device=scores.device)
-        return choose(policy, blocks, held, b).repeat_interleave(b, -1)[..., :n] & live
+        read = choose(policy, blocks, lengths, b)
+        return read.repeat_interleave(b, -1)[..., :n] & live if b > 1 else read
 
     def _dice(self, n: int) -> torch.Generator:
         return torch.Generator(self.k.device).manual_seed(SEED + n)
@@ -107,20 +120,26 @@ def _quest_bounds(q: Tensor, k: Tensor, live: Tensor, b: int) -> Tensor:
     return torch.maximum(q * low, q * high).sum(-1).mean(2)
 
 
-def choose(policy: Policy, scores: Tensor, held: Tensor, b: int) -> Tensor:
+def _held(lengths: Tensor, n: int, b: int) -> Tensor:
+    """Tokens in each of ``n`` blocks of ``b``, for ``lengths [batch, 1, 1]``; 0 beyond a request's end."""
+    return (lengths - b * torch.arange(n, device=lengths.device)).clamp(0, b)
+
+
+def choose(policy: Policy, scores: Tensor, lengths: Tensor, b: int) -> Tensor:
     """Blocks of ``b`` tokens that a policy reads, bool as ``scores [batch, KV heads, blocks]``.
 
-    held: tokens in each block, ``[batch, 1, blocks]``; 0 beyond a request's end. The first and last blocks that the
-    policy always reads come on top of those chosen by score; overlapping ones are chosen as windows.
+    lengths: tokens of each request, ``[batch, 1, 1]``. The first and last blocks that the policy always reads come on
+    top of those chosen by score; overlapping ones are chosen as windows.
     """
     wide = policy if isinstance(policy, BlockTopK) else None
     span = wide.block_size // b if wide else 1
     count = wide.n_blocks if wide else int(policy.tokens_read)
     first, last = (wide.sink // b, int(wide.last_block)) if wide else (0, 0)
-    i, alive = torch.arange(scores.shape[-1], device=scores.device), (held > 0).sum(-1, keepdim=True)
-    always = (i < first) | (i >= alive - last)
-    free = (i + span > first) & (i < alive - last) & (i <= (alive - span).clamp(min=0))
+    i, alive = torch.arange(scores.shape[-1], device=scores.device), (lengths + b - 1) // b
+    end = torch.minimum(alive - last, (alive - span).clamp(min=0) + 1)
+    free = (i + span > first) & (i < end)
     if span > 1:  # a window's mean key is its blocks', weighted by the tokens they hold
+        held = _held(lengths, len(i), b)
         sums = [pad(x, (1, span)).cumsum(-1) for x in (scores * held, held)]
         total, weight = (x[..., span : span + len(i)] - x[..., : len(i)] for x in sums)
         scores = total / weight.clamp(min=1)
@@ -129,7 +148,9 @@ def choose(policy: Policy, scores: Tensor, held: Tensor, b: int) -> Tensor:
     taken = torch.zeros_like(ranked, dtype=torch.bool).scatter_(-1, best, True) & free
     if span > 1:
         taken = torch.stack([pad(taken, (j, 0))[..., : len(i)] for j in range(span)]).any(0)
-    return taken | (always & (held > 0))
+    if first or last:
+        taken = taken | ((i < first) | (i >= alive - last)) & (i < alive)
+    return taken
 
 
 class PagedCache:
@@ -146,12 +167,20 @@ class PagedCache:
         import kinetics_kernels
 
         self.kernels, self.policy = kinetics_kernels, policy
-        block = 16 if isinstance(policy, Dense | TopK) else cache_block(policy)
+        block = page_block(policy)
         page = math.gcd(block, 16)
         self.cache = kinetics_kernels.PagedKVCache(
             batch, n_kv_heads, head_dim, max_tokens, page_size=page, block_size=block,
             bounds=isinstance(policy, Quest), dtype=dtype, device=device,
         )  # fmt: skip
+
+    def under(self, policy: Policy) -> PagedCache:
+        """The same memory under another policy of the same block size."""
+        other = copy.copy(self)
+        other.policy = policy
+        same = isinstance(policy, Dense | TopK) or cache_block(policy) == self.cache.block_size
+        require(same, f"policy must have blocks of {self.cache.block_size} tokens, as the cache", str(policy))
+        return other
 
     def fill(self, k: Tensor, v: Tensor, rows: slice = slice(None)) -> None:
         part = self.cache.rows(*rows.indices(self.cache.batch)[:2])

@@ -158,6 +158,42 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--device", default="cpu", help="cpu or cuda")
     one.add_argument("-o", "--out", type=Path, help="Parquet file to write (in the folder)")
 
+    one = command(do.generate, "sample answers of a Hugging Face model under a policy, and grade them")
+    one.add_argument("--model", required=True, help="folder or hub name of a model (Qwen3, Qwen2.5, Llama)")
+    one.add_argument(
+        "--problems",
+        required=True,
+        help="JSON lines with problem and answer; aime24, aime25, math-500, gsm8k",
+    )
+    one.add_argument(
+        "-o", "--out", type=Path, required=True, help="folder of the answers; a stopped run goes on"
+    )
+    one.add_argument("--task", help="what the traces call the problems (name of the file or set)")
+    one.add_argument("--name", help="what the traces call the model (last part of its name, lower case)")
+    one.add_argument(
+        "--policy", default="dense", help="attention: dense, topk:512, block_topk:512:32, ... (dense)"
+    )
+    for name, value, text in (
+        ("dense-layers", 0, "first layers that stay dense"),
+        ("trials", 1, "answers to each problem; more may be asked for later"),
+        ("max-tokens", 32768, "longest answer"),
+        ("top-k", 20, "draw among the likeliest so many (0: all)"),
+        ("seed", 0, "of all draws"),
+        ("repeat-window", 0, "stop an answer whose last so many tokens repeat a block (0: never)"),
+        ("repeat-block", 64, "longest block that repeats, tokens"),
+    ):
+        one.add_argument(f"--{name}", type=int, default=value, help=f"{text} ({value})")
+    one.add_argument("--temperature", type=float, default=0.6, help="0: the likeliest token (0.6)")
+    one.add_argument(
+        "--top-p", type=float, default=0.95, help="draw among the likeliest of this probability (0.95)"
+    )
+    one.add_argument("--slots", type=int, help="answers side by side; changes none (as many as fit; CPU: 8)")
+    one.add_argument("--device", help="cuda or cpu (cuda where there is one)")
+    one.add_argument("--dtype", default="auto", help="float32, bfloat16, ... (the model's own)")
+    one.add_argument(
+        "--compile", action="store_true", help="fuse the model's small kernels (a minute at start)"
+    )
+
     one = command(do.claims, "print the scorecard")
     one.add_argument("findings", nargs="?", help="a claims.jsonl (the newest one under _build/runs)")
     return top

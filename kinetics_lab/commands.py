@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,22 @@ def ladder(args: argparse.Namespace) -> None:
         table = traces(chosen, args.folder, device=args.device, only=args.model or None, progress=True)
         out = write_traces(table, args.out or args.folder / "traces.parquet")
     print(out)
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Sample answers and grade them; print the file. What was finished is kept, a stopped run goes on."""
+    from kinetics_lab import generate as engine
+    from kinetics_lab import grade, hf
+
+    names = (field.name for field in fields(engine.Settings) if hasattr(args, field.name))
+    settings = engine.Settings(**{name: getattr(args, name) for name in names})
+    problems = grade.problems(args.problems)
+    device = args.device or ("cuda" if hf.torch.cuda.is_available() else "cpu")
+    model, tokenizer = hf.load_model(args.model, device=device, dtype=args.dtype)
+    task = args.task or Path(args.problems).name.removesuffix(".jsonl")
+    name = args.name or Path(args.model).name.lower()
+    options = {"task": task, "name": name, "slots": args.slots, "compiled": args.compile}
+    print(engine.generate(model, tokenizer, problems, args.out, settings, **options))
 
 
 def measure(args: argparse.Namespace) -> None:
