@@ -1,6 +1,6 @@
-"""What is measured on a GPU: roofline, dense, topk, layer, validate; and the limit of every case.
+"""What is measured on a GPU: roofline, dense, topk, layer, validate, model; and the limit of every case.
 
-All but roofline are decode steps of one decoder layer on one GPU: 2-byte elements, random data, every request at
+All but roofline and model are decode steps of one decoder layer on one GPU: 2-byte elements, random data, every request at
 the same length, its pages in random order. A layer is its four matrix products, the append and the attention;
 norms, rotary embedding, activation function, residuals and communication are left out, with dense attention as
 with sparse. The other columns of a row are in :mod:`kinetics_lab.measure`.
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kinetics_lab import model_suite
 from kinetics_lab._errors import lookup, require
 from kinetics_lab.bench import Bench, Call, Row, open_bench
 from kinetics_lab.measure import (
@@ -315,6 +316,7 @@ SUITES = {
         Suite("topk", 1, "step_us", _topk_cases, _topk_limits, _measure_topk),
         Suite("layer", 1, "layer_us", _layer_cases, layer_limits, _measure_layer),
         Suite("validate", 1, "layer_us", validate_cases, _validate_limits, _measure_layer),
+        model_suite.SUITE,
     )
 }
 
