@@ -178,10 +178,15 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--skip-bad", type=int, default=0, metavar="N", help="skip at most N bad lines (0)")
 
     one = command(do.ladder, "train tiny reasoners and sample them, dense and sparse (Part IV)")
-    one.add_argument("step", choices=("train", "sample"))
+    one.add_argument("step", choices=("train", "sample", "all"), help="all: traces, training and walks")
     one.add_argument("--preset", default="cpu-small", help="cpu-small (a minute), cpu (an hour), h200")
     folder = Path("_build", "ladder")
-    one.add_argument("--folder", type=Path, default=folder, help=f"models and parts; goes on ({folder})")
+    one.add_argument(
+        "--folder",
+        type=Path,
+        default=folder,
+        help=f"models and tables, a folder for each preset; goes on ({folder})",
+    )
     one.add_argument("--model", action="append", help="sample only this one, w64-s0; may be repeated")
     one.add_argument("--device", default="cpu", help="cpu or cuda")
     one.add_argument("-o", "--out", type=Path, help="Parquet file to write (in the folder)")

@@ -140,32 +140,15 @@ def claims(args: argparse.Namespace) -> None:
 
 
 def ladder(args: argparse.Namespace) -> None:
-    """Train the models of a preset, or sample them (training what is missing); print the file written."""
-    try:
-        import torch
-    except ImportError:
-        raise ValueError("kinetics-lab ladder needs PyTorch: pip install 'kinetics-lab[kernels]'") from None
+    """Make tables of a ladder, training and sampling what is missing; print the files written."""
+    from kinetics_lab.ladder.tables import KINDS, make_table
 
-    from kinetics_lab.ladder import preset
-
-    chosen = preset(args.preset)
-    # Models this small lose time to a second thread, and results depend on the number of threads.
-    torch.set_num_threads(1)
-    if args.step == "train":
-        from kinetics_lab.ladder.train import train_all
-
-        curves = train_all(chosen, args.folder, device=args.device, progress=True)
-        out = args.out or args.folder / "training.parquet"
-        part = out.with_name(out.name + ".part")
-        curves.to_parquet(part, index=False)
-        part.replace(out)
-    else:
-        from kinetics_lab.ladder.sample import run as traces
-        from kinetics_lab.traces import write_traces
-
-        table = traces(chosen, args.folder, device=args.device, only=args.model or None, progress=True)
-        out = write_traces(table, args.out or args.folder / "traces.parquet")
-    print(out)
+    kinds = {"train": ["training"], "sample": ["traces"], "all": KINDS}[args.step]
+    if args.out and len(kinds) > 1:
+        raise ValueError(f"-o names one file, and all makes {len(kinds)}: leave it out, or use --folder")
+    how = {"out": args.out, "device": args.device, "only": args.model or (), "progress": True}
+    for kind in kinds:
+        print(make_table(kind, args.preset, args.folder, **how))
 
 
 def generate(args: argparse.Namespace) -> None:

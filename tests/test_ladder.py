@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
+from kinetics_lab import ladder
 from kinetics_lab.cost import decode_cost
-from kinetics_lab.ladder import PRESETS, SIZES, Preset, model_name, preset
+from kinetics_lab.datafiles import read_table
+from kinetics_lab.ladder import PRESETS, SIZES, Preset, preset
+from kinetics_lab.ladder.tables import KINDS as TABLES
+from kinetics_lab.ladder.tables import make_table, tables, trace_table
 from kinetics_lab.ladder.task import Problems, World, exam, make, teach, verify
-from kinetics_lab.policies import Policy, parse_policy
+from kinetics_lab.policies import parse_policy
+from kinetics_lab.runs import run_notebook
 from kinetics_lab.traces import check_traces, summarize
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'kernels')")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
-from kinetics_lab.ladder import sample as sampling  # noqa: E402
+from kinetics_lab.caches import PlainCache, cache_block  # noqa: E402
 from kinetics_lab.ladder.model import Reasoner  # noqa: E402
-from kinetics_lab.ladder.sample import chosen, decode, sample  # noqa: E402
+from kinetics_lab.ladder.sample import decode  # noqa: E402
 from kinetics_lab.ladder.train import train  # noqa: E402
 
 WORLD = World(nodes=8, sizes=(6, 8), first=6, cap=24)
@@ -34,10 +44,12 @@ TINY = Preset(
     tokens=6_000,
     batch=4,
     per_size=2,
-    trials=3,
+    trials=5,
     policies=("dense", "topk:8"),
     all_sparse=("topk:8",),
+    shown=("dense", "topk:2"),
 )
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +217,7 @@ def test_tables_of_different_length_are_refused(problems, walks):
 @pytest.mark.parametrize("name", SIZES)
 def test_shape_counts_the_parameters_the_model_has(name):
     model = Reasoner(SIZES[name], 24)
-    assert model.shape.n_params == sum(p.numel() for p in model.parameters())
+    assert SIZES[name].shape(24).n_params == sum(p.numel() for p in model.parameters())
 
 
 def test_ladder_spans_a_factor_of_forty_and_its_cache_grows_more_slowly():
@@ -224,7 +236,7 @@ def test_importing_the_ladder_imports_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, kinetics_lab.ladder.task; print('torch' in sys.modules)"
+    code = "import sys; from kinetics_lab.ladder.tables import tables; tables('cpu'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -232,6 +244,36 @@ def test_importing_the_ladder_imports_no_torch():
 def test_an_unknown_preset_is_named():
     with pytest.raises(ValueError, match="cpu-small"):
         preset("cpu-smal")
+
+
+def test_a_preset_without_a_size_shows_its_largest():
+    assert [preset(name).size("w64") for name in ("cpu-small", "cpu")] == ["w32", "w64"]
+    with pytest.raises(ValueError, match="size 'w65' is not known; did you mean w64"):
+        preset("cpu-small").size("w65")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_policies_of_a_preset_can_be_decoded_with_and_its_chapters_find_what_they_name(name):
+    plan = preset(name)
+    for text in {*plan.policies, *plan.all_sparse, *plan.shown}:
+        assert text == str(parse_policy(text))
+        assert cache_block(parse_policy(text)) >= 1
+    assert {*plan.all_sparse, *plan.shown, "topk:32"} <= {*plan.policies}
+    assert plan.shown[:4] == ("dense", "topk:2", "topk:4", "topk:8")
+    assert plan.shown[4].startswith("block_topk")
+    assert plan.shown[5].startswith("local")
+
+
+def test_contexts_of_the_gpu_preset_are_2k_to_8k_and_can_be_searched():
+    from kinetics_kernels.configs import MAX_SELECT
+
+    world = PRESETS["h200"].world
+    prompts = [2 * sum(world.votes) * nodes + 2 for nodes in world.sizes]
+    assert make(world, 1, world.nodes, np.random.default_rng(0)).tokens.shape[1] == prompts[-1]
+    assert min(prompts) >= 2048
+    assert 7168 < max(prompts) + world.cap <= MAX_SELECT  # the limit of token policies on a GPU
+    steps = [exam(world, nodes, 4, 1)[1] for nodes in (world.sizes[0], world.sizes[-1])]
+    assert max(map(max, steps)) > 10 * min(map(min, steps))  # easy and hard ones
 
 
 def test_the_last_layer_may_skip_the_prompt():
@@ -276,6 +318,30 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
         train(replace(TINY, tokens=7_000), "w24", 0, tmp_path, progress=False)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu"])
+def test_a_device_that_is_not_there_is_refused(device, tmp_path):
+    with pytest.raises(
+        ValueError, match=f"device must be cpu, or cuda where PyTorch finds a GPU; got '{device}'"
+    ):
+        train(TINY, "w24", 0, tmp_path, device=device)
+
+
+def test_graphs_grow_by_one_node_and_large_ones_by_a_share(tmp_path):
+    from kinetics_lab.ladder.train import grow
+
+    def after(nodes: int, valid: float, noisy: bool = True) -> tuple:
+        state = {"nodes": nodes, "valid": valid, "noisy": noisy}
+        grow(PRESETS["h200"].world, state)
+        return state["nodes"], state["noisy"]
+
+    assert after(12, 0.75, False) == (13, True)
+    assert after(40, 0.81) == (41, True)
+    assert after(40, 0.79) == (40, True)
+    assert after(200, 0.81) == (206, True)
+    assert after(230, 0.81) == after(232, 1.0) == (232, True)
+
+
 def test_another_seed_is_another_model(tmp_path):
     (one, _), (two, _) = (train(TINY, "w24", seed, tmp_path, progress=False, max_steps=2) for seed in (0, 1))
     assert not torch.equal(one.head.weight, two.head.weight)
@@ -317,7 +383,7 @@ def test_decoding_densely_gives_the_logits_of_the_whole_forward_pass(model, dice
     assert want.std() > 0.3
 
 
-@pytest.mark.parametrize("text", ["dense", "topk:8", "block_topk:16:4", "local:12:2"])
+@pytest.mark.parametrize("text", ["dense", "topk:8", "block_topk:16:4", "block_topk:64:16", "local:12:2"])
 def test_the_triton_kernels_and_plain_pytorch_decode_alike(text):
     """On a machine without a GPU the kernels run in Triton's interpreter, which is slow: two rows, two steps."""
     pytest.importorskip("triton")
@@ -380,32 +446,17 @@ def test_answers_end_with_their_first_goal_and_follow_the_uniform_numbers(model)
     assert ((longer >= 0).all(1) | stopped).all()
 
 
-def test_what_each_policy_reads():
-    scores = torch.tensor([[[5.0, 1, 1, 4, 9, 1, 0]]])  # blocks of 2: means 3, 2.5, 5, 0
-
-    def read(text: str) -> list[int]:
-        return torch.nonzero(chosen(parse_policy(text), scores)[0, 0]).flatten().tolist()
-
-    assert read("topk:3") == [0, 3, 4]
-    assert read("block_topk:4:2") == [0, 1, 4, 5]
-    assert read("local:2:1") == [0, 5, 6]
-    assert chosen(parse_policy("dense"), scores) is None
-    assert chosen(parse_policy("topk:7"), scores) is None
-    last = torch.tensor([[[1.0, 1, 0, 0, 0, 0, 1.5]]])  # a last block of one token: its mean is 1.5, not 0.75
-    assert torch.nonzero(chosen(parse_policy("block_topk:2:2"), last)[0, 0]).flatten().tolist() == [6]
+@pytest.fixture
+def tiny(monkeypatch) -> None:
+    monkeypatch.setitem(ladder.PRESETS, "tiny", TINY)
 
 
-@pytest.mark.parametrize("text", ["quest:16:4", "block_topk:16:4:4", "random:8"])
-def test_a_policy_it_cannot_decode_with_is_refused(text):
-    with pytest.raises(ValueError, match="policy must be dense, topk"):
-        sampling.readable(text)
-
-
-def test_traces_are_a_trace_table_and_a_stopped_run_goes_on(tmp_path):
-    first = sampling.run(TINY, tmp_path, only=["w24-s0"], progress=False)
-    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    table = sampling.run(TINY, tmp_path, progress=False)
-    assert times == {name: (tmp_path / name).stat().st_mtime_ns for name in times}  # nothing done twice
+def test_traces_are_a_trace_table_and_a_stopped_run_goes_on(tmp_path, tiny):
+    first = pd.read_parquet(make_table("traces", "tiny", tmp_path, only=["w24-s0"]))
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "tiny").glob("w24*")}
+    assert len(times) == 4
+    table = pd.read_parquet(make_table("traces", "tiny", tmp_path))
+    assert times == {path: path.stat().st_mtime_ns for path in times}  # nothing done twice
     pd.testing.assert_frame_equal(table[: len(first)].astype(str), first.astype(str))
     pd.testing.assert_frame_equal(check_traces(table), table)
     settings = [
@@ -421,13 +472,82 @@ def test_traces_are_a_trace_table_and_a_stopped_run_goes_on(tmp_path):
     assert set(table.tokens_in) == {98, 130}
     assert not (table.correct & table.truncated).any()
     assert table.tokens_out[table.truncated].eq(WORLD.cap).all()
-    assert (summarize(table).n_traces == 3).all()
-    with pytest.raises(ValueError, match="did you mean w24-s"):
-        sampling.run(TINY, tmp_path, only=["w24-s2"])
+    assert (summarize(table).n_traces == 5).all()
+
+
+def test_all_three_tables_are_made_anew_in_the_form_of_the_committed_ones(tmp_path, tiny):
+    torch.set_num_threads(2)
+    made = tables("tiny", True, tmp_path)
+    assert torch.get_num_threads() == 2  # it uses one and gives the others back
+    for kind in TABLES:
+        assert list(getattr(made, kind)) == list(read_table(f"ladder_{kind}"))
+    assert made.caption("a", "b", "c") == {"title": "c (tiny)", "description": "c, for the preset tiny."}
+    assert "made anew" in made.note
+    assert "cannot be compared" not in made.note
+    assert sorted(set(made.training.model)) == ["w24-s0", "w24-s1"]
+    assert set(made.walks.policy) == set(TINY.shown)
+    assert set(made.walks.model) == {"w24-s0"}
+    key = ["model", "policy", "problem", "trial"]
+    lengths = made.walks.groupby(key, observed=True).size().rename("tokens_out").reset_index().astype(str)
+    rows = made.traces[(made.traces.task == "walk") & (made.traces.policy == "dense")].astype(str)
+    both = lengths.merge(rows, on=key, suffixes=("_walk", ""))
+    assert len(both) == 2 * 2 * 4  # sizes of graphs, problems, the first trials of 5
+    assert both.tokens_out_walk.eq(both.tokens_out).all()  # the walks are those of the traces
+    ends = (
+        made.walks[made.walks.policy == "dense"]
+        .groupby(key[2:], observed=True)
+        .agg(least=("records", "min"), last=("node", "last"))
+    )
+    right = rows[rows.model == "w24-s0"].set_index(key[2:]).correct == "True"
+    ends.index = ends.index.set_levels(ends.index.levels[1].astype(str), level=1)
+    goal = {f"{n}-{i:02d}": g for n in (6, 8) for i, g in enumerate(exam(WORLD, n, 2, 20_000)[0].goal(WORLD))}
+    arrived = ends["last"] == [goal[problem] for problem, _ in ends.index]
+    assert ((ends.least >= 2) & arrived).eq(right.reindex(ends.index)).all()
+
+
+def test_without_retrain_the_committed_tables_are_read():
+    found = tables("cpu")
+    for kind in TABLES:
+        assert getattr(found, kind).equals(read_table(f"ladder_{kind}"))
+    assert set(found.traces.model) == set(found.plan.shapes())
+    assert set(found.traces.policy) == {*found.plan.policies}
+    assert set(found.walks.policy) == set(found.plan.shown)
+    assert "committed tables of the preset `cpu`" in found.note
+    assert found.caption("a", "b", "c") == {"title": "a", "description": "b"}
+
+
+def test_what_tables_refuse(tmp_path, tiny, monkeypatch):
+    with pytest.raises(
+        ValueError, match="preset must be cpu, whose tables .* unless retrain is true; got 'h200'"
+    ):
+        tables("h200")
+    with pytest.raises(ValueError, match="preset 'cpu-smal' is not known; did you mean cpu-small"):
+        tables("cpu-smal", True, tmp_path)
+    with pytest.raises(ValueError, match="table of the ladder 'trace' is not known; did you mean traces"):
+        make_table("trace", "tiny", tmp_path)
+    with pytest.raises(ValueError, match="model 'w24-s2' is not known; did you mean w24-s"):
+        make_table("traces", "tiny", tmp_path, only=["w24-s2"])
+    monkeypatch.setitem(ladder.PRESETS, "tiny", replace(TINY, per_size=3))
+    with pytest.raises(ValueError, match=f"folder holds another version of this preset.*{tmp_path / 'tiny'}"):
+        make_table("traces", "tiny", tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match=r"needs PyTorch: pip install 'kinetics-lab\[kernels\]'"):
+        tables("cpu", True, tmp_path)
+
+
+def test_of_two_that_make_the_same_the_second_waits(tmp_path, tiny):
+    make_table("training", "tiny", tmp_path)
+    with (tmp_path / "tiny" / "preset.txt").open() as held, ThreadPoolExecutor() as pool:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = pool.submit(make_table, "training", "tiny", tmp_path)
+        with pytest.raises(TimeoutError):
+            second.result(0.5)
+        fcntl.flock(held, fcntl.LOCK_UN)
+        assert second.result(30).is_file()
 
 
 def test_sampling_is_reproducible(model):
-    one, two, other = (sample(model, TINY, model_name("w64", 0), "topk:8", seed=seed) for seed in (1, 1, 2))
+    one, two, other = (trace_table(model, TINY, "w64-s0", "topk:8", seed=seed) for seed in (1, 1, 2))
     pd.testing.assert_frame_equal(one, two)
     assert not one.tokens_out.equals(other.tokens_out)
 
@@ -448,17 +568,17 @@ def test_decode_cost_is_what_decoding_does(text, dense_layers, monkeypatch):
 
     size, n_out, trials = SIZES["w64"], 9, 2
     model, policy = Reasoner(size, WORLD.nodes), parse_policy(text)
-    scored, read = [], []
+    scored, read, reads = [], [], PlainCache._read
 
-    def counting(given: Policy, scores: torch.Tensor) -> torch.Tensor | None:
-        mask = chosen(given, scores)
+    def counting(cache: PlainCache, q: torch.Tensor, k: torch.Tensor, scores: torch.Tensor):
+        mask = reads(cache, q, k, scores)
         scored.append(scores.numel())
-        read.append(scores.numel() if mask is None else int(mask.sum()))
+        read.append(scores.numel() if mask is None else int(mask.expand_as(scores).sum()))
         return mask
 
-    monkeypatch.setattr(sampling, "chosen", counting)
+    monkeypatch.setattr(PlainCache, "_read", counting)
     prompt = prompts(1)
-    shape, n_in = model.shape, prompt.shape[1]
+    shape, n_in = size.shape(WORLD.nodes), prompt.shape[1]
     with FlopCounterMode(display=False) as prefill:
         model(torch.from_numpy(prompt[:, :-1]), n_in - 2, [])
     with FlopCounterMode(display=False) as whole:
@@ -480,19 +600,54 @@ def test_decode_cost_is_what_decoding_does(text, dense_layers, monkeypatch):
 # --- end to end -------------------------------------------------------------------------------------
 
 
-def test_cpu_small_learns_and_walks(tmp_path):
-    """The preset that CI runs: it must learn to look up and to count, and then solve problems it has not seen."""
-    torch.set_num_threads(1)
-    small = PRESETS["cpu-small"]
-    ((size, seed),) = small.runs()
-    model, curve = train(small, size, seed, tmp_path, progress=False)
-    assert curve[-1]["valid"] > 0.9  # who cannot count reaches 0.75
-    assert curve[-1]["loss"] < 0.9
-    dense, topk = (
-        sample(model, small, model_name(size, seed), text).correct.mean() for text in small.policies
-    )
-    assert dense > 0.5
-    assert topk > 0.5
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """The preset that CI runs, made once."""
+    folder = tmp_path_factory.mktemp("ladder")
+    tables("cpu-small", True, folder)
+    return folder
+
+
+def test_cpu_small_learns_and_walks(small):
+    """It must learn to look up and to count, and then solve problems it has not seen."""
+    made = tables("cpu-small", True, small)
+    assert made.training.valid.iloc[-1] > 0.9  # who cannot count reaches 0.75
+    assert made.training.loss.iloc[-1] < 0.9
+    rates = made.traces[made.traces.task == "walk"].groupby("policy", observed=True).correct.mean()
+    assert rates["dense"] > 0.5
+    assert rates["topk:8"] > 0.5
+    assert rates["topk:2"] < rates["dense"] - 0.2  # and the budget matters
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize("chapter", [40, 41, 42])
+def test_a_chapter_shows_a_ladder_made_anew(chapter, small, tmp_path):
+    (path,) = (ROOT / "notebooks").glob(f"{chapter}_*.ipynb")
+    before = {part: part.stat().st_mtime_ns for part in small.glob("*/w32*")}
+    given = {"preset": "cpu-small", "retrain": True, "folder": str(small), "n_boot": 100}
+    run = run_notebook(path, given, out=tmp_path / "run", progress=False)
+    assert len(before) > 20
+    assert before == {
+        part: part.stat().st_mtime_ns for part in before
+    }  # trained and sampled once for all three
+    cells = [cell for cell in nbformat.read(run.executed, 4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    shown = " ".join(str(output.get("data", "")) for output in outputs)
+    assert "made anew with the preset `cpu-small`: w32 with 1 training seed, 16 problems, 8 trials" in shown
+    for size in {*SIZES} - {"w32"}:  # nothing is said of models that are not there
+        assert not re.search(rf"\b{size}\b", shown), size
+    claims = re.findall(r'\.caption\(\s*f?"(?:\{size\}: )?([^"]+)"', " ".join(cell.source for cell in cells))
+    assert len(claims) >= 5
+    assert not [claim for claim in claims if claim in shown]  # nor claimed by a title
+
+
+def test_a_chapter_says_which_preset_has_tables(tmp_path):
+    (path,) = (ROOT / "notebooks").glob("41_*.ipynb")
+    with pytest.raises(
+        RuntimeError, match="preset must be cpu, whose tables the project carries, unless retrain"
+    ):
+        run_notebook(path, {"preset": "h200"}, out=tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize(

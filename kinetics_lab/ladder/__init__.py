@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kinetics_lab._errors import lookup
 from kinetics_lab.ladder.task import World
@@ -52,6 +52,12 @@ class Preset:
     trials: int
     policies: tuple[str, ...]  # sampled with the first seed, layer 0 dense; "dense" with all seeds
     all_sparse: tuple[str, ...] = ()  # sampled with the first seed, every layer sparse
+    shown: tuple[str, ...] = ("dense",)  # policies whose walks are kept step by step, first seed
+
+    def size(self, name: str) -> str:
+        """The size called ``name``, or the largest where the preset has no such size; ``ValueError`` for no size."""
+        known = lookup(SIZES, name, "size").name
+        return known if known in self.sizes else self.sizes[-1]
 
     def runs(self) -> list[tuple[str, int]]:
         """(size, seed) of every model, seed by seed."""
@@ -62,24 +68,31 @@ class Preset:
         return {model_name(size, seed): SIZES[size].shape(self.world.nodes) for size, seed in self.runs()}
 
 
-_WIDTHS, _TOPK = tuple(SIZES), ("topk:2", "topk:4", "topk:8", "topk:16")
-_CPU = """topk:32 block_topk:32:4 block_topk:64:4 block_topk:128:4 block_topk:256:4 block_topk:32:2 block_topk:64:2
+_TOPK = ("topk:2", "topk:4", "topk:8", "topk:16")
+_ALL, _SHOWN = ("dense", *_TOPK, "topk:32"), ("dense", *_TOPK[:3])
+_BLOCKS = """block_topk:32:4 block_topk:64:4 block_topk:128:4 block_topk:256:4 block_topk:32:2 block_topk:64:2
 block_topk:128:2 local:64:2 local:128:2 local:256:2"""
-_H200 = """topk:32 block_topk:128:16 block_topk:256:16 block_topk:512:16 block_topk:1024:16 local:512:2 local:1024:2"""
+_LARGE_BLOCKS = (
+    "block_topk:128:16 block_topk:256:16 block_topk:512:16 block_topk:1024:16 local:512:2 local:1024:2"
+)
+_CPU = Preset(
+    World(nodes=32, sizes=(11, 18, 25, 32), first=6, cap=128),
+    tuple(SIZES)[:5], (0, 1, 2), tokens=4_000_000, batch=16, per_size=16, trials=32,
+    policies=(*_ALL, *_BLOCKS.split()), all_sparse=_TOPK, shown=(*_SHOWN, "block_topk:64:4", "local:128:2"),
+)  # fmt: skip
 _SMALL = World(nodes=12, sizes=(8, 12), first=6, cap=48)
-_LARGE = World(nodes=32, sizes=(11, 18, 25, 32), first=6, cap=128)
-_HUGE = World(nodes=128, sizes=(32, 64, 96, 128), first=6, cap=512)
+# Prompts of 2050 to 7426 tokens: with the answer still within the 8192 that token policies can search on a GPU.
+_HUGE = World(nodes=232, sizes=(64, 120, 176, 232), first=9, cap=512, votes=(5, 5, 1, 1, 1, 1, 1, 1))
 
-#: By name: a real check in a minute or two; the committed traces; the same on one GPU, four times as large.
+#: By name: a real check in a minute or two; the committed traces; contexts of 2K to 8K tokens for one GPU.
 PRESETS = {
-    "cpu-small": Preset(_SMALL, ("w32",), (0,), 1_000_000, 16, 8, 8, ("dense", "topk:8")),
-    "cpu": Preset(
-        _LARGE, _WIDTHS[:5], (0, 1, 2), 4_000_000, 16, 16, 32, ("dense", *_TOPK, *_CPU.split()), _TOPK
+    "cpu-small": replace(_CPU, world=_SMALL, sizes=("w32",), seeds=(0,), tokens=1_000_000, per_size=8, trials=8),
+    "cpu": _CPU,
+    "h200": replace(
+        _CPU, world=_HUGE, sizes=tuple(SIZES), tokens=100_000_000, trials=64,
+        policies=(*_ALL, *_LARGE_BLOCKS.split()), shown=(*_SHOWN, "block_topk:512:16", "local:512:2"),
     ),
-    "h200": Preset(
-        _HUGE, _WIDTHS, (0, 1, 2), 100_000_000, 64, 32, 64, ("dense", *_TOPK, *_H200.split()), _TOPK
-    ),
-}
+}  # fmt: skip
 
 
 def preset(name: str) -> Preset:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from kinetics_lab.ladder import Size
-from kinetics_lab.shapes import ModelShape
 
 ROPE_BASE = 100.0
 
@@ -68,7 +67,7 @@ class Layer(nn.Module):
 
 
 class Reasoner(nn.Module):
-    """A rung of the ladder for a world of ``labels`` labels. ``shape`` is what the cost law prices."""
+    """A rung of the ladder for a world of ``labels`` labels."""
 
     layers: Any  # a ModuleList of Layer
 
@@ -80,10 +79,6 @@ class Reasoner(nn.Module):
         self.norm, self.head = nn.RMSNorm(size.width, eps=1e-6), nn.Linear(size.width, labels, bias=False)
         nn.init.normal_(self.label.weight, std=0.5)
         nn.init.normal_(self.role.weight, std=0.5)
-
-    @property
-    def shape(self) -> ModelShape:
-        return self.size.shape(self.labels)
 
     def angles(self, start: int, stop: int) -> Tensor:
         """Rotary angles of positions start .. stop - 1."""

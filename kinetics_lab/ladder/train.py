@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from kinetics_lab._errors import require
 from kinetics_lab.ladder import SIZES, Preset, model_name
 from kinetics_lab.ladder.model import Reasoner
 from kinetics_lab.ladder.task import World, make, teach
+from kinetics_lab.results import write_whole
 
 MUON_LR, ADAM_LR = 0.02, 3e-3  # the second at width 64
 WARM, DECAY = 1 / 40, 0.6  # shares of the training in which the learning rate rises, and falls
@@ -76,32 +77,28 @@ def grow(world: World, state: dict[str, Any]) -> None:
     """Noise, then larger graphs, once most steps are valid; a moment's grace after each change."""
     gate = GATE if not state["noisy"] else NOISY_GATE if state["nodes"] < world.nodes else math.inf
     if state["valid"] > gate:
-        state["nodes"] = min(state["nodes"] + 1, world.nodes)
+        state["nodes"] = min(state["nodes"] + max(1, state["nodes"] // 32), world.nodes)
         state["noisy"] = True
         state["valid"] -= 0.05
 
 
-def step_validity(logits: Tensor, here: Tensor, edges: Tensor) -> float:
-    """Probability that the model's next node follows a true edge, along the teacher's walks (mean over steps)."""
-    near = edges[torch.arange(len(here), device=here.device)[:, None], here]
-    return logits.softmax(-1).gather(-1, near).sum(-1).mean().item()
-
-
 def train(
     preset: Preset, size: str, seed: int, folder: str | os.PathLike[str], *,
-    device: str = "cpu", max_steps: int | None = None, progress: bool | None = None,
+    device: str = "cpu", max_steps: int | None = None, progress: bool = False,
 ) -> tuple[Reasoner, list[dict[str, float]]]:  # fmt: skip
     """Train one rung of a preset on ``preset.tokens`` tokens, or load it from ``folder`` where that is done.
 
     ``folder/SIZE-sSEED.pt`` is written every minute and at the end; a stopped training goes on from it and ends with
     the weights of an uninterrupted one. max_steps: stop after so many steps of this call. progress: a line a second
-    on stderr (None: on a terminal). ``ValueError`` where the file belongs to another recipe.
+    on stderr. ``ValueError`` where the file belongs to another recipe, or for a missing device.
 
     Returns the model and its learning curve, about 100 points: ``tokens`` seen, ``loss`` (nats per token), ``valid``
     (share of probability on true edges, smoothed), ``nodes`` of the largest graphs so far, ``seconds`` of training.
     """
     name = model_name(size, seed)
     path, recipe = Path(folder, f"{name}.pt"), repr((preset.world, preset.tokens, preset.batch, SIZES[size]))
+    here = device == "cpu" or (device.split(":")[0] == "cuda" and torch.cuda.is_available())
+    require(here, "device must be cpu, or cuda where PyTorch finds a GPU", device)
     torch.manual_seed(seed)
     model = Reasoner(SIZES[size], preset.world.nodes).to(device)
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
@@ -123,10 +120,8 @@ def train(
         states = [optimizer.state_dict() for optimizer in optimizers]
         whole = {"recipe": recipe, "model": model.state_dict(), "optimizers": states, "state": state}
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(whole, path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
+        write_whole(path, lambda part: torch.save(whole, part))
 
-    show = sys.stderr.isatty() if progress is None else progress
     first, saved_at, shown_at = state["step"], time.monotonic(), 0.0
     begun = saved_at - state["seconds"]
     while state["seen"] < preset.tokens and state["step"] - first != max_steps:
@@ -134,7 +129,8 @@ def train(
         world, nodes, length = lesson(preset.world, state, rng)
         problems = make(world, preset.batch, nodes, rng)
         walk = teach(world, problems, length, rng)
-        tokens = torch.from_numpy(np.concatenate([problems.tokens, walk], 1)).to(device)
+        text = np.concatenate([problems.tokens, walk], 1)
+        tokens = torch.from_numpy(text).to(device)
         n_in, done = problems.tokens.shape[1], state["seen"] / preset.tokens
         logits = model(tokens[:, :-1], n_in - 1)
         loss = cross_entropy(logits.flatten(0, 1), tokens[:, n_in:].flatten())
@@ -143,9 +139,9 @@ def train(
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * min(1, (done + 1e-3) / WARM, (1 - done) / DECAY)
             optimizer.step()
-        edges = torch.from_numpy(problems.edges).to(device)
-        valid = step_validity(logits.detach(), tokens[:, n_in - 1 : -1], edges)
-        state["valid"] += 0.1 * (valid - state["valid"])
+        near = problems.edges[np.arange(preset.batch)[:, None], text[:, n_in - 1 : -1]]  # true edges
+        valid = logits.detach().softmax(-1).gather(-1, torch.from_numpy(near).to(device)).sum(-1)
+        state["valid"] += 0.1 * (valid.mean().item() - state["valid"])
         grow(preset.world, state)
         state["step"] += 1
         state["seen"] += tokens.numel()
@@ -154,7 +150,7 @@ def train(
             known = {key: state[key] for key in ("valid", "nodes", "seconds")}
             state["curve"].append({"tokens": state["seen"], "loss": loss.item(), **known})
         now = time.monotonic()
-        if show and now - shown_at > 1:
+        if progress and now - shown_at > 1:
             shown_at, rest = now, f"{done:4.0%}, loss {loss.item():.3f}, valid {state['valid']:.3f}"
             print(f"\r{name}: {rest}, {state['seconds']:.0f} s ", end="", file=sys.stderr, flush=True)
         if now - saved_at > 60:
@@ -162,11 +158,5 @@ def train(
             save()
     if state["step"] > first:
         save()
-        print(end="\n" if show else "", file=sys.stderr)
+        print(end="\n" if progress else "", file=sys.stderr)
     return model, state["curve"]
-
-
-def train_all(preset: Preset, folder: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
-    """Train all models of a preset (options of :func:`train`); returns their learning curves with ``model``."""
-    curves = {run: train(preset, *run, folder, **options)[1] for run in preset.runs()}
-    return pd.DataFrame([{"model": model_name(*run), **point} for run in curves for point in curves[run]])
