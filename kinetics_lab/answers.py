@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kinetics_lab.grade import Grade, Problem
+from kinetics_lab.results import write_whole
 
 Grader = Callable[..., Grade]  # (an answer's text, the reference, finished=)
 Line = dict[str, Any]
@@ -59,9 +60,13 @@ def _json(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
+def _write(path: Path, text: str) -> None:
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
 def start(path: Path, metadata: Line) -> None:
     """A file without answers yet."""
-    write_whole(path, _json(metadata))
+    _write(path, _json(metadata))
 
 
 def append_line(path: Path, line: Line) -> None:
@@ -70,13 +75,6 @@ def append_line(path: Path, line: Line) -> None:
         handle.write(_json(line))
         handle.flush()
         os.fsync(handle.fileno())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def graded(line: Line, grade: Grader, problem: Problem, opening: str) -> Line:
@@ -94,7 +92,7 @@ def graded_again(path: Path, metadata: Line, lines: list[Line], grade: Callable[
     again = [line if line["score"] is not None else grade(line) for line in lines]
     if again != lines:
         summary_of(path).unlink(missing_ok=True)
-        write_whole(path, "".join(map(_json, (metadata, *again))))
+        _write(path, "".join(map(_json, (metadata, *again))))
     return again
 
 
@@ -106,7 +104,7 @@ def summary_of(path: Path) -> Path:
 def finish(path: Path, metadata: Line, lines: list[Line], problems: list[str], speed: Line) -> None:
     """Put the finished file in the order of ``problems`` and trials, and write its summary beside it."""
     lines = sorted(lines, key=lambda line: (problems.index(line["problem"]), line["trial"]))
-    write_whole(path, "".join(map(_json, (metadata, *lines))))
+    _write(path, "".join(map(_json, (metadata, *lines))))
     scores = [line["score"] / 100 for line in lines if line["score"] is not None]
     ends = [line["stopped"] for line in lines]
     summary = {
@@ -118,4 +116,4 @@ def finish(path: Path, metadata: Line, lines: list[Line], problems: list[str], s
         "stopped": {why: ends.count(why) for why in ("end", "length", "repetition")},
         "last_run": speed,
     }
-    write_whole(summary_of(path), json.dumps(summary, indent=1) + "\n")
+    _write(summary_of(path), json.dumps(summary, indent=1) + "\n")

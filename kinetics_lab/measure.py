@@ -9,7 +9,6 @@ other versions or sources stay beside it, labelled by theirs.
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from kinetics_lab.bench import Bench, CudaTimer, Row, kernels_digest, rounds
 from kinetics_lab.hardware import HARDWARE
+from kinetics_lab.results import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,9 +163,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     for column in ("error", "driver", "flashinfer"):  # text, also while every value is missing
         table[column] = table[column].astype("string")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    table.to_parquet(part, index=False)
-    os.replace(part, path)
+    write_whole(path, lambda part: table.to_parquet(part, index=False))
 
 
 def tell(line: str) -> None:

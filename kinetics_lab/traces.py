@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from kinetics_lab._errors import require
 from kinetics_lab.policies import parse_policy
+from kinetics_lab.results import write_whole
 
 SETTING = ["model", "task", "policy", "problem"]
 COLUMNS = ["model", "task", "problem", "trial", "policy", "tokens_in", "tokens_out", "correct", "truncated"]
@@ -294,11 +295,5 @@ def _answers(cut: pd.DataFrame, forced: pd.DataFrame, cap: int) -> tuple[np.ndar
 
 def write_traces(table: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """Check the trace table and write it as Parquet, whole or not at all; returns the path."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        check_traces(table).to_parquet(part, index=False)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    checked = check_traces(table)
+    return write_whole(Path(path), lambda part: checked.to_parquet(part, index=False))
