@@ -143,7 +143,10 @@ def _dense_cases(on_gpu: bool) -> list[Row]:
 def _dense_limits(case: Row, rates: Rates) -> Row:
     found = limits(case, rates)
     copy = 1.5 * kv_bytes(case)  # PyTorch's contiguous copy, and half of it again while it is gathered
-    return found | {"memory_bytes": found["memory_bytes"] + copy, "round_us": 3 * found["limit_us"]}
+    return found | {
+        "memory_bytes": found["memory_bytes"] + copy,
+        "round_us": (1 + len(PEERS)) * found["limit_us"],
+    }
 
 
 def _measure_dense(case: Row, bench: Bench) -> Row:

@@ -346,6 +346,53 @@ def test_the_digest_follows_the_kernels_source(tmp_path, monkeypatch):
     assert len({first, second, bench_module.kernels_digest()}) == 3
 
 
+# ---- FlexAttention as a peer ----------------------------------------------------------------------------------
+
+
+def by_blocks(q, k, v, block_mask):
+    """What the compiled kernel does with a block mask: visits the blocks it names, masks each by ``mask_mod``."""
+    torch, size = pytest.importorskip("torch"), block_mask.BLOCK_SIZE[1]
+    out = torch.zeros_like(q)
+    for b, queries in enumerate(q):
+        named = block_mask.kv_indices[b, 0, 0, : int(block_mask.kv_num_blocks[b, 0, 0])].tolist()
+        tokens = torch.tensor([block * size + i for block in named for i in range(size)], dtype=torch.long)
+        tokens = tokens[block_mask.mask_mod(torch.tensor(b), torch.tensor(0), torch.tensor(0), tokens)]
+        if len(tokens):
+            weights = (queries @ k[0, :, tokens].mT * q.shape[-1] ** -0.5).softmax(-1)
+            out[b] = weights @ v[0, :, tokens]
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("how", ["PyTorch's, by the mask", "by the blocks"])
+@pytest.mark.parametrize(
+    ("lengths", "kv_heads", "group", "page"),
+    [([37, 1, 0, 100], 2, 5, 16), ([64, 64], 1, 4, 16), ([16, 17, 15], 3, 1, 8), ([5, 128], 8, 2, 64)],
+)
+def test_flex_attention_reads_our_pages(monkeypatch, how, lengths, kv_heads, group, page):
+    """Uncompiled, PyTorch looks at the mask alone; compiled, at the named blocks as well. Both must be right."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    from kinetics_kernels import PagedKVCache, reference
+
+    from kinetics_lab.peers import flex
+
+    if how == "by the blocks":
+        monkeypatch.setattr(torch.nn.attention.flex_attention, "flex_attention", by_blocks)
+    draw = torch.Generator().manual_seed(0)
+    width = -(-max(lengths) // page)
+    pool = len(lengths) * width + 3  # a few pages belong to nobody
+    table = torch.randperm(pool, generator=draw)[:-3].int().view(len(lengths), width)
+    cache = PagedKVCache(len(lengths), kv_heads, 16, max(lengths), page_size=page, page_table=table, n_pages=pool,
+                         dtype=torch.float32, device="cpu")  # fmt: skip
+    cache.k.normal_(generator=draw)  # every slot holds something: what is read by mistake shows
+    cache.v.normal_(generator=draw)
+    cache.lengths.copy_(torch.tensor(lengths))
+    q = torch.randn(len(lengths), kv_heads * group, 16, generator=draw)
+    want, _ = reference.dense_decode(q, cache)
+    torch.testing.assert_close(flex(q, cache)().double(), want, atol=2e-6, rtol=0)
+
+
 # ---- the command ----------------------------------------------------------------------------------------------
 
 
@@ -428,7 +475,7 @@ def test_every_suite_runs_from_end_to_end_on_a_cpu(rehearsal, name):
         assert (middle <= high).all()
     expected = {
         "roofline": {"time", "copy"},
-        "dense": {"ours", "sdpa"},
+        "dense": {"ours", "sdpa", "flex"},
         "topk": {"append", "score", "select", "torch_topk", "attend", "step"},
         "layer": {"gemm", "attention", "layer", "dense", "dense_layer"},
         "validate": {"gemm", "attention", "layer"},
@@ -440,6 +487,7 @@ def test_the_rehearsal_times_the_right_results(rehearsal):
     dense, topk, layer = (read_rows(rehearsal, CPU, name) for name in ("dense", "topk", "layer"))
     assert (dense["sdpa_distance"] < 2e-3).all()  # fp16: two roundings of 2^-11
     assert (dense["sdpa_distance"] > 0).any()
+    assert (dense["flex_distance"] < 2e-3).all()
     if importlib.util.find_spec("flashinfer") is None:
         assert (dense["flashinfer_error"] == "ModuleNotFoundError: No module named 'flashinfer'").all()
     assert (topk["torch_topk_agrees"] == 1).all()
