@@ -166,6 +166,20 @@ def test_layer_limits():
     )  # alone, the weights' traffic decides
 
 
+def test_fp8_halves_keys_and_values_but_not_mean_keys():
+    fp8 = SUITES["fp8"]
+    dense = fp8.predict(shape(4096, 1, 4, 128, 16384, 16) | sparse(0, 16), H200)
+    assert dense["bytes"] == 4096 * 16384 * 256
+    assert dense["limit_us"] == pytest.approx(3995.3, abs=0.1)
+    assert dense["speedup_limit"] == pytest.approx(2.0)
+    topk = fp8.predict(paper(4096, 16384, 1024, 1), H200)
+    assert topk["score_bytes"] == 4096 * 1024 * 256
+    assert topk["attend_bytes"] == 4096 * (1024 + 16) * 256
+    assert topk["limit_us"] == pytest.approx(503.3, abs=0.1)
+    assert topk["speedup_limit"] == pytest.approx((1024 * 256 + 1040 * 512) / (1024 * 256 + 1040 * 256))
+    assert fp8.predict(shape(1, 1, 1, 16, 64, 16) | sparse(0, 16), H200)["flops"] == 64 * 64
+
+
 def test_a_budget_beyond_the_context_reads_the_context():
     found = measure.limits(shape(1, 1, 1, 64, 100, 4) | sparse(96, 32, 1), H200)
     assert found["attend_bytes"] == 100 * 256
@@ -479,18 +493,20 @@ def test_every_suite_runs_from_end_to_end_on_a_cpu(rehearsal, name):
         "topk": {"append", "score", "select", "torch_topk", "attend", "step"},
         "layer": {"gemm", "attention", "layer", "dense", "dense_layer"},
         "validate": {"gemm", "attention", "layer"},
+        "fp8": {"fp8", "bf16"},
     }
     assert set(timed) - {"flashinfer"} == expected[name]
 
 
 def test_the_rehearsal_times_the_right_results(rehearsal):
-    dense, topk, layer = (read_rows(rehearsal, CPU, name) for name in ("dense", "topk", "layer"))
+    dense, topk, layer, fp8 = (read_rows(rehearsal, CPU, name) for name in ("dense", "topk", "layer", "fp8"))
     assert (dense["sdpa_distance"] < 2e-3).all()  # fp16: two roundings of 2^-11
     assert (dense["sdpa_distance"] > 0).any()
     assert (dense["flex_distance"] < 2e-3).all()
     if importlib.util.find_spec("flashinfer") is None:
         assert (dense["flashinfer_error"] == "ModuleNotFoundError: No module named 'flashinfer'").all()
     assert (topk["torch_topk_agrees"] == 1).all()
+    assert fp8["fp8_distance"].between(0.005, 0.1).all()  # a number is off by 2.3 % at random, 6 % at most
     assert layer["speedup"].to_numpy() == pytest.approx(
         (layer["dense_layer_us"] / layer["layer_us"]).to_numpy()
     )

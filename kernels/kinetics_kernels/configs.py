@@ -38,16 +38,21 @@ ATTEND = {
     128: Launch(64, 4, 5),
     256: Launch(32, 4, 5),
 }
+# fp8 keys and values under 16-bit queries: half the shared memory, more registers (32 tokens of 256 take 174).
+ATTEND_FP8 = ATTEND | {256: Launch(16, 4, 7)}
 # A checking precision, multiplied without tensor cores: at D = 128 a tile of 32 already spills registers.
 ATTEND_FP32 = Launch(16, 4, 3)
+ATTEND_FP32_FP8 = Launch(16, 4, 1)  # and there a pipeline spills, too
 SCORE_ELEMENTS = 8192  # of all search keys in one tile
 SCORE_CHUNK = 256  # rows one scoring program walks through, in tiles
 PROMPT_TILE = 32  # tokens one step of the prompt kernel copies
 
 
-def attend_launch(head_dim: int, dtype: torch.dtype) -> Launch:
-    """Tile, warps and stages of the attention kernel."""
-    return ATTEND_FP32 if dtype == torch.float32 else ATTEND[head_dim]
+def attend_launch(head_dim: int, dtype: torch.dtype, *, fp8: bool) -> Launch:
+    """Tile, warps and stages of the attention kernel for queries of ``dtype``."""
+    if dtype == torch.float32:
+        return ATTEND_FP32_FP8 if fp8 else ATTEND_FP32
+    return ATTEND_FP8[head_dim] if fp8 else ATTEND[head_dim]
 
 
 def score_launch(head_dim: int, *, quest: bool) -> Launch:
