@@ -94,8 +94,10 @@ def attend(
     types |= dict(table_ptr="*i32", tokens_ptr="*i32", lse_ptr="*fp32", scale="fp32", table_len="i32")
     types |= dict(page_stride="i32:16", head_stride="i32:16")
     const = dict(G=group, GP=16, D=head_dim, PAGE=page, TILE=tile, PER_HEAD=per_head, UPCAST=False,
-                 STAGES=stages)  # fmt: skip
+                 PAIRS=configs.in_pairs(head_dim, dtype, fp8=fp8), STAGES=stages)  # fmt: skip
     x += stored(types, const, fp8, "k_ptr", "v_ptr", "k_scale_ptr", "v_scale_ptr")
+    if const["PAIRS"]:
+        types |= dict(k_ptr="*i16", v_ptr="*i16")
     name = f"attend {x} D={head_dim} page={page}" + (" selected" if per_head else "")
     return Case(name, dense._attend_kernel, types, const, warps, stages, 1 if dtype == torch.float32 else 3)
 

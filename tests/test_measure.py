@@ -506,7 +506,7 @@ def test_the_rehearsal_times_the_right_results(rehearsal):
     if importlib.util.find_spec("flashinfer") is None:
         assert (dense["flashinfer_error"] == "ModuleNotFoundError: No module named 'flashinfer'").all()
     assert (topk["torch_topk_agrees"] == 1).all()
-    assert fp8["fp8_distance"].between(0.005, 0.1).all()  # a number is off by 2.3 % at random, 6 % at most
+    assert fp8["fp8_distance"].between(0.005, 0.1).all()  # a number is off by 2.7 % at random, 6 % at most
     assert layer["speedup"].to_numpy() == pytest.approx(
         (layer["dense_layer_us"] / layer["layer_us"]).to_numpy()
     )

@@ -30,7 +30,7 @@ class Launch(NamedTuple):
     stages: int
 
 
-# head_dim -> launch, for 2-byte elements. A K tile is tile * head_dim * 2 bytes: 16 KB from 128 on.
+# head_dim -> launch, for 16-bit queries. A K tile is tile * head_dim * 2 bytes, 16 KB from 128 on; of fp8 half.
 ATTEND = {
     16: Launch(128, 4, 5),
     32: Launch(128, 4, 5),
@@ -38,8 +38,6 @@ ATTEND = {
     128: Launch(64, 4, 5),
     256: Launch(32, 4, 5),
 }
-# fp8 keys and values under 16-bit queries: half the shared memory, more registers (32 tokens of 256 take 174).
-ATTEND_FP8 = ATTEND | {256: Launch(16, 4, 7)}
 # A checking precision, multiplied without tensor cores: at D = 128 a tile of 32 already spills registers.
 ATTEND_FP32 = Launch(16, 4, 3)
 ATTEND_FP32_FP8 = Launch(16, 4, 1)  # and there a pipeline spills, too
@@ -52,7 +50,12 @@ def attend_launch(head_dim: int, dtype: torch.dtype, *, fp8: bool) -> Launch:
     """Tile, warps and stages of the attention kernel for queries of ``dtype``."""
     if dtype == torch.float32:
         return ATTEND_FP32_FP8 if fp8 else ATTEND_FP32
-    return ATTEND_FP8[head_dim] if fp8 else ATTEND[head_dim]
+    return ATTEND[head_dim]
+
+
+def in_pairs(head_dim: int, dtype: torch.dtype, *, fp8: bool) -> bool:
+    """Whether attention reads fp8 as 16-bit words. At 16 and 32 that takes more registers; fp32 has no need."""
+    return fp8 and dtype != torch.float32 and head_dim >= 64
 
 
 def score_launch(head_dim: int, *, quest: bool) -> Launch:

@@ -13,6 +13,8 @@ from kinetics_kernels import (
     block_topk_decode,
     dense_decode,
     reference,
+    score_blocks,
+    score_quest,
     score_tokens,
     select_quest,
     select_tokens,
@@ -21,7 +23,7 @@ from kinetics_kernels import (
 )
 
 FP8 = torch.float8_e4m3fn
-RAGGED = [0, 1, 37, 100]
+RAGGED = [0, 1, 37, 200]  # the last takes two tiles of 128
 
 
 def quantized(x, scale):
@@ -33,7 +35,7 @@ def quantized(x, scale):
 def make8(device):
     """``make8(lengths, ...) -> q, cache, k, v``: as ``make``, with a scale for each head, and what was appended."""
 
-    def build(lengths, *, n_kv=2, group=2, head_dim=32, page_size=16, block_size=None, bounds=False, dtype=torch.float16,
+    def build(lengths, *, n_kv=2, group=2, head_dim=64, page_size=16, block_size=None, bounds=False, dtype=torch.float16,
               max_tokens=None, scales="powers", size=1.0, seed=0, steps=0):  # fmt: skip
         draw = torch.Generator().manual_seed(seed)
         block = block_size or page_size
@@ -163,6 +165,21 @@ def test_refresh_makes_the_same_search_keys(make8, n_tokens):
         torch.testing.assert_close(getattr(cache, name), before[name], atol=0, rtol=0, equal_nan=True)
     cache.append(*(x[:, 0].contiguous() for x in (k, v)))  # and the next step goes on from them
     check_contents(cache, *(torch.cat([x, x[:, :1]], 1) for x in (k, v)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("head_dim", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("page_size", [1, 16, 128])
+def test_compiled_kernels(make8, close, head_dim, dtype, page_size):
+    q, cache, k, v = make8([0, 1, 1000, 4097], group=7, head_dim=head_dim, page_size=page_size, dtype=dtype, bounds=True,
+                           steps=3)  # fmt: skip
+    check_contents(cache, k, v)
+    for splits in (1, 5, None):
+        close(dense_decode(q, cache, splits=splits), reference.dense_decode(q, cache)[0])
+    chosen = select_quest(q, cache, 5)
+    close(sparse_decode(q, cache, chosen), reference.sparse_decode(q, cache, chosen.blocks)[0])
+    close(token_topk_decode(q, cache, 8000), reference.dense_decode(q, cache)[0])  # all of them
 
 
 # ---- scales ---------------------------------------------------------------------------------------------------
@@ -307,13 +324,13 @@ def test_the_error_of_quantization_itself(make8, size, seed):
     """Against the numbers before quantization: each key and value is off by at most 1/16 of itself (half a step of an
     eighth), or by 2^-10 of its scale where it is small. So a logit is off by at most scale * sum |q k| / 16, a
     probability by the factor exp(twice that), and the output by 1/16 of the largest value more. At random the errors
-    of 32 dimensions and 200 tokens mostly cancel: within 5 % of the largest value, which is stated and not proved."""
+    of 64 dimensions and 200 tokens mostly cancel: within 5 % of the largest value, which is stated and not proved."""
     lengths = [200, 77]
     q, cache, k, v = make8(lengths, dtype=torch.float32, size=size, seed=seed)
     cache.lengths.zero_()
     cache.calibrate(k, v)
     cache.append(k, v, torch.tensor(lengths, dtype=torch.int32, device=k.device))
-    scale = 32**-0.5 / size
+    scale = 64**-0.5 / size
     out = dense_decode(q, cache, scale=scale)
     for b, n in enumerate(lengths):
         stored = reference.context(cache, b)
@@ -374,6 +391,18 @@ def test_block_topk_and_quest_read_only_their_pages(make8, close, splits):
     close(sparse_decode(q, cache, selection, splits=splits), want)
 
 
+def test_search_keys_are_scored_unscaled(make8):
+    """Mean keys carry the scale already, in fp16: 2^-11 of values below 4, times 64 numbers of q / 8."""
+    q, cache, _, _ = make8([100, 3], page_size=8, bounds=True, scales="any", dtype=torch.float32)
+    for b, n in enumerate([100, 3]):
+        k, _ = reference.context(cache, b)
+        for h in range(2):
+            q_group = q[b, 2 * h : 2 * h + 2].double() / 8
+            for score, want in ((score_blocks, reference.mean_scores), (score_quest, reference.quest_scores)):
+                got = score(q, cache)[b, h, : -(-n // 8)].double()
+                torch.testing.assert_close(got, want(q_group, k[h], 8), atol=2e-2, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_token_topk_scores_the_stored_keys(make8, close, dtype):
     q, cache, _, _ = make8(RAGGED, group=5, page_size=8, n_kv=3, dtype=dtype, scales="any")
@@ -381,7 +410,7 @@ def test_token_topk_scores_the_stored_keys(make8, close, dtype):
     for b, n in enumerate(RAGGED):
         k, _ = reference.context(cache, b)
         for h in range(3):
-            logits = (q[b, 5 * h : 5 * h + 5].double() @ k[h].T).mean(0) * 32**-0.5
+            logits = (q[b, 5 * h : 5 * h + 5].double() @ k[h].T).mean(0) * 64**-0.5
             torch.testing.assert_close(scores[b, h, :n].double(), logits, atol=1e-5, rtol=1e-5)
     want, want_lse = reference.token_topk_decode(q, cache, 20)
     out, lse = token_topk_decode(q, cache, 20, return_lse=True)
@@ -398,6 +427,6 @@ def test_a_budget_of_the_whole_context_is_dense(make8):
 
 def test_half_the_bytes(make8, make):
     _, eight, _, _ = make8(RAGGED)
-    _, sixteen = make(RAGGED, head_dim=32)
+    _, sixteen = make(RAGGED, head_dim=64)
     assert 2 * eight.k.nbytes == sixteen.k.nbytes
     assert eight.key_means.nbytes == sixteen.key_means.nbytes  # search keys stay as they are
