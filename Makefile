@@ -23,9 +23,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,dev]'
 	@touch $@
 
-# PyTorch and Triton are large, and no page of the book needs them: the tests install them, `make book` does not.
+# PyTorch and what builds on it are large, and no page of the book needs them: the tests install them, `make book`
+# does not.
 $(KERNELS): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[kernels]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[kernels,generate,cluster]'
 	@touch $@
 
 book: $(INSTALLED)  ## execute every notebook, build the book, print where it is
@@ -48,7 +49,7 @@ gpu: $(if $(GPU_PYTHON),,$(KERNELS))  ## time the kernels on this GPU; a stopped
 
 gpu-check: $(if $(GPU_PYTHON),,$(KERNELS))  ## the tests that need a GPU, and compute-sanitizer where it is found
 	@$(ON_GPU) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check needs a CUDA GPU, and PyTorch sees none")'
-	@$(ON_GPU) -m pytest -m gpu tests/kernels
+	@$(ON_GPU) -m pytest -m gpu tests/kernels tests/test_hf.py
 	@if command -v compute-sanitizer >/dev/null; \
 	then $(MAKE) -s sanitize TOOL=memcheck && $(MAKE) -s sanitize TOOL=racecheck; \
 	else echo "compute-sanitizer is not on the PATH: memcheck and racecheck were left out"; fi
@@ -84,7 +85,7 @@ clean:  ## remove everything built, and the environment
 constraints:  ## write constraints.txt anew
 	rm -rf _build/constraints
 	$(PYTHON) -m venv _build/constraints
-	_build/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[book,dev,kernels,traces]' \
+	_build/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[book,dev,kernels,generate,cluster,traces]' \
 	  torch==$(TORCH) triton==$(TRITON)
 	{ echo "# The versions everything was tested with. Made by: make constraints"; \
 	  _build/constraints/bin/python -m pip freeze --exclude kinetics-lab | \

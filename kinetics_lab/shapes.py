@@ -267,7 +267,7 @@ def _read_moe(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"config: decoder_sparse_step must be 1, got {config['decoder_sparse_step']}")
     return _read_gqa(config) | {
         "qk_norm": True,
-        "n_experts": config["num_experts"],
+        "n_experts": config.get("num_local_experts") or config["num_experts"],  # its newer name first
         "n_active_experts": config["num_experts_per_tok"],
         "expert_ffn": config["moe_intermediate_size"],
         "n_dense_layers": len(config.get("mlp_only_layers") or []),

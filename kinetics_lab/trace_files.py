@@ -324,7 +324,9 @@ def read_traces(
       ``attn_block_topk``); then one trial a line: ``query``, ``prediction`` (a list with one text), ``score`` 0 or 100.
       local > 0 beside top-k is a window of recent tokens, which no policy has: refused unless ``policy`` says what
       it counts as. The engine's 4 sink tokens and its dense first layer are in neither name nor metadata and so
-      not in the policy. ``query`` is the bare question; ``prompt`` makes the text the model saw of it.
+      not in the policy. ``query`` is the bare question; ``prompt`` makes the text the model saw of it. A file whose
+      first line has ``kinetics_lab`` (this package's own) says model, task, policy, token counts and what was cut
+      itself, whatever its name; an answer without a score is a bad line.
     - ``lm-eval``: ``samples_{task}_{date}.jsonl`` of lm-evaluation-harness (``lm_eval/evaluator.py`` and
       ``loggers/evaluation_tracker.py`` there): a line per document and filter with ``doc_id``, ``doc``, ``arguments``
       (``gen_args_0.arg_0`` is the prompt), ``resps`` ([[text, one per repeat]]), ``filter``, ``metrics`` (names),

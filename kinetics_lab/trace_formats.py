@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kinetics_lab.policies import parse_policy
-from kinetics_lab.shapes import MODELS
+from kinetics_lab.trace_layout import NAME, kinetics
 from kinetics_lab.trace_values import (
+    Parse,
     Record,
     Run,
     TraceFileError,
@@ -24,88 +25,9 @@ from kinetics_lab.trace_values import (
 )
 from kinetics_lab.traces import COLUMNS
 
-Parse = Callable[[Record], Iterable[Trial]]
-_KINETICS_NAME = re.compile(
-    r"(?P<task>.+?)_(?P<model>[^_]+)_(?:dense|local(?P<local>\d+)"
-    r"(?:_topk(?P<topk>\d+)|_block(?P<block>\d+)_blocktopk(?P<n_blocks>\d+))?)"
-)
-
-_OTHER_METHODS = (
-    "attn_stride",
-    "attn_nsample",
-    "attn_random_select",
-    "attn_random_nsample",
-    "quest_topk_blocks",
-)
-
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").rsplit(".", 1)[0]
-
-
-def _kinetics(path: Path, first: Record, run: Run) -> Parse:
-    """The published data set: metadata line, then one trial a line (see ``read_traces``)."""
-    if "prediction" in first:
-        raise TraceFileError(
-            "the first line must hold the metadata (attn_local, attn_topk, ...); it is a trial"
-        )
-    found = _KINETICS_NAME.fullmatch(_stem(path))
-    if found is None:
-        raise TraceFileError(
-            f"the name must be TASK_MODEL_dense, TASK_MODEL_localL_topkB or TASK_MODEL_localL_blockS_blocktopkK; "
-            f"got {_stem(path)!r}"
-        )
-    named = {key: int(found[key]) if found[key] else None for key in ("local", "topk", "block", "n_blocks")}
-    stated = {
-        "local": first.get("attn_local"),
-        "topk": first.get("attn_topk") or None,
-        # the engine's default block size is written for every run; it means nothing without blocks
-        "block": first.get("attn_block_size") if first.get("attn_block_topk") else None,
-        "n_blocks": first.get("attn_block_topk") or None,
-    } | {name: first[name] for name in _OTHER_METHODS if first.get(name)}
-    if named != stated:
-        raise TraceFileError(f"the file name says {_settings(named)}, the metadata say {_settings(stated)}")
-    local, topk, block, n_blocks = named.values()
-    if local and (topk or n_blocks):
-        if run.policy is None:
-            raise TraceFileError(
-                f"{_settings(named)}: no policy has a window of {local} recent tokens beside the chosen ones; "
-                "say what it shall count as with policy=..."
-            )
-        policy = run.policy
-    elif n_blocks and block:
-        policy = f"block_topk:{block * n_blocks}:{block}"
-    else:
-        policy = f"topk:{topk}" if topk else "dense" if local is None else f"local:{local}"
-    dashed = {name.replace(".", "-"): name for name in MODELS}
-    task = run.agreed("task", found["task"], "the file name")
-    model = run.agreed("model", dashed.get(found["model"], found["model"]), "the file name")
-    policy = run.agreed("policy", policy, "the file name")
-
-    def parse(record: Record) -> Iterable[Trial]:
-        query = field_of(record, "query", str, "the question's text")
-        answer = field_of(record, "prediction", list, "a list with one text")
-        if len(answer) != 1 or not isinstance(answer[0], str):
-            raise ValueError(f"prediction must be a list with one text; got {shortened(answer)}")
-        correct = verdict_of(field_of(record, "score", (int, float), "0.0 or 100.0"), "score")
-        tokens = run.tokens(answer[0])
-        yield Trial(
-            model=model,
-            task=task,
-            policy=policy,
-            problem=problem_id(query),
-            tokens_in=run.prompt_tokens(run.prompt(query) if run.prompt else query),
-            tokens_out=tokens,
-            correct=correct,
-            truncated=run.cut(tokens),
-            mark=mark_of(answer[0]),
-        )
-
-    return parse
-
-
-def _settings(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items() if value is not None) or "dense"
 
 
 def _lm_eval(path: Path, first: Record, run: Run) -> Parse:
@@ -325,7 +247,7 @@ def _name(record: Record, name: str, run: Run) -> str:
 
 
 FORMATS: dict[str, Callable[[Path, Record, Run], Parse]] = {
-    "kinetics": _kinetics,
+    "kinetics": kinetics,
     "lm-eval": _lm_eval,
     "requests": _requests,
     "table": _table,
@@ -338,7 +260,7 @@ def recognise(path: Path, first: Record) -> str:
         return "table"
     if "resps" in first:
         return "lm-eval"
-    if "prediction" in first or "attn_local" in first or _KINETICS_NAME.fullmatch(_stem(path)):
+    if not {"prediction", "attn_local", "kinetics_lab"}.isdisjoint(first) or NAME.fullmatch(_stem(path)):
         return "kinetics"
     if not {"outputs", "choices", "meta_info", "usage", "response"}.isdisjoint(first):
         return "requests"

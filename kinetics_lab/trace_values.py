@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +33,9 @@ class Trial(NamedTuple):
     trial: int = -1
     forced_at: int = 0
     mark: object = None  # what tells a copy of the line: the answer's text or ids, or the request's id
+
+
+Parse = Callable[[Record], Iterable[Trial]]
 
 
 def problem_id(text: str) -> str:

@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 import kinetics_lab
-from kinetics_lab import cli
+from kinetics_lab import cli, commands
 from kinetics_lab.cost import decode_cost
 from kinetics_lab.hardware import HARDWARE
 from kinetics_lab.policies import BlockTopK
@@ -90,13 +90,13 @@ def test_version(capsys):
     ],
 )
 def test_values_are_yaml(text, value):
-    assert cli.scalar(text) == value
-    assert type(cli.scalar(text)) is type(value)
+    assert commands.scalar(text) == value
+    assert type(commands.scalar(text)) is type(value)
 
 
 def test_a_value_that_is_not_yaml():
     with pytest.raises(ValueError, match=r"must be YAML; got '\[1'"):
-        cli.scalar("[1")
+        commands.scalar("[1")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from kinetics_lab import trace_files, trace_values
 from kinetics_lab.trace_files import read_traces
+from kinetics_lab.trace_layout import layout_metadata, layout_name
 from kinetics_lab.trace_values import problem_id
 from kinetics_lab.traces import COLUMNS, check_traces, summarize, write_traces
 
@@ -91,6 +92,187 @@ def test_the_published_layout(tmp_path, name, metadata, model, policy):
     assert first["correct"].tolist() == [False, True, False, True]
     assert first["tokens_in"].unique().tolist() == [5]
     assert summarize(table)["n_correct"].tolist() == [2, 2, 2]
+
+
+PUBLISHED = {
+    "dense": "dense",
+    "topk:512": "local0_topk512",
+    "block_topk:256:128": "local0_block128_blocktopk2",
+    "local:64": "local64",
+}
+OWN = {
+    "topk:512:false": "topk-512-false",
+    "block_topk:256:128:4": "block_topk-256-128-4",
+    "block_topk:256:128:0:true": "block_topk-256-128-0-true",
+    "strided_block_topk:256:128": "strided_block_topk-256-128",
+    "quest:256:16": "quest-256-16",
+    "local:64:4": "local-64-4",
+    "random:128": "random-128",
+}
+
+
+def generation(policy, trials=3, **said):
+    """A file of our own generation: metadata that speak for themselves, then one answer a line. Synthetic."""
+    said = {"version": "0", "model": "qwen3-0.6b", "task": "aime24", "policy": policy, "seed": 1} | said
+    lines = [layout_metadata(policy) | {"kinetics_lab": said}]
+    for trial in reversed(range(trials)):
+        for place, question in enumerate(QUESTIONS):
+            stopped = ("end", "length", "repetition")[trial]
+            lines.append(
+                {
+                    "query": question,
+                    "prediction": [answer(250, "same")],  # equal samples are samples, too
+                    "score": 100.0 * (trial == 0),
+                    "error": None,
+                    "problem": f"p{place}",
+                    "trial": trial,
+                    "tokens_in": 7 + place,
+                    "tokens_out": 50 + 10 * trial + place,
+                    "truncated": stopped != "end",
+                    "stopped": stopped,
+                }
+            )
+    return lines
+
+
+@pytest.mark.parametrize(("policy", "suffix"), (PUBLISHED | OWN).items())
+def test_our_own_generations_come_back_as_written(tmp_path, policy, suffix):
+    assert layout_name("aime24", "qwen3-0.6b", policy) == f"aime24_qwen3-0-6b_{suffix}"
+    lines = generation(policy)
+    path = write(tmp_path / f"{layout_name('aime24', 'qwen3-0.6b', policy)}.jsonl", lines)
+    table = read_traces(path)
+    places, trials = [0, 1, 2] * 3, [2, 2, 2, 1, 1, 1, 0, 0, 0]
+    assert table.to_dict("list") == {
+        "model": ["qwen3-0.6b"] * 9,
+        "task": ["aime24"] * 9,
+        "problem": [f"p{place}" for place in places],
+        "trial": trials,
+        "policy": [policy] * 9,
+        "tokens_in": [7 + place for place in places],
+        "tokens_out": [50 + 10 * trial + place for trial, place in zip(trials, places, strict=True)],
+        "correct": [trial == 0 for trial in trials],
+        "truncated": [trial > 0 for trial in trials],
+    }
+    renamed = write(tmp_path / "any name.jsonl", lines)
+    pd.testing.assert_frame_equal(read_traces(renamed), table)
+
+
+@pytest.mark.parametrize("policy", PUBLISHED)
+def test_a_published_name_and_its_metadata_say_the_policy_without_our_key(tmp_path, policy):
+    name = layout_name("aime24", "qwen3-0.6b", policy)
+    path = write(tmp_path / f"{name}.jsonl", kinetics_lines(metadata=layout_metadata(policy)))
+    table = read_traces(path, **KINETICS)
+    assert table[["model", "task", "policy"]].drop_duplicates().to_numpy().tolist() == [
+        ["qwen3-0.6b", "aime24", policy]
+    ]
+
+
+@pytest.mark.parametrize("policy", OWN)
+def test_a_policy_of_our_own_passes_for_no_published_one(tmp_path, policy):
+    assert layout_metadata(policy) == {}
+    path = write(tmp_path / f"{layout_name('aime24', 'qwen3-0.6b', policy)}.jsonl", kinetics_lines())
+    with refused("the name must be TASK_MODEL_dense, "):
+        read_traces(path, **KINETICS, format="kinetics")
+
+
+def test_published_metadata_have_the_published_keys():
+    keys = ["attn_local", "attn_topk", "attn_block_topk", "attn_block_size"]
+    stated = {policy: [layout_metadata(policy)[key] for key in keys] for policy in PUBLISHED}
+    assert stated == {
+        "dense": [None, None, None, None],
+        "topk:512": [0, 512, None, None],
+        "block_topk:256:128": [0, None, 2, 128],
+        "local:64": [64, None, None, None],
+    }
+    assert layout_metadata("topk:512:true") == layout_metadata("topk:512")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("a/b", "m", "dense"),
+            "task must be letters, digits and . _ + - (it becomes part of a file's name)",
+        ),
+        (("..", "m", "dense"), "task must be letters, digits and . _ + -"),
+        (("t", "Qwen/Qwen3-8B", "dense"), "model must be letters, digits and . + -"),
+        (("t", "my_model", "dense"), "model must be letters, digits and . + -"),
+        (("t", "m", "topk"), "policy 'topk': topk needs budget"),
+    ],
+)
+def test_names_that_no_file_can_have(names, message):
+    with refused(message):
+        layout_name(*names)
+
+
+BAD_GENERATED = [
+    ({"score": None, "error": "it took over 10 s"}, ":5: this answer has no score: 'it took over 10 s'"),
+    ({"score": 50.0}, ":5: score must be 0, 1 or 100 (or true, false); got 50.0"),
+    ({"query": 3}, ":5: query must be the question's text; got 3"),
+    ({"prediction": "a"}, ":5: prediction must be a list with one text; got 'a'"),
+    ({"problem": 3}, ":5: problem must be the problem's id; got 3"),
+    ({"trial": None}, ":5: trial must be a number; got None"),
+    ({"tokens_in": 0}, ":5: tokens_in must be a whole number >= 1; got 0"),
+    ({"tokens_in": 99}, ":5: tokens_in must be the same in all traces of problem p0, 7 so far; got 99"),
+    ({"tokens_out": True}, ":5: tokens_out must be a whole number >= 0; got True"),
+    ({"truncated": 0}, ":5: truncated must be true or false; got 0"),
+    (
+        {"stopped": "length"},
+        ":5: stopped must be end (truncated false), length (truncated true) or repetition; ",
+    ),
+    ({"truncated": True}, "got 'end' with truncated true"),
+    ({"stopped": "eos"}, "got 'eos' with truncated false"),
+    ({"trial": 1}, ":5: the same trial of the same problem as "),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.* problems have fewer than")
+@pytest.mark.parametrize(("values", "message"), BAD_GENERATED, ids=[m[:50] for _, m in BAD_GENERATED])
+def test_a_bad_line_of_a_generation(tmp_path, values, message):
+    lines = generation("dense", trials=2)
+    lines[4] = lines[4] | values
+    path = write(tmp_path / "g.jsonl", lines)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_traces(path)
+    assert str(error.value).startswith(f"{path}:5: ")
+    with pytest.warns(UserWarning, match="skipped 1 bad lines"):
+        assert len(read_traces(path, skip_bad=1)) == 5
+
+
+def test_a_repetition_counts_as_truncated_whatever_is_said(tmp_path):
+    lines = generation("dense")
+    lines[1]["truncated"] = False
+    assert read_traces(write(tmp_path / "g.jsonl", lines))["truncated"].tolist()[0] is True
+
+
+@pytest.mark.parametrize(
+    ("first", "options", "message"),
+    [
+        ({"kinetics_lab": 3}, {}, ":1: the first line: kinetics_lab must be an object with model, task and"),
+        (
+            {"kinetics_lab": {"model": "m"}},
+            {},
+            ":1: the first line: no 'task'; it must be a text (found: model)",
+        ),
+        (
+            {"kinetics_lab": {"model": "m", "task": "t", "policy": "topk"}},
+            {},
+            ":1: the first line: policy 'topk': topk needs budget",
+        ),
+        ({"attn_topk": 256}, {}, ":1: the first line says policy topk:512, its metadata say attn_topk=256"),
+        (
+            {},
+            {"task": "gsm8k"},
+            ":1: the first line: task='gsm8k' was given, but the first line says 'aime24'",
+        ),
+        ({}, {"policy": "dense"}, "policy='dense' was given, but the first line says 'topk:512'"),
+    ],
+)
+def test_a_generation_that_contradicts_itself_or_the_caller(tmp_path, first, options, message):
+    lines = generation("topk:512")
+    lines[0] |= first
+    with refused(message):
+        read_traces(write(tmp_path / "g.jsonl", lines), skip_bad=3, **options)
 
 
 def test_problems_are_matched_by_their_text_never_by_order(tmp_path):

@@ -12,6 +12,8 @@ would read up to 2 D bytes for each of its tokens.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import triton
 import triton.language as tl
@@ -258,6 +260,18 @@ class PagedKVCache:
         blocks = triton.cdiv(new_tokens - 1, self.block_size) + 1  # as many as T tokens can touch
         self._per_block(k, v, counts, min(blocks, self.max_blocks), refresh=False)
         self.lengths.add_(counts).clamp_(max=self.max_tokens)
+
+    def rows(self, start: int, stop: int) -> PagedKVCache:
+        """Requests ``start`` to ``stop - 1`` as a cache of their own that shares this one's memory."""
+        checks.whole("start", start, 0)
+        checks.whole("stop", stop, start + 1)
+        checks.require(stop <= self.batch, f"stop must be at most batch={self.batch}", stop)
+        part = copy.copy(self)
+        part.batch = stop - start
+        for name in ("page_table", "lengths", "key_means", "key_min", "key_max", "open_sum"):
+            whole = getattr(self, name)
+            setattr(part, name, None if whole is None else whole[start:stop])
+        return part
 
     def refresh(self) -> None:
         """All search keys anew from the pages, for whoever writes ``k``, ``v`` and ``lengths`` directly."""

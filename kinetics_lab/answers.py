@@ -1,0 +1,121 @@
+"""The file of a generation: answers appended as they finish, continued after a stop, put in order at the end.
+
+The layout is the published one (see ``read_traces``): a line of metadata, then one graded answer a line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinetics_lab.grade import Grade, Problem
+
+Grader = Callable[..., Grade]  # (an answer's text, the reference, finished=)
+Line = dict[str, Any]
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Hold the file alone; ValueError where another process does."""
+    with path.with_name(path.name + ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{path} is being written by another process; give another folder") from None
+        yield
+
+
+def read_lines(path: Path, metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """The finished lines of a stopped run; a line torn by the stop is cut off.
+
+    Raises ValueError where the file belongs to other settings, or is no such file at all.
+    """
+    if not path.exists():
+        return []
+    whole, _, torn = path.read_bytes().rpartition(b"\n")
+    try:
+        first, *lines = [json.loads(line) for line in whole.splitlines()] or [None]
+    except ValueError as error:
+        raise ValueError(f"{path} is no file of this command ({error}); give another folder") from None
+    if first is not None and first != metadata:
+        ours, theirs = (x.get("kinetics_lab", {}) for x in (metadata, first))
+        other = [f"{k}: {theirs.get(k)!r} there, {v!r} here" for k, v in ours.items() if theirs.get(k) != v]
+        raise ValueError(f"{path} was made with other settings ({'; '.join(other) or 'its first line'}); "
+                         "give another folder, or the same settings")  # fmt: skip
+    if torn:
+        with path.open("r+b") as handle:
+            handle.truncate(len(whole) + 1 if whole else 0)
+    return lines
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def start(path: Path, metadata: Line) -> None:
+    """A file without answers yet."""
+    write_whole(path, _json(metadata))
+
+
+def append_line(path: Path, line: Line) -> None:
+    """Append one answer so that it survives a crash of the machine."""
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(_json(line))
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def graded(line: Line, grade: Grader, problem: Problem, opening: str) -> Line:
+    """The line with the grader's verdict: score 100 or 0, or no score and the error.
+
+    opening: what the prompt began the answer with, ``<think>`` or nothing.
+    """
+    text, finished = opening + line["prediction"][0], line["stopped"] == "end"
+    found = grade(text, problem.answer, finished=finished)
+    return line | {"score": None if found.correct is None else 100.0 * found.correct, "error": found.error}
+
+
+def graded_again(path: Path, metadata: Line, lines: list[Line], grade: Callable[[Line], Line]) -> list[Line]:
+    """The lines, those without a score graded again; the file is rewritten where that changed one."""
+    again = [line if line["score"] is not None else grade(line) for line in lines]
+    if again != lines:
+        summary_of(path).unlink(missing_ok=True)
+        write_whole(path, "".join(map(_json, (metadata, *again))))
+    return again
+
+
+def summary_of(path: Path) -> Path:
+    """The summary that stands beside a finished file."""
+    return path.with_name(path.name + ".summary.json")
+
+
+def finish(path: Path, metadata: Line, lines: list[Line], problems: list[str], speed: Line) -> None:
+    """Put the finished file in the order of ``problems`` and trials, and write its summary beside it."""
+    lines = sorted(lines, key=lambda line: (problems.index(line["problem"]), line["trial"]))
+    write_whole(path, "".join(map(_json, (metadata, *lines))))
+    scores = [line["score"] / 100 for line in lines if line["score"] is not None]
+    ends = [line["stopped"] for line in lines]
+    summary = {
+        **metadata["kinetics_lab"],
+        "answers": len(lines),
+        "graded": len(scores),
+        "accuracy": float(np.mean(scores)) if scores else None,
+        "mean_tokens_out": float(np.mean([line["tokens_out"] for line in lines])),
+        "stopped": {why: ends.count(why) for why in ("end", "length", "repetition")},
+        "last_run": speed,
+    }
+    write_whole(summary_of(path), json.dumps(summary, indent=1) + "\n")

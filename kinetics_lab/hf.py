@@ -1,0 +1,333 @@
+"""Hugging Face transformers with our caches: its model code, our attention, decoding any number of requests at once.
+
+Nothing of a model is copied. The library calls the attention function registered here, and puts keys and values into
+the cache classes it is given; prompts are read by its own dense attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinetics_lab._errors import lookup, require, unknown
+from kinetics_lab.caches import open_cache
+from kinetics_lab.policies import Dense, Policy
+from kinetics_lab.shapes import ModelShape
+
+try:
+    import transformers
+    from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+except ImportError:
+    raise ValueError("this needs transformers: pip install 'kinetics-lab[generate]'") from None
+
+NAME = "kinetics"  # of our attention in the library's registry
+
+#: model_type -> the library's config class; their attention is plain GQA over the whole context
+KNOWN = {
+    "qwen2": "Qwen2Config",
+    "qwen3": "Qwen3Config",
+    "qwen3_moe": "Qwen3MoeConfig",
+    "llama": "LlamaConfig",
+}
+_OF_FAMILY = {"qwen2.5": "qwen2", "qwen3": "qwen3", "qwen3-moe": "qwen3_moe", "llama3": "llama"}
+
+
+def attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    scaling: float | None = None, caches: PolicyCache | None = None, **kwargs: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """The registered function: one token a request over ``caches``, or the library's own attention without them.
+
+    query: ``[batch, heads, 1, head_dim]``; returns ``[batch, 1, heads, head_dim]``, as the library wants it.
+    """
+    if caches is None:
+        result: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return result
+    return _attend(caches, module, query, scaling), None
+
+
+# The compiler stays out of what is kept apart from layer to layer: it would compile every layer by itself.
+@torch.compiler.disable
+def _attend(caches: PolicyCache, module: Any, query: Tensor, scaling: float | None) -> Tensor:
+    return caches.layers[module.layer_idx].attend(query[:, :, 0], scaling)[:, None]
+
+
+transformers.AttentionInterface.register(NAME, attention)
+
+
+class PolicyLayer(CacheLayerMixin):
+    """One layer's cache in the form that the library calls: ``update`` appends the new token."""
+
+    def __init__(self, cache: Any, active: Tensor) -> None:
+        super().__init__()
+        self.cache, self.active = cache, active
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.cache.append(key_states[:, :, 0], value_states[:, :, 0], self.active)
+        return key_states, value_states
+
+    def attend(self, q: Tensor, scale: float | None) -> Tensor:
+        attended: Tensor = self.cache.attend(q, scale)
+        return attended
+
+    # The library asks these where it makes masks and positions; ours are given with every call.
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise NotImplementedError("a PolicyLayer has its memory from the start")
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        raise NotImplementedError("requests of different lengths have no common mask")
+
+    def get_seq_length(self) -> int:
+        raise NotImplementedError("requests have different lengths; give position_ids")
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class PolicyCache(Cache):
+    """Caches of all layers; ``active [batch]`` int32 says which requests take the token of the next step."""
+
+    def __init__(self, layers: Sequence[Any], active: Tensor) -> None:
+        super().__init__(layers=[PolicyLayer(cache, active) for cache in layers])
+        self.active = active
+
+    @torch.compiler.disable
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        updated: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
+        return updated
+
+
+class InPlaceLayer(CacheLayerMixin):
+    """A layer of the library's own attention: ``keys, values [batch, KV heads, tokens, head_dim]``, all of them full.
+
+    A step overwrites the last token where the library's classes would copy the cache or mask it.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.keys[:, :, -1:], self.values[:, :, -1:] = key_states, value_states
+        return self.keys, self.values
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise NotImplementedError("an InPlaceLayer has its memory from the start")
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.keys.shape[2], 0
+
+    def get_seq_length(self) -> int:
+        return self.keys.shape[2] - 1
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+
+class InPlaceCache(Cache):
+    """Full caches of all layers for the library's own attention, to be timed beside ours."""
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        super().__init__(layers=[InPlaceLayer(*layer) for layer in layers])
+
+    @torch.compiler.disable
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        updated: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
+        return updated
+
+
+@torch.no_grad()
+def step(model: Any, tokens: Tensor, positions: Tensor, caches: PolicyCache | InPlaceCache) -> Tensor:
+    """Logits ``[batch, vocabulary]`` after one token a request: ``tokens``, ``positions`` are ``[batch, 1]``.
+
+    Attention is ours over a :class:`PolicyCache`, the library's over its own classes.
+    """
+    ours = {"caches": caches} if isinstance(caches, PolicyCache) else {}
+    out = model(input_ids=tokens, position_ids=positions, past_key_values=caches, use_cache=True, **ours)
+    logits: Tensor = out.logits[:, -1]
+    return logits
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt that has been read: each layer's keys and values ``[1, tokens, KV heads, head_dim]``, last logits."""
+
+    layers: list[tuple[Tensor, Tensor]]
+    logits: Tensor
+    length: int
+
+
+class Decoder:
+    """``slots`` requests side by side on one model, each begun with :meth:`fill`, all moved on by :meth:`step`.
+
+    The first ``dense_layers`` layers stay dense. On a GPU a step is a CUDA graph where the model can be captured
+    (``how`` says "graph" or "eager"). Raises ValueError for a model whose attention is not plain GQA.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        policy: Policy,
+        slots: int,
+        max_tokens: int,
+        *,
+        dense_layers: int = 0,
+        graph: bool = True,
+        compiled: bool = False,
+    ) -> None:
+        config = model.config
+        check_config(config)
+        require(0 <= dense_layers <= config.num_hidden_layers,
+                f"dense_layers must be 0 to {config.num_hidden_layers}", dense_layers)  # fmt: skip
+        model.set_attn_implementation(NAME)
+        self.model, self.device, self.how = model.eval(), model.device, "eager"
+        if compiled:
+            compile_layers(model)
+        shape = shape_of(model)
+        sizes = slots, shape.n_kv_heads, shape.head_dim, max_tokens
+        reads = [Dense() if i < dense_layers else policy for i in range(config.num_hidden_layers)]
+        caches = [open_cache(p, *sizes, dtype=model.dtype, device=self.device) for p in reads]
+        zeros = torch.zeros(3, slots, dtype=torch.int64, device=self.device)
+        self.tokens, self.positions = zeros[0][:, None], zeros[1][:, None]
+        self.active = torch.zeros(slots, dtype=torch.int32, device=self.device)
+        self.cache = PolicyCache(caches, self.active)
+        self._graph: Any = graph and self.device.type == "cuda"
+        self._logits: Tensor | None = None
+
+    @torch.no_grad()
+    def read(self, ids: Sequence[int]) -> Prompt:
+        """Read a prompt with the library's own dense attention."""
+        cache = DynamicCache()
+        tokens = torch.tensor([list(ids)], device=self.device)
+        with torch.compiler.set_stance("force_eager"):  # else every length of prompt would be compiled anew
+            out = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        layers = [(layer.keys.transpose(1, 2), layer.values.transpose(1, 2)) for layer in cache.layers]
+        return Prompt(layers, out.logits[0, -1], len(ids))
+
+    def fill(self, slot: int, prompt: Prompt) -> None:
+        """Begin the request of this slot anew, after this prompt."""
+        for layer, (k, v) in zip(self.cache.layers, prompt.layers, strict=True):
+            layer.cache.fill(k, v, slice(slot, slot + 1))
+
+    def step(self, tokens: Sequence[int], positions: Sequence[int], active: Sequence[bool]) -> Tensor:
+        """Logits ``[slots, vocabulary]`` after one token for each active slot; others' rows mean nothing.
+
+        positions: tokens that each request holds already. The result is overwritten by the next step.
+        """
+        for to, values in (
+            (self.tokens[:, 0], tokens),
+            (self.positions[:, 0], positions),
+            (self.active, active),
+        ):
+            to.copy_(torch.tensor(values, dtype=to.dtype))
+        if self._graph is True:
+            self._capture()
+        if self._graph:
+            self._graph.replay()
+        else:
+            self._logits = step(self.model, self.tokens, self.positions, self.cache)
+        assert self._logits is not None
+        return self._logits
+
+    def _capture(self) -> None:
+        """Record a step without taking one: no slot is active while kernels warm up and are captured."""
+        active = self.active.clone()
+        self.active.zero_()
+        here, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                step(self.model, self.tokens, self.positions, self.cache)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=stream):
+                self._logits = step(self.model, self.tokens, self.positions, self.cache)
+            self._graph, self.how = graph, "graph"
+        except RuntimeError:  # the model plans on the host, as some expert routing does
+            torch.cuda.set_stream(here)
+            torch.cuda.synchronize()
+            self._graph = None
+        self.active.copy_(active)
+
+
+def compile_layers(model: Any, backend: str = "inductor") -> None:
+    """Let PyTorch's compiler fuse what lies between matrix products; attention and caches stay as they are.
+
+    Small elementwise kernels cost microseconds each, hundreds of them a step: more than sparse attention takes.
+    """
+    # Else every layer's number would be a constant of the code, and every layer compiled by itself.
+    torch._dynamo.config.allow_unspec_int_on_nn_module = True
+    for layer in model.model.layers:
+        layer.compile(backend=backend)
+
+
+def check_config(config: Any) -> None:
+    """ValueError unless the model's attention is plain GQA over the whole context."""
+    if config.model_type not in KNOWN:
+        raise unknown("model_type", config.model_type, sorted(KNOWN))
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    require(
+        kinds == {"full_attention"}, "every layer must be full_attention (no sliding window)", sorted(kinds)
+    )
+
+
+def shape_of(model: Any) -> ModelShape:
+    """The shape that the cost law prices."""
+    return ModelShape.from_hf_config(model.config.to_dict() | {"architectures": [type(model).__name__]})
+
+
+def config_of(shape: ModelShape) -> Any:
+    """The library's config of a shape: Qwen3 (dense and MoE), Qwen2.5, Llama 3. ValueError for other families."""
+    kind = lookup(_OF_FAMILY, shape.family, "model family")
+    values: dict[str, Any] = {
+        "num_hidden_layers": shape.n_layers, "num_attention_heads": shape.n_q_heads, "vocab_size": shape.vocab,
+        "num_key_value_heads": shape.n_kv_heads, "head_dim": shape.head_dim, "hidden_size": shape.hidden,
+        "intermediate_size": shape.ffn, "tie_word_embeddings": shape.tied, "max_position_embeddings": 131072,
+    }  # fmt: skip
+    if shape.n_experts:
+        values |= {"num_experts": shape.n_experts, "num_experts_per_tok": shape.n_active_experts,
+                   "moe_intermediate_size": shape.expert_ffn, "norm_topk_prob": True,
+                   "mlp_only_layers": list(range(shape.n_dense_layers))}  # fmt: skip
+    return getattr(transformers, KNOWN[kind])(**values)
+
+
+def random_model(
+    shape: ModelShape,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Any:
+    """A model of this shape with random weights, ready for a :class:`Decoder`. Device "meta": no memory at all."""
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return transformers.AutoModelForCausalLM.from_config(
+            config_of(shape), dtype=dtype, attn_implementation=NAME
+        ).eval()
+
+
+def load_model(name: str, *, device: str | torch.device, dtype: str = "auto") -> tuple[Any, Any]:
+    """Model and tokenizer of a folder, or of the hub where the network reaches it.
+
+    Raises ValueError where there is no such model, or where its attention is not plain GQA.
+    """
+    try:
+        check_config(transformers.AutoConfig.from_pretrained(name))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=NAME)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model {name!r} is no folder here, and the hub did not give it: {reason}") from None
+    return model.to(device).eval(), tokenizer

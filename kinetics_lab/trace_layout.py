@@ -1,0 +1,206 @@
+"""The layout of generated traces: names and first line of a file as published, one statement for writer and reader.
+
+A file is JSON lines: metadata first, then one finished trial a line. The published data set states the policy
+twice, in the file's name and in the metadata; a file of this package adds the key ``kinetics_lab``, an object
+with ``model``, ``task`` and ``policy``, and token counts beside each answer, so that reading it needs no tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kinetics_lab._errors import require
+from kinetics_lab.policies import BlockTopK, Dense, Local, Policy, TopK, parse_policy
+from kinetics_lab.shapes import MODELS
+from kinetics_lab.trace_values import (
+    Parse,
+    Record,
+    Run,
+    TraceFileError,
+    Trial,
+    field_of,
+    mark_of,
+    problem_id,
+    shortened,
+    verdict_of,
+    whole_number,
+)
+
+NAME = re.compile(
+    r"(?P<task>.+?)_(?P<model>[^_]+)_(?:dense|local(?P<local>\d+)"
+    r"(?:_topk(?P<topk>\d+)|_block(?P<block>\d+)_blocktopk(?P<n_blocks>\d+))?)"
+)
+_OTHER_METHODS = (
+    "attn_stride",
+    "attn_nsample",
+    "attn_random_select",
+    "attn_random_nsample",
+    "quest_topk_blocks",
+)
+STOPS = ("end", "length", "repetition")
+
+
+def _published(policy: Policy) -> tuple[str, dict[str, int | None]] | None:
+    """How the published data set writes a policy, in a name and in the metadata; None where it has no way to."""
+    keys: dict[str, int | None] = dict.fromkeys(
+        ("attn_local", "attn_topk", "attn_block_topk", "attn_block_size")
+    )
+    match policy:
+        case Dense():
+            return "dense", keys
+        case TopK(budget=budget, oracle=True):
+            return f"local0_topk{budget}", keys | {"attn_local": 0, "attn_topk": budget}
+        case BlockTopK(block_size=size, sink=0, last_block=False) if type(policy) is BlockTopK:
+            stated = {"attn_local": 0, "attn_block_topk": policy.n_blocks, "attn_block_size": size}
+            return f"local0_block{size}_blocktopk{policy.n_blocks}", keys | stated
+        case Local(window=window, sink=0):
+            return f"local{window}", keys | {"attn_local": window}
+    return None
+
+
+def layout_name(task: str, model: str, policy: str) -> str:
+    """Name of a generation's file, without the suffix ``.jsonl``: ``aime24_qwen3-0-6b_local0_topk512``.
+
+    The published form where ``policy`` has one (dense, oracle top-k, block top-k, local), else its text with ``-``
+    for ``:`` (``aime24_qwen3-0-6b_quest-512-16``). Raises ValueError for a task or model that cannot stand in a
+    file's name, and for a policy that ``parse_policy`` refuses.
+    """
+    require(
+        bool(re.fullmatch(r"[A-Za-z0-9][\w.+-]*", task, re.ASCII)),
+        "task must be letters, digits and . _ + - (it becomes part of a file's name)",
+        task,
+    )
+    require(
+        bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", model)),
+        "model must be letters, digits and . + - (it becomes part of a file's name)",
+        model,
+    )
+    found = parse_policy(policy)
+    published = _published(found)
+    return f"{task}_{model.replace('.', '-')}_{published[0] if published else str(found).replace(':', '-')}"
+
+
+def layout_metadata(policy: str) -> dict[str, int | None]:
+    """The published metadata keys that state ``policy``; empty where no published key does."""
+    published = _published(parse_policy(policy))
+    return published[1] if published else {}
+
+
+def kinetics(path: Path, first: Record, run: Run) -> Parse:
+    """The line parser for a file with this first line (see ``kinetics_lab.trace_files.read_traces``)."""
+    if "prediction" in first:
+        raise TraceFileError(
+            "the first line must hold the metadata (attn_local, attn_topk, ...); it is a trial"
+        )
+    return _ours(first, run) if "kinetics_lab" in first else _of_the_paper(path, first, run)
+
+
+def _ours(first: Record, run: Run) -> Parse:
+    """A generation of this package: everything is in the file's own words."""
+    try:
+        said = field_of(first, "kinetics_lab", dict, "an object with model, task and policy")
+        words = {name: field_of(said, name, str, "a text") for name in ("task", "model", "policy")}
+        words["policy"] = str(parse_policy(words["policy"]))
+        task, model, policy = (run.agreed(name, word, "the first line") for name, word in words.items())
+    except ValueError as error:
+        raise TraceFileError(f"the first line: {error}") from None
+    wrong = {key: first.get(key) for key, value in layout_metadata(policy).items() if first.get(key) != value}
+    if wrong:
+        raise TraceFileError(f"the first line says policy {policy}, its metadata say {_settings(wrong)}")
+
+    def parse(record: Record) -> Iterable[Trial]:
+        field_of(record, "query", str, "the question's text")
+        _answer(record)
+        if record.get("score", "") is None:
+            raise ValueError(f"this answer has no score: {shortened(record.get('error'))}")
+        stopped = field_of(record, "stopped", str, f"one of {', '.join(STOPS)}")
+        truncated = field_of(record, "truncated", bool, "true or false")
+        if stopped not in STOPS or (stopped != "repetition" and truncated != (stopped == "length")):
+            raise ValueError(
+                f"stopped must be end (truncated false), length (truncated true) or repetition; "
+                f"got {stopped!r} with truncated {str(truncated).lower()}"
+            )
+        # No mark: copies show by their trial number, and at a low temperature two samples may well be equal.
+        yield Trial(
+            model=model,
+            task=task,
+            policy=policy,
+            problem=field_of(record, "problem", str, "the problem's id"),
+            tokens_in=whole_number(field_of(record, "tokens_in", int, "a count"), "tokens_in", 1),
+            tokens_out=whole_number(field_of(record, "tokens_out", int, "a count"), "tokens_out"),
+            correct=verdict_of(field_of(record, "score", (int, float), "0.0 or 100.0"), "score"),
+            truncated=stopped != "end",
+            trial=whole_number(field_of(record, "trial", int, "a number"), "trial"),
+        )
+
+    return parse
+
+
+def _of_the_paper(path: Path, first: Record, run: Run) -> Parse:
+    """A published file: the policy in its name and in its metadata, which must agree."""
+    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    found = NAME.fullmatch(stem)
+    if found is None:
+        raise TraceFileError(
+            f"the name must be TASK_MODEL_dense, TASK_MODEL_localL_topkB or TASK_MODEL_localL_blockS_blocktopkK; "
+            f"got {stem!r}"
+        )
+    named = {key: int(found[key]) if found[key] else None for key in ("local", "topk", "block", "n_blocks")}
+    stated = {
+        "local": first.get("attn_local"),
+        "topk": first.get("attn_topk") or None,
+        # the engine's default block size is written for every run; it means nothing without blocks
+        "block": first.get("attn_block_size") if first.get("attn_block_topk") else None,
+        "n_blocks": first.get("attn_block_topk") or None,
+    } | {name: first[name] for name in _OTHER_METHODS if first.get(name)}
+    if named != stated:
+        raise TraceFileError(f"the file name says {_settings(named)}, the metadata say {_settings(stated)}")
+    local, topk, block, n_blocks = named.values()
+    if local and (topk or n_blocks):
+        if run.policy is None:
+            raise TraceFileError(
+                f"{_settings(named)}: no policy has a window of {local} recent tokens beside the chosen ones; "
+                "say what it shall count as with policy=..."
+            )
+        policy = run.policy
+    elif n_blocks and block:
+        policy = f"block_topk:{block * n_blocks}:{block}"
+    else:
+        policy = f"topk:{topk}" if topk else "dense" if local is None else f"local:{local}"
+    dashed = {name.replace(".", "-"): name for name in MODELS}
+    task = run.agreed("task", found["task"], "the file name")
+    model = run.agreed("model", dashed.get(found["model"], found["model"]), "the file name")
+    policy = run.agreed("policy", policy, "the file name")
+
+    def parse(record: Record) -> Iterable[Trial]:
+        query = field_of(record, "query", str, "the question's text")
+        answer = _answer(record)
+        correct = verdict_of(field_of(record, "score", (int, float), "0.0 or 100.0"), "score")
+        tokens = run.tokens(answer)
+        yield Trial(
+            model=model,
+            task=task,
+            policy=policy,
+            problem=problem_id(query),
+            tokens_in=run.prompt_tokens(run.prompt(query) if run.prompt else query),
+            tokens_out=tokens,
+            correct=correct,
+            truncated=run.cut(tokens),
+            mark=mark_of(answer),
+        )
+
+    return parse
+
+
+def _answer(record: Record) -> str:
+    texts = field_of(record, "prediction", list, "a list with one text")
+    if len(texts) != 1 or not isinstance(texts[0], str):
+        raise ValueError(f"prediction must be a list with one text; got {shortened(texts)}")
+    return texts[0]
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items() if value is not None) or "dense"

@@ -1,0 +1,130 @@
+"""Caches under every policy: plain PyTorch against the kernels and against their reference, ragged and refilled."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from kinetics_lab.policies import parse_policy
+
+torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'kernels')")
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
+
+from kinetics_kernels import reference  # noqa: E402
+
+from kinetics_lab.caches import PagedCache, PlainCache, open_cache  # noqa: E402
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+N_KV, GROUP, DIM, ROOM = 2, 3, 16, 96
+POLICIES = [
+    "dense", "topk:5", "topk:200", "local:7:3", "local:64", "block_topk:16:8", "block_topk:16:8:8:true",
+    "block_topk:32:16:16", "strided_block_topk:16:8:0:false:4", "strided_block_topk:32:16:4:true:4",
+    "strided_block_topk:64:32:0:false:8", "quest:16:8",
+    "quest:16:8:16:true",
+]  # fmt: skip
+
+
+def numbers(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def both(text: str, batch: int = 4) -> list:
+    sizes = (parse_policy(text), batch, N_KV, DIM, ROOM)
+    made = [kind(*sizes, dtype=torch.float32, device=DEVICE) for kind in (PlainCache, PagedCache)]
+    for x in (made[1].cache.k, made[1].cache.v, made[1].cache.key_means):
+        x.fill_(torch.nan)  # nothing may be read that was not written
+    return made
+
+
+def play(cache, batch: int = 4) -> list[torch.Tensor]:
+    """Ragged prompts, steps in which some requests pause, one request begun anew: the outputs of every step."""
+    for row, length in enumerate((40, 1, 17, 64)[:batch]):
+        cache.fill(
+            numbers(row, 1, length, N_KV, DIM), numbers(9 + row, 1, length, N_KV, DIM), slice(row, row + 1)
+        )
+    outs = []
+    for step in range(10):
+        if step == 5:
+            cache.fill(numbers(70, 1, 33, N_KV, DIM), numbers(71, 1, 33, N_KV, DIM), slice(1, 2))
+        counts = torch.tensor([1, step % 2, 1, step < 3], dtype=torch.int32, device=DEVICE)[:batch]
+        k, v, q = (
+            numbers(100 * step + i, batch, heads, DIM) for i, heads in enumerate((N_KV, N_KV, N_KV * GROUP))
+        )
+        cache.append(k, v, counts)
+        outs.append(cache.attend(q))
+    return outs
+
+
+@pytest.mark.parametrize("text", POLICIES)
+def test_plain_and_paged_attend_alike(text) -> None:
+    plain, paged = both(text)
+    for step, (a, b) in enumerate(zip(play(plain), play(paged), strict=True)):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=2e-5, msg=lambda m, step=step: f"step {step}: {m}")
+    assert plain.lengths.tolist() == paged.cache.lengths.tolist() == [50, 33 + 3, 27, 67]
+
+
+@pytest.mark.parametrize("text", ["dense", "block_topk:16:8:8:true", "topk:5"])
+def test_the_last_step_is_the_reference_s(text) -> None:
+    plain, paged = both(text)
+    out = play(plain)[-1]
+    play(paged)
+    q = numbers(100 * 9 + 2, 4, N_KV * GROUP, DIM)
+    wanted = {
+        "dense": lambda: reference.dense_decode(q.cpu(), paged.cache),
+        "topk:5": lambda: reference.token_topk_decode(q.cpu(), paged.cache, 5),
+    }.get(
+        text, lambda: reference.block_topk_decode(q.cpu(), paged.cache, 2, sink_blocks=1, window_blocks=1)
+    )()[0]
+    torch.testing.assert_close(out.double().cpu(), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_random_reads_its_budget_and_no_more() -> None:
+    for cache in both("random:4"):
+        values = torch.eye(DIM, device=DEVICE).repeat(3, 1)[:40].expand(1, N_KV, -1, -1).transpose(1, 2)
+        cache.fill(torch.zeros(4, 40, N_KV, DIM, device=DEVICE), values.expand(4, -1, -1, -1))
+        out = cache.attend(torch.zeros(4, N_KV * GROUP, DIM, device=DEVICE))
+        assert torch.allclose(out.sum(-1), torch.ones((), device=DEVICE))  # values are unit vectors
+        assert out.min() >= 0
+        assert (out > 0).sum(-1).max() <= 4
+
+
+@pytest.mark.parametrize("text", ["dense", "quest:16:8"])
+def test_an_empty_request_reads_nothing(text) -> None:
+    for cache in both(text, 2):
+        cache.fill(numbers(0, 1, 20, N_KV, DIM), numbers(1, 1, 20, N_KV, DIM), slice(0, 1))
+        out = cache.attend(numbers(2, 2, N_KV * GROUP, DIM))
+        assert out[0].abs().min() > 0
+        assert out[1].abs().max() == 0
+
+
+def test_requests_can_be_dropped_where_that_is_cheap() -> None:
+    whole, part = PlainCache(parse_policy("topk:3"), 3, N_KV, DIM, ROOM), both("dense", 2)[1]
+    whole.fill(numbers(0, 3, 9, N_KV, DIM), numbers(1, 3, 9, N_KV, DIM))
+    q = numbers(2, 3, N_KV * GROUP, DIM).cpu()
+    kept = torch.tensor([True, False, True])
+    wanted = whole.attend(q)[kept]
+    assert whole.keep(kept)
+    torch.testing.assert_close(whole.attend(q[kept]), wanted)
+    assert not part.keep(kept[:2])
+
+
+def test_the_scale_of_the_scores_is_given_on() -> None:
+    for cache in both("dense", 1):
+        cache.fill(numbers(0, 1, 20, N_KV, DIM), numbers(1, 1, 20, N_KV, DIM))
+        q = numbers(2, 1, N_KV * GROUP, DIM)
+        torch.testing.assert_close(cache.attend(q, 0.5), cache.attend(q * 2))
+        assert (cache.attend(q, 0.5) - cache.attend(q)).abs().max() > 1e-3
+
+
+def test_only_whole_blocks_can_be_decoded_with() -> None:
+    with pytest.raises(ValueError, match=r"block_topk:16:8:3: .* multiples of 8 tokens"):
+        PlainCache(parse_policy("block_topk:16:8:3"), 1, N_KV, DIM, ROOM)
+    with pytest.raises(ValueError, match=r"multiples of 3 tokens"):
+        PlainCache(parse_policy("strided_block_topk:16:8:0:false:3"), 1, N_KV, DIM, ROOM)
+
+
+def test_the_device_chooses_the_cache() -> None:
+    made = open_cache(parse_policy("dense"), 1, N_KV, DIM, 8, dtype=torch.float32, device=DEVICE)
+    assert isinstance(made, PagedCache if DEVICE == "cuda" else PlainCache)
