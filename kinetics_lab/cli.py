@@ -22,6 +22,15 @@ def named(text: str) -> tuple[str, str]:
     return name, shape
 
 
+def resource(text: str) -> tuple[str, float]:
+    """NAME=N as a pair."""
+    name, _, count = text.partition("=")
+    try:
+        return name, float(count)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must read NAME=N, got {text!r}") from None
+
+
 def batch(text: str) -> float | str:
     """A number, or the word "fits"."""
     return text if text == "fits" else float(text)
@@ -61,6 +70,25 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("-o", "--out", required=True, help="run folder to write")
     one.add_argument("-k", "--kernel", default="python3", help="Jupyter kernel (python3)")
 
+    one = command(do.sweep, "run a notebook over a grid of parameters; a stopped sweep goes on")
+    one.add_argument(
+        "grid", type=Path, metavar="GRID.yml", help="notebook, axes, what moves together, exclusions"
+    )
+    one.add_argument("-o", "--out", type=Path, required=True, help="folder of the sweep")
+    one.add_argument("--executor", default="local", help="local, or dask (local)")
+    one.add_argument("--workers", type=int, default=2, help="points at a time on this machine (2)")
+    one.add_argument("--scheduler", help="dask: address of a running cluster, tcp://HOST:8786")
+    one.add_argument(
+        "--resources",
+        nargs="+",
+        type=resource,
+        default=[],
+        metavar="NAME=N",
+        help="dask: what each point takes, GPU=1",
+    )
+    one.add_argument("--retry", action="store_true", help="run the points again that failed")
+    one.add_argument("--dry-run", action="store_true", help="list the points and their states")
+
     default = Path("notebooks", "params", "default.yml")
     one = command(do.book, "execute all notebooks and build the book")
     one.add_argument("-f", "--file", type=Path, default=default, help=f"YAML file of parameters ({default})")
@@ -80,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = command(do.measure, "time the kernels on this machine's GPU, suite by suite; a stopped run goes on")
     one.add_argument(
-        "--suite", default="all", help="all, or a list: roofline,dense,topk,layer,validate (all)"
+        "--suite", default="all", help="all, or a list: roofline,dense,topk,layer,validate,fp8,model (all)"
     )
     folder = Path("data", "measurements")
     one.add_argument("-o", "--out", type=Path, default=folder, help=f"folder of the rows ({folder})")

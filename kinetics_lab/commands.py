@@ -69,6 +69,25 @@ def run(args: argparse.Namespace) -> None:
     print(run_notebook(notebook, parameters, out=args.out, kernel=args.kernel).folder)
 
 
+def sweep(args: argparse.Namespace) -> None:
+    """Run the points of a grid that the folder does not hold yet; print the table of results and the summary page."""
+    from kinetics_lab import sweep as sweeps
+
+    if args.dry_run:
+        print(*sweeps.listing(args.grid, args.out), sep="\n")
+        return
+    names = ("executor", "workers", "scheduler", "retry")
+    given = {name: getattr(args, name) for name in names} | {"resources": dict(args.resources)}
+    found = sweeps.sweep(args.grid, args.out, **given)
+    print(*filter(None, [found.results, *found.pages]), sep="\n")
+    if found.failed:
+        name, why = next(iter(found.failed.items()))
+        raise RuntimeError(
+            f"{len(found.failed)} of {found.points} points failed, {name} with: {why}; tracebacks are in "
+            f"{args.out / 'points'}, and --retry runs them again"
+        )
+
+
 def book(args: argparse.Namespace) -> None:
     """Execute the notebooks, build the book and print the path of its first page."""
     from kinetics_lab.book import build_book

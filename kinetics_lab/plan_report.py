@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ import pandas as pd
 
 from kinetics_lab.plan import UNITS
 from kinetics_lab.plan_inputs import by_reason
+from kinetics_lab.results import write_whole
 
 NOTEBOOK = Path("notebooks", "35_plan_your_own.ipynb")
 ALLOCATED = {"uniform": "one setting for all problems", "oracle": "an oracle's choice for each problem"}
@@ -90,7 +90,7 @@ def report(parameters: Mapping[str, Any], out: Path | str, notebook: Path | str 
     if not Path(notebook).is_file():
         raise FileNotFoundError(f"there is no {notebook} here: run this in the project's folder")
     run = run_notebook(notebook, _absolute(parameters), out=out)
-    return [run.executed, *([_page(run.executed, Path(notebook))] if find_spec("nbconvert") else [])]
+    return [run.executed, *([page(run.executed, Path(notebook))] if find_spec("nbconvert") else [])]
 
 
 def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**parameters, "models": models, "traces": traces}
 
 
-def _page(executed: Path, chapter: Path) -> Path:
+def page(executed: Path, chapter: Path) -> Path:
     """The executed notebook as one HTML file that loads nothing, without code and what only the book can show."""
     import nbformat
     from nbconvert import HTMLExporter
@@ -121,11 +121,7 @@ def _page(executed: Path, chapter: Path) -> Path:
     body, _ = exporter.from_notebook_node(book, {"metadata": {"name": (title or [executed.stem])[0]}})
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)  # pictures and tables need none
     body = body.replace("</head>", STYLE + "</head>", 1)
-    page = executed.with_suffix(".html")
-    part = page.with_suffix(".part")
-    part.write_text(body, encoding="utf-8")
-    os.replace(part, page)
-    return page
+    return write_whole(executed.with_suffix(".html"), lambda part: part.write_text(body, encoding="utf-8"))
 
 
 def _titles(folder: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,10 +28,16 @@ from typing import Any
 from kinetics_lab._errors import unknown
 from kinetics_lab.datafiles import data_dir
 from kinetics_lab.parameters import check_parameters, read_notebook, read_parameters
+from kinetics_lab.results import ROW, TABLE, at_path, write_whole
 
 LIBRARIES = ("altair", "ipykernel", "numpy", "pandas", "papermill", "pyarrow", "scipy", "vl-convert-python")
-ROOF = ("book.py", "cli.py")  # modules no notebook calls: changing them leaves every run valid
+# modules no notebook calls: changing them leaves every run valid
+ROOF = ("book.py", "cli.py", "commands.py", "grids.py", "sweep.py", "sweep_points.py", "sweep_report.py")
 KEPT_RUNS = 4  # run folders kept per notebook in a cache: the newest by use
+QUIET = {
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences the debugger's note on frozen modules
+    "PYTHONHASHSEED": "0",  # sets print in one order on every run
+}
 
 
 class NotebookError(RuntimeError):
@@ -95,11 +101,21 @@ def source_digest(root: Path) -> str:
     return digest.hexdigest()
 
 
-def run_key(notebook: Path | str, parameters: Mapping[str, Any], extra: Iterable[str] = ()) -> str:
-    """Twelve hex digits that change when a run's result may: notebook text, parameters, source, data, versions, extra."""
+def run_keys(notebook: Path | str, sets: Iterable[Mapping[str, Any]], extra: Iterable[str] = ()) -> list[str]:
+    """Twelve hex digits for each set of parameters, which change when the run's result may.
+
+    They depend on the notebook's text, the parameters, the source, the data, the versions and ``extra``.
+    """
     cells = [[c.cell_type, c.source, c.metadata] for c in read_notebook(notebook).cells]
-    facts = [cells, dict(parameters), source_digest(project_root(notebook)), versions(), list(extra)]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    source, libraries = source_digest(project_root(notebook)), versions()
+    facts = ([cells, dict(parameters), source, libraries, list(extra)] for parameters in sets)
+    texts = (json.dumps(fact, sort_keys=True, default=str) for fact in facts)
+    return [hashlib.sha256(text.encode()).hexdigest()[:12] for text in texts]
+
+
+def run_key(notebook: Path | str, parameters: Mapping[str, Any], extra: Iterable[str] = ()) -> str:
+    """The key of one run, as :func:`run_keys` has it."""
+    return run_keys(notebook, [parameters], extra)[0]
 
 
 # ---- one run --------------------------------------------------------------------------------------------------
@@ -111,6 +127,7 @@ def _is_run(folder: Path) -> bool:
         return True
     try:
         names = {p.name for p in folder.iterdir()}
+        names -= {"run.json.part"}  # all there is when killed at the start
         return (
             not names
             or json.loads((folder / "run.json").read_text(encoding="utf-8"))["kind"] == "kinetics-lab run"
@@ -119,9 +136,24 @@ def _is_run(folder: Path) -> bool:
         return False
 
 
+def _remove(folder: Path) -> None:
+    """Delete a run folder, its record last: killed on the way, the rest is still known as a run."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "run.json":
+            path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
-def _kernel_manager(env: Mapping[str, str], cwd: Path) -> Iterator[type]:
-    """A kernel manager class whose kernels get ``env``, start in ``cwd`` and talk through sockets in a short folder."""
+def _kernel_manager(
+    env: Mapping[str, str], cwd: Path, started: Callable[[int], None] | None
+) -> Iterator[type]:
+    """A kernel manager class whose kernels get ``env``, start in ``cwd`` and talk through sockets in a short folder.
+
+    ``started`` hears of the kernel's process id, which is its process group as well.
+    """
     from jupyter_client.manager import AsyncKernelManager
 
     with tempfile.TemporaryDirectory(prefix="kl-") as sockets:  # a Unix socket's path has room for 107 bytes
@@ -132,7 +164,11 @@ def _kernel_manager(env: Mapping[str, str], cwd: Path) -> Iterator[type]:
                 super().__init__(transport="ipc", connection_file=f"{sockets}/kernel.json", **kwargs)
 
             async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
-                await super().start_kernel(**kwargs | {"env": {**os.environ, **env}, "cwd": str(cwd)})
+                await super().start_kernel(
+                    **kwargs | {"env": os.environ | QUIET | dict(env), "cwd": str(cwd)}
+                )
+                if started is not None:
+                    started(self.provisioner.pid)  # type: ignore[union-attr]
 
         yield RunKernelManager
 
@@ -159,73 +195,83 @@ def run_notebook(
     progress: bool = True,
     env: Mapping[str, str] | None = None,
     key: str | None = None,
+    started: Callable[[int], None] | None = None,
 ) -> RunResult:
     """Execute a notebook with papermill into the run folder ``out``, replacing an earlier run there.
 
     The kernel starts in the project's root and finds the folder under way in ``KINETICS_RUN_DIR``; ``env`` adds to
-    its environment. Raises ValueError (parameter, kernel), FileExistsError (``out`` holds something else) or
-    NotebookError (a cell raised; ``<out>.part`` keeps the half-executed notebook).
+    its environment; ``started`` is called with its process id. Raises ValueError (parameter, kernel),
+    FileExistsError (``out`` holds something else), OSError with a path, or NotebookError (a cell raised, or the
+    declared result was not handed over; ``<out>.part`` keeps the half-executed notebook).
     """
-    import papermill
     from jupyter_client.kernelspec import KernelSpecManager
-    from nbclient.exceptions import CellControlSignal
 
     notebook, out = Path(notebook), Path(os.path.abspath(out))
     parameters = check_parameters(notebook, parameters or {})
+    result = declared_result(notebook)
     if kernel not in (kernels := sorted(KernelSpecManager().find_kernel_specs())):
         raise unknown("kernel", kernel, kernels)
     part, root = out.with_name(out.name + ".part"), project_root(notebook)
     for folder in (out, part):
         if not _is_run(folder):
             raise FileExistsError(f"{folder} exists and is not a run folder; give another place for the run")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    record = {
-        "kind": "kinetics-lab run",
-        "notebook": os.path.relpath(notebook.resolve(), root),
-        "parameters": parameters,
-        "key": key or run_key(notebook, parameters),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-    }
-    (part / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    environment = {
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences the debugger's note on frozen modules
-        "PYTHONHASHSEED": "0",  # sets print in one order on every run
-        **(env or {}),
-        "KINETICS_RUN_DIR": str(part),
-    }
-    started = time.perf_counter()
+    with at_path(part):
+        _remove(part)
+        part.mkdir(parents=True)
+        record = {
+            "kind": "kinetics-lab run",
+            "notebook": os.path.relpath(notebook.resolve(), root),
+            "parameters": parameters,
+            "key": key or run_key(notebook, parameters),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+        }
+        _write_record(part, record)
+        began = time.perf_counter()
+        with _kernel_manager({**(env or {}), "KINETICS_RUN_DIR": str(part)}, root, started) as manager:
+            _execute(notebook, parameters, part, kernel, progress, manager)
+        if result and not (part / result).exists():
+            raise NotebookError(f"{notebook} declares {result} and did not hand it over; the run is {part}")
+        seconds = round(time.perf_counter() - began, 2)
+        _tidy(part / notebook.name, notebook, root)
+        _write_record(part, record | {"seconds": seconds})
+        _remove(out)
+        part.rename(out)
+    return RunResult(notebook, out, str(record["key"]), seconds)
+
+
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    text = json.dumps(record, indent=1) + "\n"
+    write_whole(folder / "run.json", lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _execute(
+    notebook: Path, parameters: Mapping[str, Any], part: Path, kernel: str, progress: bool, manager: type
+) -> None:
+    """Run every cell with papermill; a cell that raises and a kernel that dies end in NotebookError."""
+    import papermill
+    from nbclient.exceptions import CellControlSignal
+
+    executed = part / notebook.name
     try:
-        with _kernel_manager(environment, root) as manager:
-            papermill.execute_notebook(
-                str(notebook.resolve()),
-                str(part / notebook.name),
-                parameters,
-                kernel_name=kernel,
-                language="python",
-                progress_bar=progress,
-                kernel_manager_class=manager,
-                shutdown_kernel="immediate",  # a polite request gets lost now and then and costs 2.5 s
-            )
+        papermill.execute_notebook(
+            str(notebook.resolve()),
+            str(executed),
+            parameters,
+            kernel_name=kernel,
+            language="python",
+            progress_bar=progress,
+            kernel_manager_class=manager,
+            shutdown_kernel="immediate",  # a polite request gets lost now and then and costs 2.5 s
+        )
     except papermill.PapermillExecutionError as error:
         number = error.cell_index + (0 if parameters else 1)  # papermill put one cell in for parameters
         cell = f"cell {number} ({error.source.strip().splitlines()[0]!r}...)"
-        raise NotebookError(
-            f"{notebook}: {cell} raised {error.ename}: {error.evalue}; the run so far is {part / notebook.name}"
-        ) from error
+        told = f"{notebook}: {cell} raised {error.ename}: {error.evalue}; the run so far is {executed}"
+        raise NotebookError(told) from error
     except (CellControlSignal, RuntimeError) as error:
-        raise NotebookError(
-            f"{notebook}: the kernel failed: {error}; the run so far is {part / notebook.name}"
-        ) from error
-    seconds = round(time.perf_counter() - started, 2)
-    _tidy(part / notebook.name, notebook, root)
-    (part / "run.json").write_text(
-        json.dumps(record | {"seconds": seconds}, indent=1) + "\n", encoding="utf-8"
-    )
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
-    return RunResult(notebook, out, str(record["key"]), seconds)
+        told = f"{notebook}: the kernel failed: {error}; the run so far is {executed}"
+        raise NotebookError(told) from error
 
 
 # ---- all runs of the book -------------------------------------------------------------------------------------
@@ -255,13 +301,21 @@ def _cached(notebook: Path, parameters: Mapping[str, Any], cache: Path, claims: 
         earlier = [p for p in cache.glob(f"{notebook.stem}-{'[0-9a-f]' * 12}*") if p != folder and _is_run(p)]
         earlier.sort(key=lambda p: (p.suffix != ".part", p.stat().st_mtime))  # unfinished ones go first
         for stale in earlier[: 1 - KEPT_RUNS]:
-            shutil.rmtree(stale)
+            _remove(stale)
     return result
 
 
 def collects_claims(notebook: Path | str) -> bool:
     """Whether the notebook reads the claims of all others (metadata ``kinetics: {collects_claims: true}``)."""
     return bool(read_notebook(notebook).metadata.get("kinetics", {}).get("collects_claims", False))
+
+
+def declared_result(notebook: Path | str) -> str | None:
+    """The file in which the notebook hands over its result (metadata ``kinetics: {result: ...}``), if it does."""
+    name = read_notebook(notebook).metadata.get("kinetics", {}).get("result")
+    if name is not None and name not in (TABLE, ROW):
+        raise ValueError(f"{notebook}: the declared result must be {TABLE} or {ROW}; got {name!r}")
+    return name
 
 
 def execute_all(

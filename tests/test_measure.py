@@ -494,6 +494,7 @@ def test_every_suite_runs_from_end_to_end_on_a_cpu(rehearsal, name):
         "layer": {"gemm", "attention", "layer", "dense", "dense_layer"},
         "validate": {"gemm", "attention", "layer"},
         "fp8": {"fp8", "bf16"},
+        "model": {"dense", "sparse", "first_dense", "rest", "peer"},
     }
     assert set(timed) - {"flashinfer"} == expected[name]
 

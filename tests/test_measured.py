@@ -26,6 +26,7 @@ CHAPTERS = {
     "dense": "21_how_near_the_limit_is_dense_decoding",
     "layer": "23_how_much_faster_is_a_sparse_layer",
     "validate": "24_does_the_cost_law_predict_milliseconds",
+    "model": "25_from_kernel_to_whole_model",
 }
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 GPU = "synthetic-rows-of-a-test-no-h200"
@@ -50,7 +51,7 @@ def made_up(suite):
 
     def run(case, bench):
         found = suite.predict(case, measure.datasheet_rates(GPU))
-        limit, noise = found["limit_us"], np.random.default_rng(found["bytes"] % 2**32)
+        limit, noise = found["limit_us"], np.random.default_rng(int(found["bytes"]) % 2**32)
         shares = {
             "roofline": {"time": 0.88} | ({"copy": 0.9} if case.get("kind") == "both" else {}),
             "dense": {"ours": 0.9, "sdpa": 0.7, "flex": 0.6, "flashinfer": 0.85},
@@ -58,11 +59,17 @@ def made_up(suite):
             "layer": {"gemm": 0.7, "attention": 0.8, "layer": 0.8, "dense": 0.9, "dense_layer": 0.9},
             "validate": {"gemm": 0.7, "attention": 0.8, "layer": 0.8},
             "fp8": {"fp8": 0.8, "bf16": 0.45},
+            "model": {"dense": 0.85, "sparse": 0.8, "first_dense": 0.8, "rest": 0.8, "peer": 0.7},
         }[suite.name]
+        bases = {}
+        if suite.name == "layer":
+            bases = dict.fromkeys(("dense", "dense_layer"), found["dense_limit_us"])
+        if suite.name == "model":
+            bases = {name: found[f"{name}_limit_us"] for name in ("dense", "first_dense", "rest")}
+            bases["peer"] = found["dense_limit_us"]
         row = {}
         for name, share in shares.items():
-            base = found["dense_limit_us"] if name.startswith("dense") and suite.name == "layer" else limit
-            us = (base / share + 3) * np.exp(noise.normal(0, 0.02, 20))
+            us = (bases.get(name, limit) / share + 3) * np.exp(noise.normal(0, 0.02, 20))
             row |= {f"{name}_{key}": value for key, value in summary(us * 1e-6, "graph").items()}
         if "copy" in shares:
             row |= {"bandwidth": 4.3e12, "matrix_rate": 7.9e14, "intensity": 7.9e14 / 4.3e12}
@@ -74,6 +81,11 @@ def made_up(suite):
             row["speedup"] = row["dense_layer_us"] / row["layer_us"]
         if suite.name == "fp8":
             row |= {"fp8_distance": 0.03, "speedup": row["bf16_us"] / row["fp8_us"]}
+        if suite.name == "model":
+            dense, sparse, first, peer = (row[f"{n}_us"] for n in ("dense", "sparse", "first_dense", "peer"))
+            row |= {"speedup": dense / sparse, "first_dense_speedup": dense / first, "peer_over_dense": peer / dense,
+                    "tokens_per_s": case["batch"] / sparse * 1e6, "dense_tokens_per_s": case["batch"] / dense * 1e6,
+                    "gpu_memory_bytes": 141e9}  # fmt: skip
         return row
 
     return replace(suite, measure=run)

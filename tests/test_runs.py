@@ -230,6 +230,50 @@ def test_a_dead_kernel_is_one_error(project, write_notebook):
         run_notebook(dead, out=project / "run", progress=False)
 
 
+def test_a_declared_result_must_be_handed_over(project, write_notebook):
+    hand = "open(os.environ['KINETICS_RUN_DIR'] + '/result.json', 'w').write('{}')"
+    cells = ("code", "late = False", "parameters"), ("code", f"import os\nlate or {hand}")
+    one = write_notebook(project / "notebooks" / "30_one.ipynb", *cells, kinetics={"result": "result.json"})
+    assert runs.declared_result(one) == "result.json"
+    assert (run_notebook(one, out=project / "run", progress=False).folder / "result.json").exists()
+    with pytest.raises(NotebookError, match=r"30_one\.ipynb declares result\.json and did not hand it over"):
+        run_notebook(one, {"late": True}, out=project / "run", progress=False)
+    assert (project / "run" / "result.json").exists()  # the last good run stays
+    wrong = write_notebook(project / "w.ipynb", ("code", "1"), kinetics={"result": "../result.json"})
+    with pytest.raises(
+        ValueError, match=r"w\.ipynb: the declared result must be result\.parquet or result\.json"
+    ):
+        run_notebook(wrong, out=project / "w", progress=False)
+
+
+def test_whoever_asks_hears_of_the_kernels_process(one, project):
+    heard = []
+    run_notebook(one, out=project / "run", progress=False, started=heard.append)
+    [kernel] = heard
+    assert kernel != os.getpid()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(kernel, 0)  # it was a group of its own, and is gone
+
+
+def test_a_run_is_cleared_record_last(project, monkeypatch):
+    """Killed on the way, the rest must still be known as a run."""
+    run = project / "run"
+    (run / "sub").mkdir(parents=True)
+    for name in ("a.ipynb", "run.json", "z.parquet"):
+        (run / name).write_text('{"kind": "kinetics-lab run"}')
+    removed, unlink = [], os.unlink
+
+    def note(path, *args, **kwargs):
+        removed.append(os.path.basename(os.fspath(path)))
+        unlink(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", note)
+    runs._remove(run)
+    assert removed[-1] == "run.json"
+    assert sorted(removed) == ["a.ipynb", "run.json", "z.parquet"]
+    assert not run.exists()
+
+
 @pytest.mark.parametrize("there", ["run", "run.part"])
 def test_a_folder_that_is_not_a_run_is_left_alone(one, project, there):
     (project / there).mkdir()
