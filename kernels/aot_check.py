@@ -44,7 +44,7 @@ class Case:
     name: str
     kernel: triton.JITFunction
     types: dict[str, str]  # pointers and runtime numbers
-    const: dict[str, int | bool]
+    const: dict[str, int | bool | None]
     warps: int
     stages: int
     least: int
@@ -76,25 +76,40 @@ class Row:
         return found
 
 
-def attend(head_dim: int, dtype: torch.dtype, page: int, *, per_head: bool = False, group: int = 4) -> Case:
-    tile, warps, stages = configs.attend_launch(head_dim, dtype)
+def stored(types: dict[str, str], const: dict[str, int | bool | None], fp8: bool, *names: str) -> str:
+    """Make ``names`` fp8 where keys and values are, and add their scales; returns what the case's name says."""
+    scales = {"k_scale", "v_scale", "k_scale_ptr", "v_scale_ptr"}
+    for name in scales & {*names}:
+        (types if fp8 else const).update({name: "*fp32" if fp8 else None})
+    types |= {name: "*fp8e4nv" for name in names if fp8 and name not in scales}
+    return "/fp8" if fp8 else ""
+
+
+def attend(
+    head_dim: int, dtype: torch.dtype, page: int, *, per_head: bool = False, group: int = 4, fp8: bool = False
+) -> Case:  # fmt: skip
+    tile, warps, stages = configs.attend_launch(head_dim, dtype, fp8=fp8)
     x = DTYPES[dtype]
     types = {name: f"*{x}" for name in ("q_ptr", "k_ptr", "v_ptr", "out_ptr")}
     types |= dict(table_ptr="*i32", tokens_ptr="*i32", lse_ptr="*fp32", scale="fp32", table_len="i32")
     types |= dict(page_stride="i32:16", head_stride="i32:16")
     const = dict(G=group, GP=16, D=head_dim, PAGE=page, TILE=tile, PER_HEAD=per_head, UPCAST=False,
-                 STAGES=stages)  # fmt: skip
+                 PAIRS=configs.in_pairs(head_dim, dtype, fp8=fp8), STAGES=stages)  # fmt: skip
+    x += stored(types, const, fp8, "k_ptr", "v_ptr", "k_scale_ptr", "v_scale_ptr")
+    if const["PAIRS"]:
+        types |= dict(k_ptr="*i16", v_ptr="*i16")
     name = f"attend {x} D={head_dim} page={page}" + (" selected" if per_head else "")
-    return Case(name, dense._attend_kernel, types, const, warps, stages, 1 if x == "fp32" else 3)
+    return Case(name, dense._attend_kernel, types, const, warps, stages, 1 if dtype == torch.float32 else 3)
 
 
-def score_case(head_dim: int, dtype: torch.dtype, kind: str) -> Case:
+def score_case(head_dim: int, dtype: torch.dtype, kind: str, *, fp8: bool = False) -> Case:
     tile, warps, stages = configs.score_launch(head_dim, quest=kind == "quest")
     x = DTYPES[dtype]
     types = dict(q_ptr=f"*{x}", key_ptr=f"*{x}", low_ptr=f"*{x}", table_ptr="*i32", lengths_ptr="*i32",
                  score_ptr="*fp32", scale="fp32", table_len="i32", rows="i32")  # fmt: skip
     const = dict(G=4, GP=4, D=head_dim, PAGE=16, BLOCK=32, TILE=tile, CHUNK=configs.SCORE_CHUNK,
                  QUEST=kind == "quest", TOKENS=kind == "tokens", STAGES=stages)  # fmt: skip
+    x += stored(types, const, fp8, "key_ptr", "low_ptr", "k_scale_ptr")
     return Case(f"score {kind} {x} D={head_dim}", score._score_kernel, types, const, warps, stages, 4)
 
 
@@ -109,12 +124,16 @@ def select_case(n: int, kind: str = "top") -> Case:
     return Case(f"select {kind} N={n}", select._select_kernel, types, const, warps, 3, 1)
 
 
-def append_case(kind: str, dtype: torch.dtype, head_dim: int = 128, heads: int = 8) -> Case:
+def append_case(
+    kind: str, dtype: torch.dtype, head_dim: int = 128, heads: int = 8, *, fp8: bool = False
+) -> Case:  # fmt: skip
     x = DTYPES[dtype]
     types = {name: f"*{x}" for name in ("k_new", "v_new", "k", "v", "mean", "low", "high")}
     types |= dict(counts="*i32", open_sum="*fp32", table="*i32", lengths="*i32")
     types |= dict(table_len="i32", max_blocks="i32")
-    const: dict[str, int | bool] = dict(D=head_dim, PAGE=16, BLOCK=32, BOUNDS=True)
+    const: dict[str, int | bool | None] = dict(D=head_dim, PAGE=16, BLOCK=32, BOUNDS=True)
+    types |= {name: "*fp16" for name in ("mean", "low", "high") if fp8}
+    x += stored(types, const, fp8, "k", "v", "k_scale", "v_scale")
     if kind == "step":
         types["n_kv"], const["HEADS"], const["COUNTS"] = "i32", heads, True
         name, warps = f"append step {x} D={head_dim} heads={heads}", configs.step_warps(heads * head_dim)
@@ -135,14 +154,23 @@ def cases() -> Iterator[Case]:
     for page in (8, 16, 128):
         yield attend(128, bf16, page, per_head=True)
     yield attend(256, bf16, 16, per_head=True)
+    for head_dim in configs.ATTEND:
+        yield attend(head_dim, bf16, 16, fp8=True)
+        yield attend(head_dim, fp32, 16, fp8=True)
+    yield attend(128, fp16, 16, fp8=True)
+    for page in (1, 8, 128):
+        yield attend(128, bf16, page, fp8=True)
+    yield attend(128, bf16, 16, per_head=True, fp8=True)
+    yield attend(256, bf16, 16, per_head=True, fp8=True)
     types = dict(part_ptr="*fp32", part_lse_ptr="*fp32", out_ptr="*bf16", lse_ptr="*fp32", S="i32")
     for splits in (8, configs.MAX_SPLITS):
-        const: dict[str, int | bool] = dict(SP=splits, D=128)
+        const: dict[str, int | bool | None] = dict(SP=splits, D=128)
         yield Case(f"merge {splits} splits D=128", merge._merge_kernel, types, const, 4, 3, 1)
     for head_dim in (64, 128, 256):
         yield score_case(head_dim, bf16, "means")
     yield score_case(128, bf16, "quest")
     yield score_case(128, bf16, "tokens")
+    yield score_case(128, bf16, "tokens", fp8=True)
     for n in (128, 512, 1024, 4096, configs.MAX_SELECT):
         yield select_case(n)
     yield select_case(configs.MAX_SELECT, "strided")
@@ -152,6 +180,9 @@ def cases() -> Iterator[Case]:
     yield append_case("step", bf16)
     yield append_case("step", bf16, head_dim=256, heads=64)
     yield append_case("prompt", bf16)
+    yield append_case("step", bf16, fp8=True)
+    yield append_case("step", bf16, head_dim=256, heads=64, fp8=True)
+    yield append_case("prompt", bf16, fp8=True)
 
 
 def compile_case(case: Case) -> tuple[Row, str]:

@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = command(do.measure, "time the kernels on this machine's GPU, suite by suite; a stopped run goes on")
     one.add_argument(
-        "--suite", default="all", help="all, or a list: roofline,dense,topk,layer,validate (all)"
+        "--suite", default="all", help="all, or a list: roofline,dense,topk,layer,validate,fp8,model (all)"
     )
     folder = Path("data", "measurements")
     one.add_argument("-o", "--out", type=Path, default=folder, help=f"folder of the rows ({folder})")

@@ -236,4 +236,4 @@ def _measure_model(case: Row, bench: Bench) -> Row:
     return row
 
 
-SUITE = Suite("model", 1, "sparse_us", _cases, model_limits, _measure_model)
+MODEL = Suite("model", 1, "sparse_us", _cases, model_limits, _measure_model)

@@ -1,9 +1,10 @@
-"""What is measured on a GPU: roofline, dense, topk, layer, validate, model; and the limit of every case.
+"""What is measured on a GPU: roofline, dense, topk, layer, validate, fp8, model; and the limit of every case.
 
-All but roofline and model are decode steps of one decoder layer on one GPU: 2-byte elements, random data, every request at
-the same length, its pages in random order. A layer is its four matrix products, the append and the attention;
-norms, rotary embedding, activation function, residuals and communication are left out, with dense attention as
-with sparse. The other columns of a row are in :mod:`kinetics_lab.measure`.
+All but roofline and model are decode steps of one decoder layer on one GPU: 2-byte elements (in fp8, keys and values
+of one byte beside), random data, every request at the same length, its pages in random order. A layer is its four
+matrix products, the append and the attention; norms, rotary embedding, activation function, residuals and
+communication are left out, with dense attention as with sparse. The other columns of a row are in
+:mod:`kinetics_lab.measure`.
 """
 
 from __future__ import annotations
@@ -15,72 +16,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab import model_suite
 from kinetics_lab._errors import lookup, require
+from kinetics_lab.attention_suites import (
+    BUDGETS,
+    DENSE,
+    FP8,
+    PAPER,
+    TOPK,
+    attend_of,
+    filled_cache,
+    random_tensor,
+)
 from kinetics_lab.bench import Bench, Call, Row, open_bench
 from kinetics_lab.measure import (
-    SHAPE,
     Rates,
     Suite,
-    block_size,
     kv_bytes,
     limits,
     run_suite,
-    sentence,
     shape,
     sparse,
     tell,
 )
-from kinetics_lab.peers import PEERS
+from kinetics_lab.model_suite import MODEL
 from kinetics_lab.shapes import MODELS
-
-PAPER = ((4096, 16384), (2048, 32768))  # batch, context: 34.36 GB of KV a layer and GPU, tensor parallel 8
-BUDGETS = {128: 128, 256: 64, 512: 32, 1024: 16, 2048: 8}  # tokens chosen: tokens a block
-
-
-# ---- inputs ---------------------------------------------------------------------------------------------------
-
-
-def _tensor(bench: Bench, *size: int, scale: float = 1.0) -> Any:
-    import torch
-
-    # The interpreter's bf16 products are wrong, so rehearsals take fp16.
-    dtype, device = (torch.bfloat16, "cuda") if bench.on_gpu else (torch.float16, "cpu")
-    return torch.randn(size, dtype=dtype, device=device).mul_(scale)
-
-
-def filled_cache(case: Row, bench: Bench) -> tuple[Any, Any, dict[str, Call]]:
-    """``q [B, Hq, D]``, a full cache, and the resets: full again, or one token short for calls that append."""
-    import torch
-    from kinetics_kernels import PagedKVCache
-
-    torch.manual_seed(0)
-    batch, kv_heads, group, head_dim, context, page = (case[name] for name in SHAPE)
-    q = _tensor(bench, batch, kv_heads * group, head_dim)
-    block = block_size(case)
-    pages = batch * math.ceil(context / block) * block // page
-    table = torch.randperm(pages, device=q.device).int().view(batch, -1)
-    cache = PagedKVCache(batch, kv_heads, head_dim, context, page_size=page, block_size=block, page_table=table,
-                         n_pages=pages, dtype=q.dtype, device=q.device)  # fmt: skip
-    cache.k.normal_()
-    cache.v.normal_()
-    for tokens in (context - 1, context):  # first the sum of the block that an append closes, then all means
-        cache.lengths.fill_(tokens)
-        cache.refresh()
-    appending = ("append", "step", "layer", "dense_layer")
-    one_short = dict.fromkeys(appending, lambda: cache.lengths.fill_(context - 1))
-    return q, cache, {"": lambda: cache.lengths.fill_(context), **one_short}
-
-
-def _attend(case: Row, cache: Any) -> Callable[[Any], Any]:
-    """The case's attention of ``q`` over the cache: dense, or block top-k."""
-    from kinetics_kernels import block_topk_decode, dense_decode
-
-    if not case.get("budget"):
-        return lambda q: dense_decode(q, cache)
-    chosen = case["budget"] // case["block"]
-    return lambda q: block_topk_decode(q, cache, chosen, window_blocks=case["window"])
-
 
 # ---- roofline -------------------------------------------------------------------------------------------------
 
@@ -109,118 +68,20 @@ def _measure_roofline(case: Row, bench: Bench) -> Row:
     kind, n = case["kind"], case["size"]
     calls: dict[str, Call] = {}
     if kind == "read":
-        source = _tensor(bench, n // 2).view(torch.int32)
+        source = random_tensor(bench, n // 2).view(torch.int32)
         calls["time"] = lambda: source.amax()
     if kind in ("copy", "both"):
-        original = _tensor(bench, n // 2 if kind == "copy" else 32 * n * n)
+        original = random_tensor(bench, n // 2 if kind == "copy" else 32 * n * n)
         target = torch.empty_like(original)
         calls["time" if kind == "copy" else "copy"] = lambda: target.copy_(original)
     if kind in ("matmul", "both"):
-        a, b = _tensor(bench, n, n), _tensor(bench, n, n)
+        a, b = random_tensor(bench, n, n), random_tensor(bench, n, n)
         calls["time"] = lambda: a @ b
     row = bench.time(calls)
     if kind == "both":
         bandwidth, rate = 128 * n * n / row["copy_us"] * 1e6, 2 * n**3 / row["time_us"] * 1e6
         row |= {"bandwidth": bandwidth, "matrix_rate": rate, "intensity": rate / bandwidth}
     return row
-
-
-# ---- dense: ours beside the peers -----------------------------------------------------------------------------
-
-
-def _dense_cases(on_gpu: bool) -> list[Row]:
-    if not on_gpu:
-        return [shape(2, 2, 2, 16, 64, 16), shape(1, 1, 5, 16, 40, 8)]
-    wide, few = (128, 8, 8192), (8, 8, 32768)  # batch, KV heads, context: 4.3 and 1.1 GB
-    rest = ((4096, 1, 16384), (2048, 1, 32768), (1, 8, 32768), (1, 8, 131072), (1, 1, 32768), (32, 8, 8192),
-            (128, 8, 2048), (1024, 1, 8192), (256, 4, 8192))  # fmt: skip
-    cases = [shape(batch, heads, 4, 128, context, 16) for batch, heads, context in (wide, few, *rest)]
-    for batch, heads, context in (wide, few):
-        cases += [shape(batch, heads, group, 128, context, 16) for group in (1, 2, 5, 8, 16)]
-        cases += [shape(batch, heads, 4, 128, context, page) for page in (1, 8, 32, 64, 128)]
-    return cases
-
-
-def _dense_limits(case: Row, rates: Rates) -> Row:
-    found = limits(case, rates)
-    copy = 1.5 * kv_bytes(case)  # PyTorch's contiguous copy, and half of it again while it is gathered
-    return found | {"memory_bytes": found["memory_bytes"] + copy, "round_us": 3 * found["limit_us"]}
-
-
-def _measure_dense(case: Row, bench: Bench) -> Row:
-    """Ours and every peer that runs: times, and the relative distance of the peer's output from ours."""
-    q, cache, resets = filled_cache(case, bench)
-    attend = _attend(case, cache)
-    calls: dict[str, Call] = {"ours": lambda: attend(q)}
-    ours = attend(q).float()
-    row: Row = {}
-    for name, make in PEERS.items():
-        if bench.peers.get(name):  # it never ran here: its build is not tried again for every case
-            row[f"{name}_error"] = bench.peers[name]
-            continue
-        try:
-            call = make(q, cache)
-            row[f"{name}_distance"] = float((call().float() - ours).norm() / ours.norm())
-            calls[name] = call
-            bench.peers[name] = ""
-        except Exception as error:  # a fact about the peer: the row says so, and keeps ours
-            row[f"{name}_error"] = sentence(error)
-            bench.peers.setdefault(name, sentence(error))
-    return row | bench.time(calls, resets)
-
-
-# ---- topk: the parts of a block top-k step --------------------------------------------------------------------
-
-
-def _topk_cases(on_gpu: bool) -> list[Row]:
-    if not on_gpu:
-        return [shape(2, 1, 2, 16, 96, 16) | sparse(32, 16), shape(1, 2, 2, 16, 64, 8) | sparse(16, 16, 0)]
-    return [
-        shape(batch, 1, 4, 128, context, min(block, 16)) | sparse(budget, block, window)
-        for batch, context in PAPER
-        for budget, block in BUDGETS.items()
-        for window in (1, 0)  # with and without the last block on top
-    ]
-
-
-def _topk_limits(case: Row, rates: Rates) -> Row:
-    """The limit is that of scoring and attention; append and selection are overhead, to be kept small."""
-    found = limits(case, rates)
-    append = case["batch"] * case["kv_heads"] * 18 * case["head_dim"]
-    parts = {name: rates.us(found[f"{name}_bytes"]) for name in ("score", "attend")}
-    planned = 2 * (
-        found["limit_us"] + rates.us(append) + parts["score"]
-    )  # two selections, as long as scoring
-    parts_us = {f"{name}_limit_us": us for name, us in parts.items()}
-    return {**found, **parts_us, "append_bytes": append, "round_us": planned}
-
-
-def _measure_topk(case: Row, bench: Bench) -> Row:
-    """Each part alone, the step as one, and torch.topk on the same scores (with how often both agree)."""
-    import torch
-    from kinetics_kernels import score_blocks, select_top, sparse_decode
-
-    q, cache, resets = filled_cache(case, bench)
-    k, v = (_tensor(bench, cache.batch, cache.n_kv_heads, cache.head_dim) for _ in range(2))
-    chosen, window, attend = case["budget"] // case["block"], case["window"], _attend(case, cache)
-    scores = score_blocks(q, cache)
-    selection = select_top(scores, cache, chosen, window_blocks=window)
-    best = torch.topk(scores, chosen).indices.sort().values
-    agree = (select_top(scores, cache, chosen, window_blocks=0).blocks == best).all(-1)
-
-    def step() -> None:
-        cache.append(k, v)
-        attend(q)
-
-    calls: dict[str, Call] = {
-        "append": lambda: cache.append(k, v),
-        "score": lambda: score_blocks(q, cache),
-        "select": lambda: select_top(scores, cache, chosen, window_blocks=window),
-        "torch_topk": lambda: torch.topk(scores, chosen, sorted=False),
-        "attend": lambda: sparse_decode(q, cache, selection),
-        "step": step,
-    }
-    return {"torch_topk_agrees": float(agree.float().mean()), **bench.time(calls, resets)}
 
 
 # ---- layer and validate: attention beside the layer's products ------------------------------------------------
@@ -281,10 +142,10 @@ def _measure_layer(case: Row, bench: Bench) -> Row:
     q0, cache, resets = filled_cache(case, bench)
     batch, hidden, ffn, dim = case["batch"], case["hidden"], case["ffn"], case["head_dim"]
     heads = [case["kv_heads"] * n for n in (case["group"], 1, 1)]
-    x = _tensor(bench, batch, hidden)
+    x = random_tensor(bench, batch, hidden)
     sizes = ((hidden, sum(heads) * dim), (heads[0] * dim, hidden), (hidden, 2 * ffn), (ffn, hidden))
-    w_qkv, w_out, w_up, w_down = (_tensor(bench, *size, scale=size[0] ** -0.5) for size in sizes)
-    attend, dense = _attend(case, cache), _attend(case | {"budget": 0}, cache)
+    w_qkv, w_out, w_up, w_down = (random_tensor(bench, *size, scale=size[0] ** -0.5) for size in sizes)
+    attend, dense = attend_of(case, cache), attend_of(case | {"budget": 0}, cache)
 
     def layer(attention: Callable[[Any], Any], append: bool = True) -> Call:
         def run() -> Any:
@@ -312,11 +173,12 @@ SUITES = {
     suite.name: suite
     for suite in (
         Suite("roofline", 1, "time_us", _roofline_cases, _roofline_limits, _measure_roofline),
-        Suite("dense", 1, "ours_us", _dense_cases, _dense_limits, _measure_dense),
-        Suite("topk", 1, "step_us", _topk_cases, _topk_limits, _measure_topk),
+        DENSE,
+        TOPK,
         Suite("layer", 1, "layer_us", _layer_cases, layer_limits, _measure_layer),
         Suite("validate", 1, "layer_us", validate_cases, _validate_limits, _measure_layer),
-        model_suite.SUITE,
+        FP8,
+        MODEL,
     )
 }
 

@@ -166,6 +166,20 @@ def test_layer_limits():
     )  # alone, the weights' traffic decides
 
 
+def test_fp8_halves_keys_and_values_but_not_mean_keys():
+    fp8 = SUITES["fp8"]
+    dense = fp8.predict(shape(4096, 1, 4, 128, 16384, 16) | sparse(0, 16), H200)
+    assert dense["bytes"] == 4096 * 16384 * 256
+    assert dense["limit_us"] == pytest.approx(3995.3, abs=0.1)
+    assert dense["speedup_limit"] == pytest.approx(2.0)
+    topk = fp8.predict(paper(4096, 16384, 1024, 1), H200)
+    assert topk["score_bytes"] == 4096 * 1024 * 256
+    assert topk["attend_bytes"] == 4096 * (1024 + 16) * 256
+    assert topk["limit_us"] == pytest.approx(503.3, abs=0.1)
+    assert topk["speedup_limit"] == pytest.approx((1024 * 256 + 1040 * 512) / (1024 * 256 + 1040 * 256))
+    assert fp8.predict(shape(1, 1, 1, 16, 64, 16) | sparse(0, 16), H200)["flops"] == 64 * 64
+
+
 def test_a_budget_beyond_the_context_reads_the_context():
     found = measure.limits(shape(1, 1, 1, 64, 100, 4) | sparse(96, 32, 1), H200)
     assert found["attend_bytes"] == 100 * 256
@@ -346,6 +360,53 @@ def test_the_digest_follows_the_kernels_source(tmp_path, monkeypatch):
     assert len({first, second, bench_module.kernels_digest()}) == 3
 
 
+# ---- FlexAttention as a peer ----------------------------------------------------------------------------------
+
+
+def by_blocks(q, k, v, block_mask):
+    """What the compiled kernel does with a block mask: visits the blocks it names, masks each by ``mask_mod``."""
+    torch, size = pytest.importorskip("torch"), block_mask.BLOCK_SIZE[1]
+    out = torch.zeros_like(q)
+    for b, queries in enumerate(q):
+        named = block_mask.kv_indices[b, 0, 0, : int(block_mask.kv_num_blocks[b, 0, 0])].tolist()
+        tokens = torch.tensor([block * size + i for block in named for i in range(size)], dtype=torch.long)
+        tokens = tokens[block_mask.mask_mod(torch.tensor(b), torch.tensor(0), torch.tensor(0), tokens)]
+        if len(tokens):
+            weights = (queries @ k[0, :, tokens].mT * q.shape[-1] ** -0.5).softmax(-1)
+            out[b] = weights @ v[0, :, tokens]
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("how", ["PyTorch's, by the mask", "by the blocks"])
+@pytest.mark.parametrize(
+    ("lengths", "kv_heads", "group", "page"),
+    [([37, 1, 0, 100], 2, 5, 16), ([64, 64], 1, 4, 16), ([16, 17, 15], 3, 1, 8), ([5, 128], 8, 2, 64)],
+)
+def test_flex_attention_reads_our_pages(monkeypatch, how, lengths, kv_heads, group, page):
+    """Uncompiled, PyTorch looks at the mask alone; compiled, at the named blocks as well. Both must be right."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    from kinetics_kernels import PagedKVCache, reference
+
+    from kinetics_lab.peers import flex
+
+    if how == "by the blocks":
+        monkeypatch.setattr(torch.nn.attention.flex_attention, "flex_attention", by_blocks)
+    draw = torch.Generator().manual_seed(0)
+    width = -(-max(lengths) // page)
+    pool = len(lengths) * width + 3  # a few pages belong to nobody
+    table = torch.randperm(pool, generator=draw)[:-3].int().view(len(lengths), width)
+    cache = PagedKVCache(len(lengths), kv_heads, 16, max(lengths), page_size=page, page_table=table, n_pages=pool,
+                         dtype=torch.float32, device="cpu")  # fmt: skip
+    cache.k.normal_(generator=draw)  # every slot holds something: what is read by mistake shows
+    cache.v.normal_(generator=draw)
+    cache.lengths.copy_(torch.tensor(lengths))
+    q = torch.randn(len(lengths), kv_heads * group, 16, generator=draw)
+    want, _ = reference.dense_decode(q, cache)
+    torch.testing.assert_close(flex(q, cache)().double(), want, atol=2e-6, rtol=0)
+
+
 # ---- the command ----------------------------------------------------------------------------------------------
 
 
@@ -428,21 +489,25 @@ def test_every_suite_runs_from_end_to_end_on_a_cpu(rehearsal, name):
         assert (middle <= high).all()
     expected = {
         "roofline": {"time", "copy"},
-        "dense": {"ours", "sdpa"},
+        "dense": {"ours", "sdpa", "flex"},
         "topk": {"append", "score", "select", "torch_topk", "attend", "step"},
         "layer": {"gemm", "attention", "layer", "dense", "dense_layer"},
         "validate": {"gemm", "attention", "layer"},
+        "fp8": {"fp8", "bf16"},
+        "model": {"dense", "sparse", "first_dense", "rest", "peer"},
     }
     assert set(timed) - {"flashinfer"} == expected[name]
 
 
 def test_the_rehearsal_times_the_right_results(rehearsal):
-    dense, topk, layer = (read_rows(rehearsal, CPU, name) for name in ("dense", "topk", "layer"))
+    dense, topk, layer, fp8 = (read_rows(rehearsal, CPU, name) for name in ("dense", "topk", "layer", "fp8"))
     assert (dense["sdpa_distance"] < 2e-3).all()  # fp16: two roundings of 2^-11
     assert (dense["sdpa_distance"] > 0).any()
+    assert (dense["flex_distance"] < 2e-3).all()
     if importlib.util.find_spec("flashinfer") is None:
         assert (dense["flashinfer_error"] == "ModuleNotFoundError: No module named 'flashinfer'").all()
     assert (topk["torch_topk_agrees"] == 1).all()
+    assert fp8["fp8_distance"].between(0.005, 0.1).all()  # a number is off by 2.7 % at random, 6 % at most
     assert layer["speedup"].to_numpy() == pytest.approx(
         (layer["dense_layer_us"] / layer["layer_us"]).to_numpy()
     )

@@ -54,10 +54,11 @@ def made_up(suite):
         limit, noise = found["limit_us"], np.random.default_rng(int(found["bytes"]) % 2**32)
         shares = {
             "roofline": {"time": 0.88} | ({"copy": 0.9} if case.get("kind") == "both" else {}),
-            "dense": {"ours": 0.9, "sdpa": 0.7, "flashinfer": 0.85},
+            "dense": {"ours": 0.9, "sdpa": 0.7, "flex": 0.6, "flashinfer": 0.85},
             "topk": dict.fromkeys(("append", "score", "select", "torch_topk", "attend", "step"), 0.8),
             "layer": {"gemm": 0.7, "attention": 0.8, "layer": 0.8, "dense": 0.9, "dense_layer": 0.9},
             "validate": {"gemm": 0.7, "attention": 0.8, "layer": 0.8},
+            "fp8": {"fp8": 0.8, "bf16": 0.45},
             "model": {"dense": 0.85, "sparse": 0.8, "first_dense": 0.8, "rest": 0.8, "peer": 0.7},
         }[suite.name]
         bases = {}
@@ -73,11 +74,13 @@ def made_up(suite):
         if "copy" in shares:
             row |= {"bandwidth": 4.3e12, "matrix_rate": 7.9e14, "intensity": 7.9e14 / 4.3e12}
         if suite.name == "dense":
-            row |= {"sdpa_distance": 1e-3, "flashinfer_distance": 1e-3}
+            row |= {"sdpa_distance": 1e-3, "flex_distance": 1e-3, "flashinfer_distance": 1e-3}
         if suite.name == "topk":
             row["torch_topk_agrees"] = 1.0
         if suite.name == "layer":
             row["speedup"] = row["dense_layer_us"] / row["layer_us"]
+        if suite.name == "fp8":
+            row |= {"fp8_distance": 0.03, "speedup": row["bf16_us"] / row["fp8_us"]}
         if suite.name == "model":
             dense, sparse, first, peer = (row[f"{n}_us"] for n in ("dense", "sparse", "first_dense", "peer"))
             row |= {"speedup": dense / sparse, "first_dense_speedup": dense / first, "peer_over_dense": peer / dense,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kinetics_kernels.layout import PagedKVCache
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+FP8 = torch.float8_e4m3fn  # of stored keys and values only
 HEAD_DIMS = (16, 32, 64, 128, 256)
 MAX_GROUP = 16  # query heads per KV head; more do not fit the 16 rows of one matrix instruction
 
@@ -30,13 +31,22 @@ def whole(name: str, value: object, least: int) -> None:
     require(ok, f"{name} must be an integer >= {least}", repr(value))
 
 
-def tensor(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-    """``x`` must be a contiguous tensor of this shape and dtype, on this device."""
+def tensor(
+    name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | tuple[torch.dtype, ...], device: torch.device
+) -> None:  # fmt: skip
+    """``x`` must be a contiguous tensor of this shape and (one) dtype, on this device."""
     require(isinstance(x, Tensor), f"{name} must be a torch.Tensor", type(x).__name__)
-    require(x.dtype == dtype, f"{name} must have dtype {dtype}", x.dtype)
+    dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
+    require(x.dtype in dtypes, f"{name} must have dtype {' or '.join(map(str, dtypes))}", x.dtype)
     require(x.device == device, f"{name} must be on {device}, where the cache is", x.device)
     require(tuple(x.shape) == shape, f"{name} must have shape {shape}", tuple(x.shape))
     require(x.is_contiguous(), f"{name} must be contiguous (call .contiguous())", f"strides {x.stride()}")
+
+
+def scaled(cache: PagedKVCache) -> None:
+    """An fp8 cache must have its scales before it is used."""
+    rule = "an fp8 cache must have k_scale and v_scale: give both, or call calibrate(k, v)"
+    require(cache.scaled, rule, "none")
 
 
 def query(q: Tensor, cache: PagedKVCache) -> int:
@@ -46,7 +56,8 @@ def query(q: Tensor, cache: PagedKVCache) -> int:
     n_q, n_kv = q.shape[1], cache.n_kv_heads
     require(n_q >= 1 and n_q % n_kv == 0, f"q must have a multiple of {n_kv} query heads (the KV heads)", n_q)
     require(n_q // n_kv <= MAX_GROUP, f"q must have at most {MAX_GROUP} query heads per KV head", n_q // n_kv)
-    tensor("q", q, (cache.batch, n_q, cache.head_dim), cache.dtype, cache.device)
+    tensor("q", q, (cache.batch, n_q, cache.head_dim), cache.input_dtypes, cache.device)
+    scaled(cache)
     return n_q // n_kv
 
 

@@ -30,7 +30,7 @@ class Launch(NamedTuple):
     stages: int
 
 
-# head_dim -> launch, for 2-byte elements. A K tile is tile * head_dim * 2 bytes: 16 KB from 128 on.
+# head_dim -> launch, for 16-bit queries. A K tile is tile * head_dim * 2 bytes, 16 KB from 128 on; of fp8 half.
 ATTEND = {
     16: Launch(128, 4, 5),
     32: Launch(128, 4, 5),
@@ -40,14 +40,22 @@ ATTEND = {
 }
 # A checking precision, multiplied without tensor cores: at D = 128 a tile of 32 already spills registers.
 ATTEND_FP32 = Launch(16, 4, 3)
+ATTEND_FP32_FP8 = Launch(16, 4, 1)  # and there a pipeline spills, too
 SCORE_ELEMENTS = 8192  # of all search keys in one tile
 SCORE_CHUNK = 256  # rows one scoring program walks through, in tiles
 PROMPT_TILE = 32  # tokens one step of the prompt kernel copies
 
 
-def attend_launch(head_dim: int, dtype: torch.dtype) -> Launch:
-    """Tile, warps and stages of the attention kernel."""
-    return ATTEND_FP32 if dtype == torch.float32 else ATTEND[head_dim]
+def attend_launch(head_dim: int, dtype: torch.dtype, *, fp8: bool) -> Launch:
+    """Tile, warps and stages of the attention kernel for queries of ``dtype``."""
+    if dtype == torch.float32:
+        return ATTEND_FP32_FP8 if fp8 else ATTEND_FP32
+    return ATTEND[head_dim]
+
+
+def in_pairs(head_dim: int, dtype: torch.dtype, *, fp8: bool) -> bool:
+    """Whether attention reads fp8 as 16-bit words. At 16 and 32 that takes more registers; fp32 has no need."""
+    return fp8 and dtype != torch.float32 and head_dim >= 64
 
 
 def score_launch(head_dim: int, *, quest: bool) -> Launch:

@@ -25,11 +25,20 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def _fp8_to_fp16(x):
+    """The low byte of ``x``."""
+    return x.to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+
+
+@triton.jit
 def _attend_kernel(
-    q_ptr, k_ptr, v_ptr, table_ptr, tokens_ptr, out_ptr, lse_ptr, scale, table_len, page_stride, head_stride,
+    q_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, table_ptr, tokens_ptr, out_ptr, lse_ptr, scale, table_len,
+    page_stride, head_stride,
     G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
-    PER_HEAD: tl.constexpr, UPCAST: tl.constexpr, STAGES: tl.constexpr,
+    PER_HEAD: tl.constexpr, UPCAST: tl.constexpr, PAIRS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    # PAIRS: k and v are fp8 seen as 16-bit words, dimensions 2 i and 2 i + 1. The hardware transposes 16-bit words
+    # only, and values need it; even and odd dimensions are unpacked and multiplied apart.
     # grid (B, Hkv, splits): one program serves the G query heads of one KV head over its part of the tokens
     b, h, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     row = b * tl.num_programs(1) + h
@@ -42,40 +51,60 @@ def _attend_kernel(
     start = split * part
     stop = tl.minimum(start + part, n)
 
-    g, d, c = tl.arange(0, GP), tl.arange(0, D), tl.arange(0, TILE)
+    W: tl.constexpr = D // 2 if PAIRS else D  # words a row
+    g, d, w, c = tl.arange(0, GP), tl.arange(0, D), tl.arange(0, W), tl.arange(0, TILE)
     head = row * G + g  # query heads, (GP,); GP pads the group to the 16 rows of a matrix instruction
     q = tl.load(q_ptr + head[:, None] * D + d[None, :], mask=(g < G)[:, None], other=0.0)  # (GP, D)
     if UPCAST:
         q = q.to(tl.float32)
+    if k_scale_ptr is not None:  # fp8: true keys are k * k_scale, true values v * v_scale
+        scale *= tl.load(k_scale_ptr + h)
+        if q.dtype == tl.bfloat16:
+            q = q.to(tl.float16)  # holds fp8 exactly, one instruction for two numbers; to bf16 it is five
+    if PAIRS:
+        q, q_odd = tl.split(tl.reshape(q, [GP, W, 2]))
+        acc_odd = tl.zeros([GP, W], tl.float32)
     peak = tl.full([GP], float("-inf"), tl.float32)  # running maximum of the scores, in powers of two
     total = tl.zeros([GP], tl.float32)  # running sum of 2^(score - peak)
-    acc = tl.zeros([GP, D], tl.float32)  # running sum of 2^(score - peak) * value
+    acc = tl.zeros([GP, W], tl.float32)  # running sum of 2^(score - peak) * value
     for first in tl.range(start, stop, TILE, num_stages=STAGES):
         t = first + c  # (TILE,)
         live = t < stop
         page = tl.load(table_ptr + t // PAGE, mask=live, other=0).to(tl.int64)  # offsets pass 2^31
-        at = (page * page_stride + h * head_stride + (t % PAGE) * D)[:, None] + d[None, :]  # (TILE, D)
+        at = (page * page_stride + h * head_stride + (t % PAGE) * W)[:, None] + w[None, :]  # (TILE, W)
         k = tl.load(k_ptr + at, mask=live[:, None], other=0.0)
         v = tl.load(v_ptr + at, mask=live[:, None], other=0.0)  # 0 where not live: 0 * NaN would be NaN
-        if UPCAST:
-            k, v = k.to(tl.float32), v.to(tl.float32)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2_E)
+        if PAIRS:
+            k_odd, v_odd = _fp8_to_fp16(k >> 8), _fp8_to_fp16(v >> 8)
+            k, v = _fp8_to_fp16(k), _fp8_to_fp16(v)
+        k, v = k.to(q.dtype), v.to(q.dtype)  # exact: from fp8 to 16 bits, or nothing at all
+        s = tl.dot(q, tl.trans(k), input_precision="ieee")
+        if PAIRS:
+            s = tl.dot(q_odd, tl.trans(k_odd), s)
+        s *= scale * LOG2_E
         s = tl.where(live[None, :], s, float("-inf"))  # (GP, TILE)
         new_peak = tl.maximum(peak, tl.max(s, 1))
         p, fix = tl.exp2(s - new_peak[:, None]), tl.exp2(peak - new_peak)
         total, peak = total * fix + tl.sum(p, 1), new_peak
         acc = tl.dot(p.to(v.dtype), v, acc * fix[:, None], input_precision="ieee")
+        if PAIRS:
+            acc_odd = tl.dot(p.to(v.dtype), v_odd, acc_odd * fix[:, None])
 
     # no tokens: the output is 0 and its log-sum-exp -inf, which merges as nothing
     safe = tl.where(total > 0, total, 1.0)
     part_of = head * tl.num_programs(2) + split
-    out = (acc / safe[:, None]).to(out_ptr.dtype.element_ty)
+    if PAIRS:
+        acc = tl.interleave(acc, acc_odd)
+    out = acc / safe[:, None]
+    if v_scale_ptr is not None:
+        out *= tl.load(v_scale_ptr + h)
+    out = out.to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + part_of[:, None] * D + d[None, :], out, mask=(g < G)[:, None])
     tl.store(lse_ptr + part_of, (peak + tl.log2(safe)) / LOG2_E, mask=g < G)
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor, tokens: Tensor, *, page_size: int, page_stride: int,
+    q: Tensor, cache: PagedKVCache, table: Tensor, tokens: Tensor, *, page_size: int, page_stride: int,
     head_stride: int, scale: float, splits: int | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Output and log-sum-exp of ``q [B, Hq, D]`` over the first ``tokens`` tokens of the pages in ``table``.
@@ -84,9 +113,8 @@ def attend(
     its own. Strides count elements. The checks are the callers'.
     """
     batch, n_q, head_dim = q.shape
-    per_head = table.dim() == 3
-    n_kv = k.shape[1] if not per_head else table.shape[1]
-    launch = configs.attend_launch(head_dim, k.dtype)
+    n_kv, fp8 = cache.n_kv_heads, cache.dtype == checks.FP8
+    launch = configs.attend_launch(head_dim, q.dtype, fp8=fp8)
     if splits is None:
         splits = configs.choose_splits(batch * n_kv, table.shape[-1] * page_size, launch.tile, q.device)
     out = torch.empty_like(q)
@@ -95,10 +123,15 @@ def attend(
     if splits > 1:
         part_out = torch.empty(batch, n_q, splits, head_dim, dtype=torch.float32, device=q.device)
         part_lse = torch.empty(batch, n_q, splits, dtype=torch.float32, device=q.device)
+    k, v, pairs = cache.k, cache.v, configs.in_pairs(head_dim, q.dtype, fp8=fp8)
+    if pairs:
+        k, v = k.view(torch.int16), v.view(torch.int16)
+        page_stride, head_stride = page_stride // 2, head_stride // 2
     _attend_kernel[(batch, n_kv, splits)](
-        q, k, v, table, tokens, part_out, part_lse, scale, table.shape[-1], page_stride, head_stride,
-        G=n_q // n_kv, GP=checks.MAX_GROUP, D=head_dim, PAGE=page_size, TILE=launch.tile, PER_HEAD=per_head,
-        UPCAST=configs.interpreted() and q.dtype == torch.bfloat16, STAGES=launch.stages,
+        q, k, v, cache.k_scale, cache.v_scale, table, tokens, part_out, part_lse, scale,
+        table.shape[-1], page_stride, head_stride, G=n_q // n_kv, GP=checks.MAX_GROUP, D=head_dim,
+        PAGE=page_size, TILE=launch.tile, PER_HEAD=table.dim() == 3,
+        UPCAST=configs.interpreted() and q.dtype == torch.bfloat16 and not fp8, PAIRS=pairs, STAGES=launch.stages,
         num_warps=launch.warps, num_stages=launch.stages,
     )  # fmt: skip
     if splits > 1:
@@ -123,7 +156,7 @@ def dense_decode(
     if cache.debug:
         cache.check()
     out, lse = attend(
-        q, cache.k, cache.v, cache.page_table, cache.lengths, page_size=cache.page_size,
+        q, cache, cache.page_table, cache.lengths, page_size=cache.page_size,
         page_stride=cache.k.stride(0), head_stride=cache.k.stride(1),
         scale=checks.softmax_scale(scale, cache.head_dim), splits=splits,
     )  # fmt: skip

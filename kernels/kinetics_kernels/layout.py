@@ -20,11 +20,13 @@ import triton.language as tl
 from torch import Tensor
 
 from kinetics_kernels import checks, configs
+from kinetics_kernels.fp8 import check_scale, find_scale, to_fp8
 
 
 @triton.jit
 def _append_step_kernel(
-    k_new, v_new, counts, k, v, mean, low, high, open_sum, table, lengths, table_len, max_blocks, n_kv,
+    k_new, v_new, counts, k, v, k_scale, v_scale, mean, low, high, open_sum, table, lengths, table_len,
+    max_blocks, n_kv,
     HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
     COUNTS: tl.constexpr, BOUNDS: tl.constexpr,
 ):  # fmt: skip
@@ -38,12 +40,19 @@ def _append_step_kernel(
         h, d = tl.arange(0, HEADS)[:, None], tl.arange(0, D)[None, :]  # (HEADS, 1), (1, D)
         ok = h < n_kv
         head = b * n_kv + h
-        key = tl.load(k_new + head * D + d, mask=ok, other=0.0)  # (HEADS, D)
-        value = tl.load(v_new + head * D + d, mask=ok, other=0.0)
         page = tl.load(table + b * table_len + n // PAGE).to(tl.int64)
         slot = ((page * n_kv + h) * PAGE + n % PAGE) * D + d
-        tl.store(k + slot, key, mask=ok)
+        value = tl.load(v_new + head * D + d, mask=ok, other=0.0)  # (HEADS, D)
+        if v_scale is not None:
+            value = to_fp8(value.to(tl.float32) / tl.load(v_scale + h, mask=ok, other=1.0))
         tl.store(v + slot, value, mask=ok)
+        key = tl.load(k_new + head * D + d, mask=ok, other=0.0)
+        if k_scale is not None:
+            unit = tl.load(k_scale + h, mask=ok, other=1.0)  # (HEADS, 1)
+            key = to_fp8(key.to(tl.float32) / unit)
+        tl.store(k + slot, key, mask=ok)
+        if k_scale is not None:
+            key *= unit  # search keys are those of the keys as stored
 
         # the block's mean over the tokens it holds so far: an fp32 sum, rounded once
         held = n % BLOCK  # tokens before this one
@@ -64,7 +73,8 @@ def _append_step_kernel(
 
 @triton.jit
 def _append_prompt_kernel(
-    k_new, v_new, counts, k, v, mean, low, high, open_sum, table, lengths, table_len, max_blocks, T,
+    k_new, v_new, counts, k, v, k_scale, v_scale, mean, low, high, open_sum, table, lengths, table_len,
+    max_blocks, T,
     D: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     BOUNDS: tl.constexpr, REFRESH: tl.constexpr,
 ):  # fmt: skip
@@ -82,6 +92,8 @@ def _append_prompt_kernel(
     first = block * BLOCK
     if first < stop:
         d = tl.arange(0, D)
+        if k_scale is not None:
+            unit = tl.load(k_scale + h)
         total = tl.zeros([D], tl.float32)
         smallest = tl.full([D], float("inf"), tl.float32)
         largest = tl.full([D], float("-inf"), tl.float32)
@@ -93,14 +105,21 @@ def _append_prompt_kernel(
             page = tl.load(table + b * table_len + t // PAGE, mask=live, other=0).to(tl.int64)
             slot = ((page * n_kv + h) * PAGE + t % PAGE)[:, None] * D + d[None, :]
             key = tl.load(k + slot, mask=old[:, None], other=0.0)  # (TILE, D)
+            if k_scale is not None:
+                key = key.to(tl.float32)
             if not REFRESH:
                 source = ((b * T + t - start) * n_kv + h)[:, None] * D + d[None, :]
                 fresh = tl.load(k_new + source, mask=new[:, None], other=0.0)
                 value = tl.load(v_new + source, mask=new[:, None], other=0.0)
+                if k_scale is not None:
+                    fresh = to_fp8(fresh.to(tl.float32) / unit)
+                    value = to_fp8(value.to(tl.float32) / tl.load(v_scale + h))
                 tl.store(k + slot, fresh, mask=new[:, None])
                 tl.store(v + slot, value, mask=new[:, None])
                 key = tl.where(new[:, None], fresh, key)
             key = key.to(tl.float32)
+            if k_scale is not None:
+                key *= unit
             total += tl.sum(key, 0)
             if BOUNDS:
                 smallest = tl.minimum(smallest, tl.min(tl.where(live[:, None], key, float("inf")), 0))
@@ -126,17 +145,22 @@ class PagedKVCache:
     ``[batch, pages per request]`` names each request's pages (by default 0, 1, 2, ...), of ``n_pages`` in the
     pool; ``debug`` lets every call check the table and the lengths, which waits for the GPU.
 
+    ``dtype`` float16, bfloat16 or float32 is also that of q, k and v; float8_e4m3fn stores k / k_scale and
+    v / v_scale, halfway cases to even and what exceeds 448 as 448, for q, k and v of any of the three. The
+    scales, fp32 ``[Hkv]`` above 0 and at most 128, are given here or found by :meth:`calibrate`. Search keys
+    are then fp16, of the keys as stored, with the scale applied.
+
     Tensors: ``k, v [n_pages, Hkv, page_size, D]``, ``page_table``, ``lengths [B]`` int32, ``key_means [B,
     Hkv, max_blocks, D]``, ``key_min, key_max`` likewise, ``open_sum [B, Hkv, D]`` fp32 (the block being
-    filled). All of them stay where they are for the cache's life, so a captured CUDA graph keeps working
-    while lengths, contents and page table change between replays.
+    filled), and of an fp8 cache ``k_scale, v_scale [Hkv]``. All of them stay where they are for the cache's
+    life, so a captured CUDA graph keeps working while lengths, contents and page table change between replays.
     """
 
     def __init__(
         self, batch: int, n_kv_heads: int, head_dim: int, max_tokens: int, *, page_size: int = 16,
         block_size: int | None = None, bounds: bool = False, page_table: Tensor | None = None,
         n_pages: int | None = None, dtype: torch.dtype = torch.float16, device: torch.device | str = "cuda",
-        debug: bool = False,
+        debug: bool = False, k_scale: Tensor | None = None, v_scale: Tensor | None = None,
     ) -> None:  # fmt: skip
         block_size = page_size if block_size is None else block_size
         for name, value in dict(batch=batch, n_kv_heads=n_kv_heads, max_tokens=max_tokens).items():
@@ -147,7 +171,8 @@ class PagedKVCache:
         checks.whole("block_size", block_size, 1)
         rule = f"block_size must be a multiple of page_size={page_size}"
         checks.require(block_size % page_size == 0, rule, block_size)
-        checks.require(dtype in checks.DTYPES, f"dtype must be one of {checks.DTYPES}", dtype)
+        dtypes, fp8 = (*checks.DTYPES, checks.FP8), dtype == checks.FP8
+        checks.require(dtype in dtypes, f"dtype must be one of {dtypes}", dtype)
 
         self.batch, self.n_kv_heads, self.head_dim = batch, n_kv_heads, head_dim
         self.page_size, self.block_size, self.dtype, self.debug = page_size, block_size, dtype, debug
@@ -170,12 +195,42 @@ class PagedKVCache:
         self.page_table = page_table
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=self.device)
         searched = (batch, n_kv_heads, self.max_blocks, head_dim)
-        self.key_means = torch.empty(searched, dtype=dtype, device=self.device)
-        self.key_min = torch.empty(searched, dtype=dtype, device=self.device) if bounds else None
-        self.key_max = torch.empty_like(self.key_min) if self.key_min is not None else None
+        self.key_means = torch.empty(searched, dtype=torch.float16 if fp8 else dtype, device=self.device)
+        self.key_min = torch.empty_like(self.key_means) if bounds else None
+        self.key_max = torch.empty_like(self.key_means) if bounds else None
         self.open_sum = torch.empty(batch, n_kv_heads, head_dim, dtype=torch.float32, device=self.device)
+        self.input_dtypes = checks.DTYPES if fp8 else (dtype,)
+        self.scaled = not fp8  # whether there are scales, where they are needed
+        self.k_scale = torch.ones(n_kv_heads, dtype=torch.float32, device=self.device) if fp8 else None
+        self.v_scale = torch.ones_like(self.k_scale) if self.k_scale is not None else None
+        if k_scale is not None or v_scale is not None:
+            self._set_scales(k_scale, v_scale)
         if debug:
             self.check()
+
+    def calibrate(self, k: Tensor, v: Tensor, counts: Tensor | None = None) -> None:
+        """Find an fp8 cache's scales from a prompt, ``[B, T, Hkv, D]``, which is still to be appended.
+
+        A power of two per head that leaves at least twice the head's largest value in range. ``counts`` as in
+        :meth:`append`. Before anything is appended; waits for the GPU.
+        """
+        rule = "k must have 4 dimensions (batch, tokens, KV heads, head_dim)"
+        checks.require(k.dim() == 4, rule, tuple(k.shape))
+        longest = int(self.lengths.max())
+        checks.require(longest == 0, "calibrate must come before the first append, at length 0", longest)
+        if counts is not None:
+            checks.tensor("counts", counts, (self.batch,), torch.int32, self.device)
+        for name, x in (("k", k), ("v", v)):
+            shape = (self.batch, k.shape[1], self.n_kv_heads, self.head_dim)
+            checks.tensor(name, x, shape, self.input_dtypes, self.device)
+        self._set_scales(find_scale("k", k, counts), find_scale("v", v, counts))
+
+    def _set_scales(self, k_scale: Tensor | None, v_scale: Tensor | None) -> None:
+        checks.require(self.dtype == checks.FP8, "scales must go with an fp8 cache", self.dtype)
+        for name, given, own in (("k_scale", k_scale, self.k_scale), ("v_scale", v_scale, self.v_scale)):
+            check_scale(name, given, self.n_kv_heads, self.device)
+            own.copy_(given)
+        self.scaled = True
 
     def append(self, k: Tensor, v: Tensor, counts: Tensor | None = None) -> None:
         """Append one token, ``[B, Hkv, D]``, or up to T tokens a request, ``[B, T, Hkv, D]``.
@@ -189,8 +244,9 @@ class PagedKVCache:
         checks.whole("k.shape[1] (tokens)", new_tokens, 1)
         between = () if k.dim() == 3 else (new_tokens,)
         shape = (self.batch, *between, self.n_kv_heads, self.head_dim)
-        checks.tensor("k", k, shape, self.dtype, self.device)
-        checks.tensor("v", v, shape, self.dtype, self.device)
+        checks.scaled(self)
+        checks.tensor("k", k, shape, self.input_dtypes, self.device)
+        checks.tensor("v", v, shape, k.dtype, self.device)
         if counts is not None:
             checks.tensor("counts", counts, (self.batch,), torch.int32, self.device)
         if self.debug:
@@ -219,6 +275,7 @@ class PagedKVCache:
 
     def refresh(self) -> None:
         """All search keys anew from the pages, for whoever writes ``k``, ``v`` and ``lengths`` directly."""
+        checks.scaled(self)
         if self.debug:
             self.check()
         self._per_block(self.k, self.v, self.lengths, self.max_blocks, refresh=True)
@@ -232,10 +289,11 @@ class PagedKVCache:
         rule = f"lengths must stay within 0 and max_tokens={self.max_tokens}"
         checks.require(shortest >= 0 and longest <= self.max_tokens, rule, f"{shortest} to {longest}")
 
-    def _state(self) -> tuple[Tensor, ...]:
+    def _state(self) -> tuple[Tensor | None, ...]:
         low = self.key_means if self.key_min is None else self.key_min  # never touched without bounds
         high = self.key_means if self.key_max is None else self.key_max
-        return self.k, self.v, self.key_means, low, high, self.open_sum, self.page_table, self.lengths
+        stored = (self.k, self.v, self.k_scale, self.v_scale)
+        return *stored, self.key_means, low, high, self.open_sum, self.page_table, self.lengths
 
     def _step(self, k: Tensor, v: Tensor, counts: Tensor | None) -> None:
         heads = triton.next_power_of_2(self.n_kv_heads)

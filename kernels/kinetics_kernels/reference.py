@@ -15,14 +15,18 @@ from kinetics_kernels.layout import PagedKVCache
 
 
 def context(cache: PagedKVCache, b: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """All keys and values of request ``b`` in order, gathered from its pages: two of ``[Hkv, n, D]``."""
+    """All keys and values of request ``b`` in order, gathered from its pages: two of ``[Hkv, n, D]``.
+
+    Those of an fp8 cache are what its numbers stand for, each times the scale of its head.
+    """
     n = int(cache.lengths[b])
     pages = cache.page_table[b, : -(-n // cache.page_size)].long()
 
-    def in_order(x: Tensor) -> Tensor:
-        return x[pages].transpose(0, 1).reshape(cache.n_kv_heads, -1, cache.head_dim)[:, :n].to(dtype)
+    def in_order(x: Tensor, scale: Tensor | None) -> Tensor:
+        x = x[pages].transpose(0, 1).reshape(cache.n_kv_heads, -1, cache.head_dim)[:, :n].to(dtype)
+        return x if scale is None else x * scale[:, None, None]
 
-    return in_order(cache.k), in_order(cache.v)
+    return in_order(cache.k, cache.k_scale), in_order(cache.v, cache.v_scale)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:

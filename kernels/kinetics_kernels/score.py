@@ -24,7 +24,7 @@ from kinetics_kernels.layout import PagedKVCache
 
 @triton.jit
 def _score_kernel(
-    q_ptr, key_ptr, low_ptr, table_ptr, lengths_ptr, score_ptr, scale, table_len, rows,
+    q_ptr, key_ptr, low_ptr, k_scale_ptr, table_ptr, lengths_ptr, score_ptr, scale, table_len, rows,
     G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
     TILE: tl.constexpr, CHUNK: tl.constexpr, QUEST: tl.constexpr, TOKENS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -40,6 +40,8 @@ def _score_kernel(
         g, d, c = tl.arange(0, GP), tl.arange(0, D), tl.arange(0, TILE)
         q_at = ((b * n_kv + h) * G + g[:, None]) * D + d[None, :]
         q = tl.load(q_ptr + q_at, mask=(g < G)[:, None], other=0.0).to(tl.float32)  # (GP, D)
+        if k_scale_ptr is not None:  # the tokens of an fp8 cache; search keys are not scaled
+            scale *= tl.load(k_scale_ptr + h)
         if QUEST:
             q_low = tl.sum(tl.minimum(q, 0.0), 0) * (scale / G)  # (D,)
             q = tl.maximum(q, 0.0)
@@ -81,7 +83,7 @@ def _score(
     tile, warps, stages = configs.score_launch(cache.head_dim, quest=quest)
     grid = (cache.batch, cache.n_kv_heads, triton.cdiv(rows, configs.SCORE_CHUNK))
     _score_kernel[grid](
-        q, key, low, cache.page_table, cache.lengths, out, checks.softmax_scale(scale, cache.head_dim),
+        q, key, low, cache.k_scale if tokens else None, cache.page_table, cache.lengths, out, checks.softmax_scale(scale, cache.head_dim),
         cache.page_table.shape[1], rows, G=group, GP=triton.next_power_of_2(group), D=cache.head_dim,
         PAGE=cache.page_size, BLOCK=1 if tokens else cache.block_size, TILE=tile, CHUNK=configs.SCORE_CHUNK,
         QUEST=quest, TOKENS=tokens, STAGES=stages, num_warps=warps, num_stages=stages,

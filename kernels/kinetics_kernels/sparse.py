@@ -33,7 +33,7 @@ def sparse_decode(
     else:
         page_size, page_stride, head_stride = cache.page_size, cache.k.stride(0), cache.k.stride(1)
     out, lse = attend(
-        q, cache.k, cache.v, selection.pages, selection.tokens, page_size=page_size, page_stride=page_stride,
+        q, cache, selection.pages, selection.tokens, page_size=page_size, page_stride=page_stride,
         head_stride=head_stride, scale=checks.softmax_scale(scale, cache.head_dim), splits=splits,
     )  # fmt: skip
     return (out, lse) if return_lse else out

@@ -28,9 +28,8 @@ CACHE = {
     "page_size must be one of (1, 2, 4, 8, 16, 32, 64, 128), got 24": dict(page_size=24),
     "block_size must be a multiple of page_size=16, got 24": dict(block_size=24),
     "block_size must be an integer >= 1, got 0": dict(block_size=0),
-    "dtype must be one of (torch.float16, torch.bfloat16, torch.float32), got torch.float64": dict(
-        dtype=torch.float64
-    ),
+    "dtype must be one of (torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn), "
+    "got torch.float64": dict(dtype=torch.float64),
     "n_pages must be at least 8 (batch * pages per request) without a page_table, got 7": dict(n_pages=7),
     "page_table must have shape (2, 4), got (2, 3)": dict(page_table=torch.zeros(2, 3, dtype=torch.int32)),
     "page_table must have dtype torch.int32, got torch.int64": dict(
