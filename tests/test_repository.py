@@ -120,6 +120,22 @@ def test_files_stay_readable():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
 
 
+def test_the_argument_of_the_book_can_be_read_in_an_hour():
+    """What the architecture page sends a newcomer to, and what it may import: the same modules."""
+    page = (ROOT / "book" / "architecture.md").read_text(encoding="utf-8")
+    begin = page[page.index("**Where to begin.**") :].partition("\n\n")[0]
+    names = re.findall(r"`(\w+)`", begin)
+    assert {"shapes", "cost", "traces", "frontier", "laws"} <= set(names)
+    sources = {name: (ROOT / "kinetics_lab" / f"{name}.py").read_text(encoding="utf-8") for name in names}
+    lines = sum(len(source.splitlines()) for source in sources.values())
+    assert abs(lines - int(re.search(r"about ([\d,]+)\slines", begin)[1].replace(",", ""))) < 100
+    assert lines < 2500
+    imported = {
+        name for source in sources.values() for name in re.findall(r"from kinetics_lab\.(\w+) import", source)
+    }
+    assert imported - set(names) <= {"_errors", "_likelihood", "results"}
+
+
 def test_constraints_pin_everything_and_point_nowhere():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.!+]+", line) for line in lines)
