@@ -39,7 +39,8 @@ test-triton36: $(KERNELS)  ## the kernels' main tests once more under Triton 3.6
 	@test -d _build/triton-3.6 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target _build/triton-3.6 triton==3.6.0
 	@PYTHONPATH=_build/triton-3.6 $(BIN)/python -m pytest -q tests/kernels/test_dense.py tests/kernels/test_sparse.py tests/kernels/test_fp8.py -k "not any_shape and not any_sequence"
 
-# A GPU host without internet brings its own PyTorch, Triton, pandas, pyarrow and pytest: make gpu GPU_PYTHON=python3.
+# A GPU host without internet brings its own PyTorch, Triton, pandas, pyarrow, pytest and, for whole models, transformers
+# (5.17 or newer): make gpu GPU_PYTHON=python3.
 ON_GPU = PYTHONPATH=.:kernels $(SANITIZER) $(or $(GPU_PYTHON),$(BIN)/python)
 SMALL = "tests/kernels/test_dense.py::test_groups[1-5]" "tests/kernels/test_dense.py::test_groups[3-8]" \
   "tests/kernels/test_sparse.py::test_block_topk_from_end_to_end[1-5]" "tests/kernels/test_append.py::test_refresh_makes_the_same_search_keys[33]"

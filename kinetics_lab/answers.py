@@ -69,12 +69,26 @@ def start(path: Path, metadata: Line) -> None:
     _write(path, _json(metadata))
 
 
-def append_line(path: Path, line: Line) -> None:
-    """Append one answer so that it survives a crash of the machine."""
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(_json(line))
+def append_line(path: Path, line: Line) -> int:
+    """Append one answer so that it survives a crash of the machine; returns where in the file it begins."""
+    with path.open("ab") as handle:
+        start = handle.tell()
+        handle.write(_json(line).encode())
         handle.flush()
         os.fsync(handle.fileno())
+    return start
+
+
+def settle(path: Path, start: int, before: Line, after: Line) -> None:
+    """Write the verdict over the line without one, which begins at ``start``, where it is not longer.
+
+    Only the last bytes differ, padded with blanks. A longer one, an error's text, is written when all are there.
+    """
+    old, new = (_json(line).encode()[:-1] for line in (before, after))
+    if len(new) <= len(old):
+        with path.open("r+b") as handle:
+            handle.seek(start)
+            handle.write(new.ljust(len(old)))
 
 
 def graded(line: Line, grade: Grader, problem: Problem, opening: str) -> Line:

@@ -186,6 +186,7 @@ def code_state() -> Row:
         "torch": _version("torch"),
         "triton": _version("triton"),
         "flashinfer": _version("flashinfer-python"),
+        "transformers": _version("transformers"),
     }
 
 

@@ -168,6 +168,13 @@ class PagedCache:
 
         self.kernels, self.policy = kinetics_kernels, policy
         block = page_block(policy)
+        if not isinstance(policy, Dense):
+            most = kinetics_kernels.configs.MAX_SELECT * (1 if isinstance(policy, TopK) else block)
+            require(
+                max_tokens <= most,
+                f"policy {policy} reaches {most} tokens on a GPU; prompt and answer",
+                max_tokens,
+            )
         page = math.gcd(block, 16)
         self.cache = kinetics_kernels.PagedKVCache(
             batch, n_kv_heads, head_dim, max_tokens, page_size=page, block_size=block,

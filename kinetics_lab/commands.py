@@ -151,6 +151,16 @@ def ladder(args: argparse.Namespace) -> None:
         print(make_table(kind, args.preset, args.folder, **how))
 
 
+@contextmanager
+def warned() -> Iterator[None]:
+    """Print what the readers warn of as plain lines on stderr."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in seen:
+        print(f"kinetics-lab: warning: {warning.message}", file=sys.stderr)
+
+
 def generate(args: argparse.Namespace) -> None:
     """Sample answers and grade them; print the file. What was finished is kept, a stopped run goes on."""
     from kinetics_lab import generate as engine
@@ -164,7 +174,9 @@ def generate(args: argparse.Namespace) -> None:
     task = args.task or Path(args.problems).name.removesuffix(".jsonl")
     name = args.name or Path(args.model).name.lower()
     options = {"task": task, "name": name, "slots": args.slots, "compiled": args.compile}
-    print(engine.generate(model, tokenizer, problems, args.out, settings, **options))
+    with warned():
+        path = engine.generate(model, tokenizer, problems, args.out, settings, **options)
+    print(path)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -177,16 +189,6 @@ def measure(args: argparse.Namespace) -> None:
         return
     files = suites.measure(args.suite, args.out, budget_s=args.budget_seconds, device=args.device)
     print(*files, sep="\n")
-
-
-@contextmanager
-def warned() -> Iterator[None]:
-    """Print what the readers warn of as plain lines on stderr."""
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in seen:
-        print(f"kinetics-lab: warning: {warning.message}", file=sys.stderr)
 
 
 def traces(args: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """Traces of any Hugging Face model under any policy: N answers a problem, graded, none lost.
 
 Requests run side by side in slots; a slot that finishes takes the next trial at once. Every trial draws from its own
-seed, so that neither the number of slots nor a restart changes an answer. Finished answers are appended to a JSON
+seed, so that neither the number of slots nor a restart changes an answer, as far as arithmetic is the same in every
+batch: in fp32 on a CPU it is; on a GPU a rounding may tip a token, after which the answer is another draw. Finished answers are appended to a JSON
 lines file as they come; a stopped run goes on from it, and when all are there the file is put in order.
 """
 
@@ -10,8 +11,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from kinetics_lab.answers import (
     graded,
     graded_again,
     read_lines,
+    settle,
     sole_writer,
     start,
     summary_of,
@@ -38,7 +41,7 @@ from kinetics_lab.answers import (
 from kinetics_lab.caches import page_block
 from kinetics_lab.grade import Problem, layout_metadata, layout_name
 from kinetics_lab.hf import Decoder, Prompt, shape_of
-from kinetics_lab.policies import Policy, Quest, parse_policy
+from kinetics_lab.policies import Policy, Quest, RandomSelect, parse_policy
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
@@ -66,7 +69,9 @@ class Settings:
     instruction: str = INSTRUCTION
 
     def __post_init__(self) -> None:
-        parse_policy(self.policy)
+        # Its tokens depend on what else is in the batch.
+        rule = "policy must not be random: a trial's answer would depend on its neighbours"
+        require(not isinstance(parse_policy(self.policy), RandomSelect), rule, self.policy)
         for name, least in (("dense_layers", 0), ("trials", 1), ("max_tokens", 1), ("top_k", 0), ("seed", 0),
                             ("repeat_window", 0), ("repeat_block", 1)):  # fmt: skip
             value = getattr(self, name)
@@ -90,6 +95,10 @@ def draw(logits: Tensor, uniforms: Sequence[float], settings: Settings) -> list[
 
     Temperature first, then the ``top_k`` likeliest, then the fewest of these whose probability reaches ``top_p``.
     """
+    if logits.isnan().any():
+        raise ValueError(
+            "the model's logits are not numbers; where its dtype is float16, try --dtype bfloat16"
+        )
     if settings.temperature == 0:
         return [int(i) for i in logits.argmax(-1).tolist()]
     count = min(settings.top_k or logits.shape[-1], logits.shape[-1])
@@ -158,6 +167,7 @@ def decode(
                     slot = None
                     continue
                 decoder.fill(i, slot.prompt)
+                slot.prompt = replace(slot.prompt, layers=[])  # its keys and values are in the cache now
             slots[i] = slot
         live = [(i, slot) for i, slot in enumerate(slots) if slot]
         if not live:
@@ -217,8 +227,8 @@ def fitting_slots(model: Any, tokens: int, policy: Policy) -> int:
     """How many requests of this many tokens fill 90 % of the GPU's free memory; 8 on a CPU."""
     if model.device.type != "cuda":
         return 8
-    # one search key for every block beside its keys and values, Quest two
-    searched = (2 if isinstance(policy, Quest) else 1) / (2 * page_block(policy))
+    # one search key for every block beside its keys and values, Quest three
+    searched = (3 if isinstance(policy, Quest) else 1) / (2 * page_block(policy))
     each = shape_of(model).kv_bytes_per_token(model.dtype.itemsize) * tokens * (1 + searched)
     free = torch.cuda.mem_get_info(model.device)[0]
     rule = (
@@ -236,7 +246,7 @@ def generate(
     """Sample ``settings.trials`` answers to every problem into a file of the folder ``out``; returns its path.
 
     model, tokenizer: of Hugging Face transformers, the model on its device. name, task: what the traces shall call
-    them. slots: answers decoded side by side; decides speed, no answer. grade: by default math-verify's verdict. An
+    them. slots: answers decoded side by side; decides speed; answers up to rounding. grade: by default math-verify's verdict. An
     answer that could not be graded is a line with ``error`` and no score; the next call grades it again.
     progress: a bar on stderr (None: on a terminal). compiled: see :class:`kinetics_lab.hf.Decoder`.
 
@@ -253,15 +263,19 @@ def generate(
     rule = f"max_tokens must leave room for the prompt of {longest} tokens within the model's {limit}"
     require(longest + settings.max_tokens <= limit, rule, settings.max_tokens)
     said = {"version": __version__, "model": name, "task": task} | asdict(settings)
+    said |= {"weights": model.config._name_or_path, "revision": getattr(model.config, "_commit_hash", None),
+             "dtype": str(model.dtype).removeprefix("torch.")}  # fmt: skip
     del said["trials"]  # more of them may be asked for later: they change no answer
     metadata = layout_metadata(settings.policy) | {"kinetics_lab": said}
     path = Path(out) / f"{layout_name(task, name, settings.policy)}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
 
     with sole_writer(path):
-        _generate(
-            model, tokenizer, problems, read, path, metadata, settings, slots, progress, grade, compiled
-        )
+        given = (model, tokenizer, problems, read, path, metadata, settings)
+        left = _generate(*given, slots, progress, grade, compiled)
+    if left:
+        told = f"{left} answers have no verdict ({path}); the same command grades them again"
+        warnings.warn(told, stacklevel=2)
     return path
 
 
@@ -269,13 +283,15 @@ def _generate(
     model: Any, tokenizer: Any, problems: Sequence[Problem], read: dict[str, list[int]], path: Path,
     metadata: dict[str, Any], settings: Settings, slots: int | None, progress: bool | None, grade: Grader,
     compiled: bool,
-) -> None:  # fmt: skip
-    """What is missing in the file, then the file in order and its summary."""
+) -> int:  # fmt: skip
+    """What is missing in the file, then the file in order and its summary; how many answers have no verdict."""
     room = max(map(len, read.values())) + settings.max_tokens
     by_id = {p.id: p for p in problems}
     lines = read_lines(path, metadata)
     strange = next((x["problem"] for x in lines if x["problem"] not in by_id), None)
     require(strange is None, f"{path} must hold problems that are given", strange)
+    strange = next((x["problem"] for x in lines if x["query"] != by_id[x["problem"]].text), None)
+    require(strange is None, f"{path} must hold the texts of the problems that are given", strange)
     # Where the prompt's template opens the thinking, the answer must not look as if it had never begun to think.
     opened = {name: tokenizer.decode(ids[-8:]).rstrip().endswith("<think>") for name, ids in read.items()}
 
@@ -312,11 +328,13 @@ def _generate(
 
         for trial, reason in decode(decoder, prompt, iter(todo), end_tokens(model, tokenizer), settings):
             text = tokenizer.decode(trial.ids, skip_special_tokens=True)
-            line: Line = {"query": trial.problem.text, "prediction": [text], "score": None, "error": None}
-            line |= {"problem": trial.problem.id, "trial": trial.number, "tokens_in": trial.prompt.length,
-                     "tokens_out": len(trial.ids), "truncated": reason != "end", "stopped": reason}  # fmt: skip
+            line: Line = {"query": trial.problem.text, "prediction": [text], "problem": trial.problem.id,
+                          "trial": trial.number, "tokens_in": trial.prompt.length, "tokens_out": len(trial.ids),
+                          "truncated": reason != "end", "stopped": reason,
+                          "score": None, "error": "not graded yet"}  # fmt: skip
+            start_of_line = append_line(path, line)  # before anything else: a verdict can take seconds
             lines.append(verdict(line))
-            append_line(path, lines[-1])
+            settle(path, start_of_line, line, lines[-1])
             bar.add(len(trial.ids))
         device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
         speed = {"device": device, "step": decoder.how, "slots": slots, "seconds": round(bar.seconds, 3),
@@ -324,3 +342,4 @@ def _generate(
     if not summary_of(path).exists():
         finish(path, metadata, lines, list(by_id), speed)
     bar.bar.close()
+    return sum(line["score"] is None for line in lines)

@@ -6,6 +6,7 @@ the cache classes it is given; prompts are read by its own dense attention.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -255,7 +256,9 @@ class Decoder:
             with torch.cuda.graph(graph, stream=stream):
                 self._logits = step(self.model, self.tokens, self.positions, self.cache)
             self._graph, self.how = graph, "graph"
-        except RuntimeError:  # the model plans on the host, as some expert routing does
+        except RuntimeError as error:  # the model plans on the host, as some expert routing does
+            reason = (str(error).strip().splitlines() or ["no message"])[0]
+            warnings.warn(f"decoding without a CUDA graph, which is slower: {reason}", stacklevel=2)
             torch.cuda.set_stream(here)
             torch.cuda.synchronize()
             self._graph = None

@@ -160,7 +160,8 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     import pandas as pd
 
     table = pd.DataFrame(rows)
-    for column in ("error", "driver", "flashinfer"):  # text, also while every value is missing
+    for column in table.columns.intersection(["error", "driver", "flashinfer", "transformers"]):
+        # text, also while every value is missing
         table[column] = table[column].astype("string")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda part: table.to_parquet(part, index=False))
@@ -200,14 +201,15 @@ def run_suite(
     say(f"{suite.name}: {len(todo)} of {len(cases)} cases to measure, limits from rates: {rates.source}")
     for number, case in enumerate(todo, 1):
         start, predicted = time.monotonic(), suite.predict(case, rates)
-        if start + expected_seconds(predicted) > deadline:
+        if start + expected_seconds(predicted) + predicted.get("compile_s", 0.0) > deadline:
             left = len(todo) - number + 1
             say(f"{suite.name}: the time is up, {left} cases are left; the same command goes on from here")
             return False
         measured, error = _measure(suite, case, predicted, bench)
         if start > seen + 20:  # nvidia-smi is slow: the clocks under load, every 20 seconds
             origin, seen = bench.provenance(), start
-        del predicted["round_us"]
+        for planned in ("round_us", "compile_s"):
+            predicted.pop(planned, None)
         result = f"error: {error}"
         if error is None:
             us = measured[suite.headline]

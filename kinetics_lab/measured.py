@@ -108,7 +108,7 @@ def _provenance(good: pd.DataFrame, kept: pd.DataFrame, others: int, suite: str)
     """Where rows come from, and what is missing among them."""
     values = {
         name: ", ".join(sorted(set(good[name].dropna().astype(str)))) or "none"
-        for name in ("driver", "torch", "triton", "flashinfer", "commit")
+        for name in ("driver", "torch", "triton", "flashinfer", "transformers", "commit")
     }
     commit = values.pop("commit") + (", with changes" if good["dirty"].eq(True).any() else "")
     days = sorted(good["date"].str[:10])

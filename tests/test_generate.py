@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -160,13 +161,13 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_file(model, tokenizer, tmp
     with pytest.raises(BreakDownError):
         run(model, tokenizer, tmp_path / "part", grade=break_down)
     path = tmp_path / "part" / whole.name
-    assert len(lines(path)) == 1 + after
+    assert len(lines(path)) == 1 + after + 1  # the one without a verdict as well
     with path.open("a") as handle:
         handle.write('{"query": "torn')  # the machine went down in the middle of a line
     count = iter([after - 1, after])
     with pytest.raises(BreakDownError):
         run(model, tokenizer, tmp_path / "part", grade=break_down)
-    assert len(lines(path)) == 1 + after + 1  # every line is whole again
+    assert len(lines(path)) == 1 + after + 2  # every line is whole again
     seen = Counter()
 
     def counted(text: str, reference: str, *, finished: bool) -> Grade:
@@ -174,7 +175,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_file(model, tokenizer, tmp
         return short(text, reference, finished=finished)
 
     assert run(model, tokenizer, tmp_path / "part", grade=counted).read_bytes() == whole.read_bytes()
-    assert seen["graded"] == 9 - after - 1
+    assert seen["graded"] == 9 - after - 1  # the last answer's verdict among them
     run(model, tokenizer, tmp_path / "part", grade=counted)  # all there: nothing is done again
     assert seen["graded"] == 9 - after - 1
 
@@ -226,6 +227,12 @@ def test_other_settings_are_not_mixed_in(model, tokenizer, tmp_path) -> None:
         run(model, tokenizer, tmp_path, replace(FEW, temperature=0.5))
     with pytest.raises(ValueError, match=r"must hold problems that are given; got 'p0'"):
         run(model, tokenizer, tmp_path, problems=PROBLEMS[1:])
+    with pytest.raises(ValueError, match=r"must hold the texts of the problems that are given; got 'p0'"):
+        run(model, tokenizer, tmp_path, problems=[replace(PROBLEMS[0], text="Another?"), *PROBLEMS[1:]])
+    model.config._name_or_path = "elsewhere"
+    with pytest.raises(ValueError, match=r"other settings \(weights: '' there, 'elsewhere' here\)"):
+        run(model, tokenizer, tmp_path)
+    model.config._name_or_path = ""
     assert path.read_bytes() == before
     path.write_text("no JSON\n")
     with pytest.raises(ValueError, match=r"is no file of this command \(.*\); give another folder"):
@@ -240,7 +247,8 @@ def test_a_grader_that_breaks_down_leaves_an_error_and_a_second_chance(model, to
             else short(text, reference, finished=finished)
         )
 
-    path = run(model, tokenizer, tmp_path, grade=broken)
+    with pytest.warns(UserWarning, match="answers have no verdict .* the same command grades them again"):
+        path = run(model, tokenizer, tmp_path, grade=broken)
     bad = [row for row in lines(path)[1:] if row["score"] is None]
     assert 0 < len(bad) < 9
     assert bad[0]["error"] == "RecursionError: too deep"
@@ -292,6 +300,7 @@ def test_tokens_are_drawn_as_the_library_would(temperature, top_k, top_p) -> Non
     ("wrong", "message"),
     [
         ({"policy": "topk"}, "needs budget"),
+        ({"policy": "random:8"}, "policy must not be random"),
         ({"trials": 0}, "trials must be a whole number of at least 1; got 0"),
         ({"temperature": -1.0}, "temperature must be 0 or more"),
         ({"temperature": 0.0, "trials": 2}, "trials must be 1 where temperature is 0.*; got 2"),
@@ -303,6 +312,42 @@ def test_tokens_are_drawn_as_the_library_would(temperature, top_k, top_p) -> Non
 def test_wrong_settings_are_named(wrong, message) -> None:
     with pytest.raises(ValueError, match=message):
         Settings(**wrong)
+
+
+def test_logits_that_are_no_numbers_are_no_answer() -> None:
+    logits = torch.zeros(2, 5)
+    logits[1, 3] = torch.nan
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ValueError, match="logits are not numbers"):
+            draw(logits, [0.5, 0.5], Settings(temperature=temperature))
+
+
+def test_an_answer_is_in_the_file_before_its_verdict(model, tokenizer, tmp_path) -> None:
+    path = tmp_path / "tiny-task_tiny_dense.jsonl"
+    seen = []
+
+    def look(text: str, reference: str, *, finished: bool) -> Grade:
+        seen.append(lines(path)[1:])
+        return short(text, reference, finished=finished)
+
+    run(model, tokenizer, tmp_path, grade=look)
+    for count, found in enumerate(seen):
+        assert len(found) == count + 1
+        assert found[-1]["error"] == "not graded yet"
+        assert all(row["error"] is None and row["score"] is not None for row in found[:-1])
+
+
+def test_a_trial_under_way_does_not_hold_its_prompt_twice(model, tokenizer, tmp_path, monkeypatch) -> None:
+    held = []
+    take = hf.Decoder.step
+
+    def step(self, *args):
+        held.append(sum(len(thing.layers) for thing in gc.get_objects() if type(thing) is hf.Prompt))
+        return take(self, *args)
+
+    monkeypatch.setattr(hf.Decoder, "step", step)
+    run(model, tokenizer, tmp_path, replace(FEW, trials=1), slots=3)
+    assert max(held) <= model.config.num_hidden_layers  # the newest prompt, whose trials may go on
 
 
 def test_wrong_calls_are_named(model, tokenizer, tmp_path) -> None:
@@ -337,7 +382,8 @@ def test_the_grader_hears_what_was_cut_and_where_thinking_began(model, tokenizer
 
     chat = letters_tokenizer()
     chat.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n"
-    path = run(model, chat, tmp_path, grade=listen)
+    with pytest.warns(UserWarning, match="1 answers have no verdict"):
+        path = run(model, chat, tmp_path, grade=listen)
     wanted = {("<think>" + row["prediction"][0], "7", row["stopped"] == "end") for row in lines(path)[1:]}
     assert set(heard) == wanted
     assert {finished for _, _, finished in heard} == {True, False}

@@ -151,9 +151,24 @@ def test_a_model_of_a_folder_and_one_that_is_not_there(tmp_path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
-def test_a_captured_step_is_the_step() -> None:
-    model = tiny()
-    eager = greedy(hf.Decoder(model, parse_policy("block_topk:16:8"), 2, 64, graph=False), PROMPT, 20)
-    decoder = hf.Decoder(model, parse_policy("block_topk:16:8"), 2, 64)
-    assert greedy(decoder, PROMPT, 20) == eager
-    assert decoder.how == "graph"
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("family", ["qwen3", "qwen3-moe"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_captured_step_is_the_step(family, compiled, dtype) -> None:
+    """Also for a request that is filled in, after the capture, beside another."""
+    policy = parse_policy("block_topk:16:16:0:true")
+    outs = []
+    for captured in (False, True):
+        model = tiny(family).to(getattr(torch, dtype))
+        decoder = hf.Decoder(model, policy, 2, 64, graph=captured, compiled=compiled and captured)
+        first, second = decoder.read(PROMPT), decoder.read(PROMPT[3:] * 4)
+        decoder.fill(0, first)
+        rows = [decoder.step([5, 0], [len(PROMPT), 0], [True, False])[0].float().cpu()]
+        decoder.fill(1, second)
+        for step in range(6):
+            held = [len(PROMPT) + 1 + step, second.length + step]
+            rows += decoder.step([7, 9], held, [True, True]).float().cpu().unbind()
+        outs.append(torch.stack(rows))
+        assert decoder.how == ("graph" if captured else "eager")
+    far = 2e-3 if dtype == "float32" else 0.1
+    assert (outs[0] - outs[1]).norm() / outs[0].norm() < far

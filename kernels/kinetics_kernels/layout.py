@@ -175,6 +175,7 @@ class PagedKVCache:
         checks.require(dtype in dtypes, f"dtype must be one of {dtypes}", dtype)
 
         self.batch, self.n_kv_heads, self.head_dim = batch, n_kv_heads, head_dim
+        self.is_part = False  # rows of another cache, whose scales it shares
         self.page_size, self.block_size, self.dtype, self.debug = page_size, block_size, dtype, debug
         self.pages_per_block = block_size // page_size
         self.max_blocks = triton.cdiv(max_tokens, block_size)
@@ -227,6 +228,8 @@ class PagedKVCache:
 
     def _set_scales(self, k_scale: Tensor | None, v_scale: Tensor | None) -> None:
         checks.require(self.dtype == checks.FP8, "scales must go with an fp8 cache", self.dtype)
+        rule = "scales must be set for the whole cache, whose heads share them, not for rows"
+        checks.require(not self.is_part, rule, f"rows of it: {self.batch}")
         for name, given, own in (("k_scale", k_scale, self.k_scale), ("v_scale", v_scale, self.v_scale)):
             check_scale(name, given, self.n_kv_heads, self.device)
             own.copy_(given)
@@ -267,7 +270,7 @@ class PagedKVCache:
         checks.whole("stop", stop, start + 1)
         checks.require(stop <= self.batch, f"stop must be at most batch={self.batch}", stop)
         part = copy.copy(self)
-        part.batch = stop - start
+        part.batch, part.is_part = stop - start, True
         for name in ("page_table", "lengths", "key_means", "key_min", "key_max", "open_sum"):
             whole = getattr(self, name)
             setattr(part, name, None if whole is None else whole[start:stop])

@@ -132,7 +132,10 @@ def make_table(
             table = rows(plan, home, _models(plan, home, device, only, show), show)
         finally:
             torch.set_num_threads(threads)
-        return write_whole(out or home / f"{kind}.parquet", lambda part: table.to_parquet(part, index=False))
+        part = "".join(f".{name}" for name in only)  # a part never replaces the whole
+        return write_whole(
+            out or home / f"{kind}{part}.parquet", lambda part: table.to_parquet(part, index=False)
+        )
 
 
 Models = Iterator[tuple[str, int, "Reasoner", list[dict[str, float]]]]
@@ -185,6 +188,8 @@ def _walks(plan: Preset, home: Path, models: Models, show: bool) -> pd.DataFrame
         if seed == plan.seeds[0]
         for text in plan.shown
     ]
+    rule = f"walks are those of the first seed, {plan.seeds[0]}: model must name one of it"
+    require(bool(tables), rule, "others only")
     texts = dict.fromkeys(("model", "policy", "problem"), "category")
     return pd.concat(tables, ignore_index=True).astype(texts)
 

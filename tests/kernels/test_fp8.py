@@ -430,3 +430,13 @@ def test_half_the_bytes(make8, make):
     _, sixteen = make(RAGGED, head_dim=64)
     assert 2 * eight.k.nbytes == sixteen.k.nbytes
     assert eight.key_means.nbytes == sixteen.key_means.nbytes  # search keys stay as they are
+
+
+def test_scales_belong_to_the_whole_cache(device) -> None:
+    cache = PagedKVCache(2, 2, 16, 32, dtype=FP8, device=device)
+    prompt = torch.randn(1, 8, 2, 16, device=device).half()
+    with pytest.raises(ValueError, match="scales must be set for the whole cache, .*, got rows of it: 1"):
+        cache.rows(0, 1).calibrate(prompt, prompt)
+    cache.calibrate(prompt.expand(2, -1, -1, -1).contiguous(), prompt.expand(2, -1, -1, -1).contiguous())
+    cache.rows(1, 2).append(prompt, prompt)
+    assert cache.lengths.tolist() == [0, 8]
