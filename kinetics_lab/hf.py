@@ -63,7 +63,19 @@ def _attend(caches: PolicyCache, module: Any, query: Tensor, scaling: float | No
 transformers.AttentionInterface.register(NAME, attention)
 
 
-class PolicyLayer(CacheLayerMixin):
+class _Layer(CacheLayerMixin):
+    """A layer whose memory is there before its first token; ``max_tokens`` is what it can hold, -1 for no one answer."""
+
+    max_tokens = -1
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is left to lay out."""
+
+    def get_max_length(self) -> int:
+        return self.max_tokens
+
+
+class PolicyLayer(_Layer):
     """One layer's cache in the form that the library calls: ``update`` appends the new token."""
 
     def __init__(self, cache: Any, active: Tensor) -> None:
@@ -80,34 +92,15 @@ class PolicyLayer(CacheLayerMixin):
         attended: Tensor = self.cache.attend(q, scale)
         return attended
 
-    # The library asks these where it makes masks and positions; ours are given with every call.
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        raise NotImplementedError("a PolicyLayer has its memory from the start")
-
+    # The library asks these to make masks and positions that a caller did not give.
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        raise NotImplementedError("requests of different lengths have no common mask")
+        raise ValueError("requests of different lengths have no common mask: their attention must be ours")
 
     def get_seq_length(self) -> int:
-        raise NotImplementedError("requests have different lengths; give position_ids")
-
-    def get_max_length(self) -> int:
-        return -1
+        raise ValueError("requests of different lengths have no common length: position_ids must be given")
 
 
-class PolicyCache(Cache):
-    """Caches of all layers; ``active [batch]`` int32 says which requests take the token of the next step."""
-
-    def __init__(self, layers: Sequence[Any], active: Tensor) -> None:
-        super().__init__(layers=[PolicyLayer(cache, active) for cache in layers])
-        self.active = active
-
-    @torch.compiler.disable
-    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        updated: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
-        return updated
-
-
-class InPlaceLayer(CacheLayerMixin):
+class InPlaceLayer(_Layer):
     """A layer of the library's own attention: ``keys, values [batch, KV heads, tokens, head_dim]``, all of them full.
 
     A step overwrites the last token where the library's classes would copy the cache or mask it.
@@ -115,7 +108,7 @@ class InPlaceLayer(CacheLayerMixin):
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.keys, self.values = keys, values
+        self.keys, self.values, self.max_tokens = keys, values, keys.shape[2]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -123,29 +116,33 @@ class InPlaceLayer(CacheLayerMixin):
         self.keys[:, :, -1:], self.values[:, :, -1:] = key_states, value_states
         return self.keys, self.values
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        raise NotImplementedError("an InPlaceLayer has its memory from the start")
-
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.keys.shape[2], 0
+        return self.max_tokens, 0
 
     def get_seq_length(self) -> int:
-        return self.keys.shape[2] - 1
-
-    def get_max_length(self) -> int:
-        return self.keys.shape[2]
+        return self.max_tokens - 1
 
 
-class InPlaceCache(Cache):
+class _Cache(Cache):
+    @torch.compiler.disable  # as for :func:`_attend`
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        updated: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
+        return updated
+
+
+class PolicyCache(_Cache):
+    """Caches of all layers; ``active [batch]`` int32 says which requests take the token of the next step."""
+
+    def __init__(self, layers: Sequence[Any], active: Tensor) -> None:
+        super().__init__(layers=[PolicyLayer(cache, active) for cache in layers])
+        self.active = active
+
+
+class InPlaceCache(_Cache):
     """Full caches of all layers for the library's own attention, to be timed beside ours."""
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
         super().__init__(layers=[InPlaceLayer(*layer) for layer in layers])
-
-    @torch.compiler.disable
-    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        updated: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
-        return updated
 
 
 @torch.no_grad()

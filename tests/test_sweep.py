@@ -723,6 +723,9 @@ def test_the_example_of_the_page_is_six_points_and_ends_in_a_page(tmp_path, monk
     assert html.count("<td>done</td>") + len(re.findall(r">done</td>", html)) >= 6
     assert "<script" not in html
     assert str(ROOT) not in html
+    other = {"folder": str(tmp_path / "out"), "most_points": 2}
+    again = runs.run_notebook(sweep_report.TEMPLATE, other, out=tmp_path / "elsewhere", progress=False)
+    assert "The first 2 of 6" in again.executed.read_text(encoding="utf-8")
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
