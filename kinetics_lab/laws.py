@@ -65,7 +65,7 @@ class PowerLaw:
     centre: float = field(repr=False)
     curve: np.ndarray = field(repr=False)  # level, slope, b at the centre
     region: np.ndarray = field(repr=False)  # [m, 3] as `curve`: ends of what is not ruled out, or resamples
-    sampled: bool = field(default=False, repr=False)  # the region holds resamples
+    n_groups: int = field(default=0, repr=False)  # that were resampled: the region holds resamples
 
     def predict(self, x: ArrayLike) -> np.ndarray:
         """The curve at ``x`` (positive)."""
@@ -140,7 +140,7 @@ def fit_power_law(
         scale=data.sigma(best) if data.bounds else data.sigma_unit * (squares / (data.n - data.k)) ** 0.5,
         r_squared=1 - squares / spread if spread and not data.bounds else float("nan"),
         log_likelihood=-float(data.loss(best[None])[0]), centre=data.centre, curve=curve, region=curves,
-        sampled=groups is not None,
+        n_groups=0 if groups is None else len(np.unique(groups)),
     )  # fmt: skip
     if level is None:
         return law
@@ -202,7 +202,7 @@ def bootstrap(
     draws = np.array([fit_function(np.repeat(units, row)) for row in counts], float)
     lost = float(np.isnan(draws).mean(0).max())
     require(lost <= 0.1, "at most a tenth of the resamples may fail (NaN)", lost)
-    low, high = interval(draws, level)
+    low, high = interval(draws, n_units, level)
     return Bootstrap(value, draws, low, high)
 
 
@@ -271,7 +271,7 @@ def _span(law: PowerLaw, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends of an interval from values on the curves of the region (first axis)."""
     if law.level is None:
         raise ValueError("this law was fitted with level=None and has no intervals; fit it with level=0.95")
-    return interval(values, law.level) if law.sampled else (values.min(0), values.max(0))
+    return interval(values, law.n_groups, law.level) if law.n_groups else (values.min(0), values.max(0))
 
 
 def _resample(data: Data, groups: np.ndarray, n_boot: int, seed: int) -> np.ndarray:

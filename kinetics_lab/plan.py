@@ -184,7 +184,7 @@ def _rows(
             continue
         setting, share = _most_frequent(whole, k)
         accuracy, cost, tokens = (whole.values(name)[:, k] for name in ("accuracy", "cost", "tokens"))
-        low, high = interval(weights @ accuracy, level)
+        low, high = interval(weights @ accuracy, len(accuracy), level)
         row |= setting | {"setting": _text(setting), "share": share, "accuracy": accuracy.mean()}
         row |= {"low": low, "high": high, "cost": cost.mean(), "tokens": tokens.mean()}
         row["oracle"] = bool(getattr(parse_policy(setting["policy"]), "oracle", False))

@@ -29,8 +29,8 @@ def _redrawn(
 def winners(found: Mapping[str, Allocation], n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Which curve is highest at each cost, and how sure that is.
 
-    Columns ``cost``, ``winner`` ("" where all are zero), its ``accuracy``, ``low`` and ``high`` (95 % of the
-    resamples over problems, the winner chosen anew in each), and for each name the share of resamples that
+    Columns ``cost``, ``winner`` ("" where all are zero), its ``accuracy``, ``low`` and ``high`` (95 %
+    interval over problems, the winner chosen anew in each resample), and for each name the share of resamples that
     it wins. Of equal curves the first named wins.
     """
     costs, values, draws = _redrawn(found, n_boot, seed)
@@ -39,8 +39,15 @@ def winners(found: Mapping[str, Allocation], n_boot: int = 1000, seed: int = 0) 
     top = np.where(mean.max(0) > 0, mean.argmax(0), len(found))
     table = {"cost": costs, "winner": names[top], "accuracy": mean.max(0)}
     won = np.where(draws.max(1) > 0, draws.argmax(1), len(found))  # [resample, cost]
-    table["low"], table["high"] = interval(draws.max(1))
+    table["low"], table["high"] = interval(draws.max(1), values.shape[1])
     return pd.DataFrame(table | {name: (won == i).mean(0) for i, name in enumerate(found)})
+
+
+def _known(draws: np.ndarray, n_problems: int) -> tuple[float, float]:
+    """Interval over the draws that are finite, NaN where none is."""
+    finite = draws[np.isfinite(draws)]
+    low, high = interval(finite, n_problems) if len(finite) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 def cheapest(
@@ -49,12 +56,13 @@ def cheapest(
     """Which curve reaches an accuracy at the lowest cost: a row per level that any of them reaches.
 
     Columns ``level``, ``winner``, ``cost`` (the first of the curves' costs that is enough), ``low`` and
-    ``high`` (95 % of the resamples over problems that reach the level), ``sure`` (share of ALL resamples in
+    ``high`` (95 % interval, from the resamples over problems that reach the level), ``sure`` (share of ALL resamples in
     which the same curve wins). Of equally cheap curves the first named wins. The array [resample, row] holds
     the winner's place in ``found`` for each resample, -1 where none reaches the level.
     """
     costs, values, draws = _redrawn(found, n_boot, seed)
     costs, names, rows = np.append(costs, np.inf), list(found), []
+    n_problems = values.shape[1]
     winners = []
     for level in np.atleast_1d(np.asarray(levels, float)):
         mean = costs[(values.mean(1) < level - 1e-12).sum(-1)]  # curves never fall: count what is too cheap
@@ -62,7 +70,7 @@ def cheapest(
             continue
         resampled = costs[(draws < level - 1e-12).sum(-1)]
         least = resampled.min(1)
-        low, high = interval(least[np.isfinite(least)]) if np.isfinite(least).any() else (np.nan, np.nan)
+        low, high = _known(least, n_problems)
         winners.append(np.where(np.isfinite(least), resampled.argmin(1), -1))
         sure = (winners[-1] == mean.argmin()).mean()
         rows.append((level, names[mean.argmin()], mean.min(), low, high, sure))
@@ -83,7 +91,7 @@ def advantage(
     Both are accuracies [problem, cost] by name: of allocations (``one.values("accuracy")``), or of choices
     judged on other trials (:func:`out_of_sample`). Returns a row per ``level`` that both reach, and the
     largest gap. Columns: ``ratio``, first cost at which base reaches the level over that of other; ``low`` and
-    ``high``, 95 % of the resamples over problems in which both reach it, and ``reached``, their share. The
+    ``high``, the 95 % interval from the resamples over problems in which both reach it, and ``reached``, their share. The
     gap in accuracy at equal cost is a dict ``gap``, ``low``, ``high``, ``cost`` and the accuracies there,
     ``base`` and ``other``; where it is largest is found anew in each resample, which serves both sides.
     """
@@ -109,11 +117,9 @@ def advantage(
         ratio = float(reach(means[0], level) / reach(means[1], level))
         resampled = reach(draws[0], level) / reach(draws[1], level)
         if np.isfinite(ratio):
-            reached = np.isfinite(resampled)
-            low, high = interval(resampled[reached]) if reached.any() else (np.nan, np.nan)
-            rows.append((level, ratio, low, high, reached.mean()))
+            rows.append((level, ratio, *_known(resampled, n_problems), np.isfinite(resampled).mean()))
     place = int((means[1] - means[0]).argmax())
-    low, high = interval((draws[1] - draws[0]).max(1))
+    low, high = interval((draws[1] - draws[0]).max(1), n_problems)
     gap = {"gap": means[1][place] - means[0][place], "low": low, "high": high, "cost": costs[place]}
     gap |= {"base": means[0][place], "other": means[1][place]}
     return pd.DataFrame(rows, columns=["level", "ratio", "low", "high", "reached"]), gap

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as student
 
 from kinetics_lab import frontier
 from kinetics_lab.cost import decode_cost
@@ -305,12 +306,22 @@ def test_the_interval_of_an_accuracy_is_that_of_a_mean_over_problems():
     solved = [1.0] * 12 + [0.0] * 18
     table = toy(problem=range(30), eflops=1.0, accuracy=solved, tokens=1)
     low, high = frontier.oracle_allocation(table, [0.5, 2]).accuracy_interval(4000)
-    spread = 1.96 * (0.4 * 0.6 / 30) ** 0.5
+    spread = student.ppf(0.975, 29) * (0.4 * 0.6 / 29) ** 0.5
     np.testing.assert_allclose([low, high], [[0, 0.4 - spread], [0, 0.4 + spread]], atol=0.02)
 
 
+@pytest.mark.parametrize("n", [10, 30])
+def test_intervals_cover_their_level_where_units_are_few(n):
+    """Plain percentiles hold the mean of ten normal values in 90 % of samples."""
+    samples = np.random.default_rng(n).normal(size=(n, 4000))
+    low, high = frontier.interval(frontier.problem_weights(n, 1000) @ samples, n)
+    assert ((low < 0) & (high > 0)).mean() == pytest.approx(0.95, abs=0.015)
+
+
 def test_intervals_leave_out_what_is_unknown():
-    low, high = frontier.interval(np.r_[np.arange(1001.0), np.nan], 0.9)
-    assert (low, high) == pytest.approx((50, 950))
+    low, high = frontier.interval(np.r_[np.arange(1001.0), np.nan], 10**6, 0.9)
+    assert (low, high) == pytest.approx((50, 950), abs=0.01)
     with pytest.raises(ValueError, match="level"):
+        frontier.interval([1.0], 30, 1)
+    with pytest.raises(ValueError, match="at least two units that were resampled; got 1"):
         frontier.interval([1.0], 1)

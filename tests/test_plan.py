@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from kinetics_lab import plan_inputs, plan_report
 from kinetics_lab.cost import decode_cost, max_batch
@@ -153,7 +155,9 @@ def test_the_interval_and_the_rivals_are_resampled_over_problems(traces, budget)
     [row] = plan(summary, H200, [budget], n_boot=400, seed=3, level=0.8).to_dict("records")
     mine = best_of(table, budget)
     draws = {name: (weights @ accuracy).round(12) for name, (_, accuracy, _) in table.items()}
-    assert [row["low"], row["high"]] == pytest.approx(np.quantile(weights @ table[mine][1], [0.1, 0.9]))
+    tail = norm.cdf(student.ppf(0.1, 4) * (5 / 4) ** 0.5)
+    ends = np.quantile(weights @ table[mine][1], [tail, 1 - tail])
+    assert [row["low"], row["high"]] == pytest.approx(ends)
     rivals = {}
     for who in {deployed(name) for name in table}:
         if name := best_of({n: v for n, v in table.items() if deployed(n) == who}, budget):
