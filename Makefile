@@ -41,22 +41,24 @@ test-triton36: $(KERNELS)  ## the kernels' main tests once more under Triton 3.6
 
 # A GPU host without internet brings its own PyTorch, Triton, pandas, pyarrow, pytest and, for whole models, transformers
 # (5.17 or newer): make gpu GPU_PYTHON=python3.
-ON_GPU = PYTHONPATH=.:kernels $(SANITIZER) $(or $(GPU_PYTHON),$(BIN)/python)
+# More options for pytest, where it has the plugin "-n 8": make gpu-check GPU_PYTHON=python3 PYTEST="-n 8".
+MEASUREMENTS ?= data/measurements
+ON_GPU = PYTHONPATH=.:kernels$${PYTHONPATH:+:$$PYTHONPATH} $(SANITIZER) $(or $(GPU_PYTHON),$(BIN)/python)
 SMALL = "tests/kernels/test_dense.py::test_groups[1-5]" "tests/kernels/test_dense.py::test_groups[3-8]" \
   "tests/kernels/test_sparse.py::test_block_topk_from_end_to_end[1-5]" "tests/kernels/test_append.py::test_refresh_makes_the_same_search_keys[33]"
 
 gpu: $(if $(GPU_PYTHON),,$(KERNELS))  ## time the kernels on this GPU; a stopped run goes on (GPU_PYTHON=python3: no install)
-	@$(ON_GPU) -m kinetics_lab.cli measure --suite all --out data/measurements
+	@$(ON_GPU) -m kinetics_lab.cli measure --suite all --out $(MEASUREMENTS)
 
 gpu-check: $(if $(GPU_PYTHON),,$(KERNELS))  ## the tests that need a GPU, and compute-sanitizer where it is found
 	@$(ON_GPU) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check needs a CUDA GPU, and PyTorch sees none")'
-	@$(ON_GPU) -m pytest -m gpu tests/kernels tests/test_hf.py
-	@if command -v compute-sanitizer >/dev/null; \
-	then $(MAKE) -s sanitize TOOL=memcheck && $(MAKE) -s sanitize TOOL=racecheck; \
-	else echo "compute-sanitizer is not on the PATH: memcheck and racecheck were left out"; fi
+	@failed=0; $(ON_GPU) -m pytest -m gpu $(PYTEST) tests/kernels tests/test_hf.py || failed=1; \
+	if command -v compute-sanitizer >/dev/null; \
+	then for tool in memcheck racecheck; do $(MAKE) -s sanitize TOOL=$$tool || failed=1; done; \
+	else echo "compute-sanitizer is not on the PATH: memcheck and racecheck were left out"; fi; exit $$failed
 
-# PyTorch's own allocator would hide a read beyond a tensor: switched off.
-sanitize: SANITIZER = PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $(TOOL) --error-exitcode 1
+# PyTorch's own allocator would hide a read beyond a tensor: switched off. Libraries try calls that may fail: not reported.
+sanitize: SANITIZER = PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $(TOOL) $(if $(filter memcheck,$(TOOL)),--report-api-errors no) --error-exitcode 1
 sanitize:
 	@echo "compute-sanitizer $(TOOL), on a few small cases"
 	@$(ON_GPU) -m pytest -q $(SMALL)

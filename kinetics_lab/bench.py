@@ -16,7 +16,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import numpy as np
 
 Call = Callable[[], Any]
 Row = dict[str, Any]
+WARM_S = 0.15  # of load before a case is timed
 CPU = "cpu-interpreter"  # label and folder of rehearsals on a CPU, which are not measurements
 
 
@@ -41,10 +42,55 @@ def summary(seconds: Iterable[float], how: str) -> Row:
     return {"us": median, "p20_us": p20, "p80_us": p80, "n": len(sample), "how": how}
 
 
+def sentence(error: Exception) -> str:
+    """An exception's type and first line, at most 300 characters."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"[:300]
+
+
+class CaptureError(RuntimeError):
+    """A capture broke off. PyTorch's allocator and random numbers go on as if it lasted: end the process."""
+
+
+def captured(call: Call) -> Any:
+    """The call as a ``torch.cuda.CUDAGraph``, warmed up; None where it waits for the GPU, which no graph can hold.
+
+    That is found out before a capture is begun. Raises :class:`CaptureError` where one breaks off all the same.
+    """
+    import torch
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            call()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            call()
+        except RuntimeError as error:
+            if "synchroniz" not in str(error):
+                raise
+            return None
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            call()
+    except Exception as error:
+        raise CaptureError(f"the capture of a CUDA graph broke off: {sentence(error)}") from error
+    return graph
+
+
 class WallTimer:
     """The host's clock, for rehearsals on a CPU."""
 
     least, most, target_s = 2, 2, 0.0
+    broken = ""  # why nothing can be timed in this process any more
+
+    def warm(self) -> None:
+        """Bring the device to speed."""
 
     def prepare(self, call: Call) -> tuple[Call, str]:
         """Warm up; returns what to run in its place, and how it is timed."""
@@ -75,23 +121,24 @@ class CudaTimer(WallTimer):
         self.buffer = torch.randn(l2, device="cuda")  # fp32: four times the cache
         self.sink = torch.zeros((), device="cuda")
 
-    def prepare(self, call: Call) -> tuple[Call, str]:
-        """Warm up, which compiles, and capture; a call that cannot be captured is timed as it is."""
+    def warm(self) -> None:
+        """Keep the GPU busy for a while: its clocks fell while a case was compiled, and need tens of milliseconds."""
         import torch
 
-        here, stream = torch.cuda.current_stream(), torch.cuda.Stream()
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                call()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=stream):
-                call()
-        except RuntimeError:  # it waits for the GPU or plans on the host: `how` says so
-            torch.cuda.set_stream(here)  # a capture that breaks off leaves its own stream behind
+        end = time.perf_counter() + WARM_S
+        while time.perf_counter() < end:
+            for _ in range(20):
+                torch.sum(self.buffer, dim=0, out=self.sink)
             torch.cuda.synchronize()
+
+    def prepare(self, call: Call) -> tuple[Call, str]:
+        """Warm up, which compiles, and capture; a call that cannot be captured is timed as it is."""
+        try:
+            graph = captured(call)
+        except CaptureError as error:
+            self.broken = str(error)
+            raise
+        if graph is None:
             return call, "events"
         graph.replay()
         return graph.replay, "graph"
@@ -116,25 +163,36 @@ class CudaTimer(WallTimer):
 
 
 def time_together(
-    calls: Mapping[str, Call], timer: WallTimer, resets: Mapping[str, Call] | None = None
+    calls: Mapping[str, Call],
+    timer: WallTimer,
+    resets: Mapping[str, Call] | None = None,
+    optional: Collection[str] = (),
 ) -> dict[str, Row]:
     """Time calls in alternation: each round runs every one once, so that clocks drift under all alike.
 
     ``resets[name]``, or else ``resets[""]``, runs untimed before each repetition of a call. One trial round
-    and the timer's target decide how many rounds follow.
+    and the timer's target decide how many rounds follow. An ``optional`` call that cannot be prepared leaves its
+    ``error`` in place of times, and the others theirs.
     """
     resets = {"": lambda: None, **(resets or {})}
     reset = {name: resets.get(name, resets[""]) for name in calls}
-    runs = {}
+    runs, failed = {}, {}
     for name, call in calls.items():
         reset[name]()
-        runs[name] = timer.prepare(call)
+        try:
+            runs[name] = timer.prepare(call)
+        except Exception as error:
+            if name not in optional or timer.broken:
+                raise
+            failed[name] = {"error": sentence(error)}
+    timer.warm()
     trial_s = sum(timer.seconds(timer.sample(run, reset[name])) for name, (run, _) in runs.items())
     samples: dict[str, list[Any]] = {name: [] for name in runs}
     for _ in range(rounds(trial_s, timer)):
         for name, (run, _) in runs.items():
             samples[name].append(timer.sample(run, reset[name]))
-    return {name: summary(map(timer.seconds, samples[name]), how) for name, (_, how) in runs.items()}
+    timed = {name: summary(map(timer.seconds, samples[name]), how) for name, (_, how) in runs.items()}
+    return timed | failed
 
 
 def rounds(round_s: float, timer: WallTimer | type[WallTimer]) -> int:
@@ -211,9 +269,17 @@ class Bench:
     def on_gpu(self) -> bool:
         return self.device == "cuda"
 
-    def time(self, calls: Mapping[str, Call], resets: Mapping[str, Call] | None = None) -> Row:
-        """Columns ``<call>_us``, ``_p20_us``, ``_p80_us``, ``_n`` and ``_how`` of calls timed in alternation."""
-        timings = time_together(calls, self.timer, resets)
+    def time(
+        self,
+        calls: Mapping[str, Call],
+        resets: Mapping[str, Call] | None = None,
+        optional: Collection[str] = (),
+    ) -> Row:
+        """Columns ``<call>_us``, ``_p20_us``, ``_p80_us``, ``_n`` and ``_how`` of calls timed in alternation.
+
+        ``<call>_error`` in their place for an ``optional`` call that does not run.
+        """
+        timings = time_together(calls, self.timer, resets, optional)
         return {f"{name}_{key}": value for name, t in timings.items() for key, value in t.items()}
 
     def provenance(self) -> Row:
@@ -242,9 +308,9 @@ class Bench:
         return bool(torch.cuda.mem_get_info()[0] >= needed)
 
     def works(self) -> bool:
-        """Whether the GPU still answers: after a fault inside a kernel it does not, in this process."""
-        if not self.on_gpu:
-            return True
+        """Whether this process can go on: not after a fault inside a kernel, nor after a broken capture."""
+        if self.timer.broken or not self.on_gpu:
+            return not self.timer.broken
         import torch
 
         try:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kinetics_lab._errors import lookup, require, unknown
+from kinetics_lab.bench import captured
 from kinetics_lab.caches import open_cache
 from kinetics_lab.policies import Dense, Policy
 from kinetics_lab.shapes import ModelShape
@@ -242,23 +243,17 @@ class Decoder:
         """Record a step without taking one: no slot is active while kernels warm up and are captured."""
         active = self.active.clone()
         self.active.zero_()
-        here, stream = torch.cuda.current_stream(), torch.cuda.Stream()
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                step(self.model, self.tokens, self.positions, self.cache)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=stream):
-                self._logits = step(self.model, self.tokens, self.positions, self.cache)
-            self._graph, self.how = graph, "graph"
-        except RuntimeError as error:  # the model plans on the host, as some expert routing does
-            reason = (str(error).strip().splitlines() or ["no message"])[0]
-            warnings.warn(f"decoding without a CUDA graph, which is slower: {reason}", stacklevel=2)
-            torch.cuda.set_stream(here)
-            torch.cuda.synchronize()
-            self._graph = None
+
+        def one() -> None:
+            self._logits = step(self.model, self.tokens, self.positions, self.cache)
+
+        self._graph = captured(one)
+        if self._graph:
+            self.how = "graph"
+        else:  # the model plans on the host, as some expert routing does
+            warnings.warn(
+                "decoding without a CUDA graph, which is slower: a step waits for the GPU", stacklevel=2
+            )
         self.active.copy_(active)
 
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kinetics_lab.bench import Bench, CudaTimer, Row, kernels_digest, rounds
+from kinetics_lab.bench import WARM_S, Bench, CudaTimer, Row, kernels_digest, rounds, sentence
 from kinetics_lab.hardware import HARDWARE
 from kinetics_lab.results import write_whole
 
@@ -135,10 +135,10 @@ class Suite:
 
 
 def expected_seconds(predicted: Row) -> float:
-    """Seconds a case takes, compilation apart: set-up, filling memory, repetitions at 70 % of the limit."""
+    """Seconds a case takes, compilation apart: set-up, filling memory, warming, repetitions at 70 % of the limit."""
     limit_us = predicted["round_us"] if math.isfinite(predicted["round_us"]) else 0.0  # no rates: no estimate
     round_s = limit_us * 1e-6 / 0.7 + 0.5e-3
-    return 0.4 + predicted["memory_bytes"] / 0.4e12 + (rounds(round_s, CudaTimer) + 6) * round_s
+    return 0.4 + WARM_S + predicted["memory_bytes"] / 0.4e12 + (rounds(round_s, CudaTimer) + 6) * round_s
 
 
 def read_rows(out: Path, gpu: str, suite: str) -> pd.DataFrame:
@@ -179,7 +179,7 @@ def run_suite(
 
     A case that fails, or that the memory cannot hold, becomes a row with one sentence in ``error``; the next run
     tries it again, after the others. No case starts that would pass ``deadline`` (``time.monotonic()``).
-    Raises ``RuntimeError`` only when the GPU itself no longer answers.
+    Raises ``RuntimeError`` only where the GPU, or PyTorch in this process, is of no more use.
     """
     stamp = {"suite": suite.name, "suite_version": suite.version}
     rates = datasheet_rates(bench.folder) if suite.name == "roofline" else measured_rates(out, bench.folder)
@@ -230,8 +230,8 @@ def run_suite(
         say(f"{suite.name} {number}/{len(todo)} {words(case)}: {result} ({time.monotonic() - start:.1f} s)")
         if error and not bench.works():
             raise RuntimeError(
-                f"the GPU no longer answers after {suite.name} {words(case)}; the row is kept, and the same command "
-                "goes on with the other cases"
+                f"nothing more can be measured in this process after {suite.name} {words(case)}: {error}; the row is kept, and "
+                "the same command goes on with the other cases"
             )
     return True
 
@@ -244,11 +244,6 @@ def _measure(suite: Suite, case: Row, predicted: Row, bench: Bench) -> tuple[Row
         return suite.measure(case, bench), None
     except Exception as error:  # whatever it is, it is recorded: a case without a row would look unmeasured
         return {}, sentence(error)
-
-
-def sentence(error: Exception) -> str:
-    """An exception's type and first line, at most 300 characters."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"[:300]
 
 
 def words(case: Row) -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kinetics_lab._errors import require
-from kinetics_lab.bench import Bench, Call, Row
+from kinetics_lab.bench import Bench, Call, Row, sentence
 from kinetics_lab.cost import Cost, cost_parts
 from kinetics_lab.hardware import HARDWARE
-from kinetics_lab.measure import Rates, Suite, sentence
+from kinetics_lab.measure import Rates, Suite
 from kinetics_lab.policies import BlockTopK, Dense, Policy, balanced_block_size
 from kinetics_lab.shapes import MODELS, ModelShape
 
@@ -227,7 +227,7 @@ def _measure_model(case: Row, bench: Bench) -> Row:
         calls["peer"] = call
     except Exception as error:  # a fact about the peer: the row says so, and keeps ours
         row["peer_error"] = sentence(error)
-    row |= bench.time(calls, dict.fromkeys(("dense", "sparse", "first_dense"), one_short))
+    row |= bench.time(calls, dict.fromkeys(("dense", "sparse", "first_dense"), one_short), optional=["peer"])
     row |= {"speedup": row["dense_us"] / row["sparse_us"], "tokens_per_s": batch / row["sparse_us"] * 1e6,
             "first_dense_speedup": row["dense_us"] / row["first_dense_us"],
             "dense_tokens_per_s": batch / row["dense_us"] * 1e6}  # fmt: skip

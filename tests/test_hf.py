@@ -152,8 +152,10 @@ def test_a_model_of_a_folder_and_one_that_is_not_there(tmp_path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("family", ["qwen3", "qwen3-moe"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("family", "dtype"),  # experts in fp32 are multiplied one by one, as counts on the host say
+    [("qwen3", "float32"), ("qwen3", "bfloat16"), ("qwen3-moe", "bfloat16")],
+)
 def test_a_captured_step_is_the_step(family, compiled, dtype) -> None:
     """Also for a request that is filled in, after the capture, beside another."""
     policy = parse_policy("block_topk:16:16:0:true")

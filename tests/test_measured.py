@@ -24,6 +24,7 @@ from kinetics_lab.suites import SUITES
 CHAPTERS = {
     "roofline": "20_what_can_this_gpu_do",
     "dense": "21_how_near_the_limit_is_dense_decoding",
+    "topk": "22_how_does_block_topk_find_its_pages",
     "layer": "23_how_much_faster_is_a_sparse_layer",
     "validate": "24_does_the_cost_law_predict_milliseconds",
     "model": "25_from_kernel_to_whole_model",
@@ -55,7 +56,9 @@ def made_up(suite):
         shares = {
             "roofline": {"time": 0.88} | ({"copy": 0.9} if case.get("kind") == "both" else {}),
             "dense": {"ours": 0.9, "sdpa": 0.7, "flex": 0.6, "flashinfer": 0.85},
-            "topk": dict.fromkeys(("append", "score", "select", "torch_topk", "attend", "step"), 0.8),
+            "topk": dict.fromkeys(
+                ("append", "score", "score_select", "select", "torch_topk", "attend", "step"), 0.8
+            ),
             "layer": {"gemm": 0.7, "attention": 0.8, "layer": 0.8, "dense": 0.9, "dense_layer": 0.9},
             "validate": {"gemm": 0.7, "attention": 0.8, "layer": 0.8},
             "fp8": {"fp8": 0.8, "bf16": 0.45},
@@ -201,13 +204,13 @@ def test_failed_cases_are_counted_and_not_shown(tmp_path):
     write(tmp_path, "roofline")
     change(tmp_path, "roofline", error=([1, 4], "ValueError: not liked"), time_us=([1, 4], np.nan))
     found = measured.rows(GPU, "roofline", tmp_path)
-    assert found.said["Cases"].startswith("11 of 13")
+    assert found.said["Cases"].startswith("10 of 12")
     assert found.said["Failed"] == "2 cases, the first with: ValueError: not liked"
     assert found.table["time_us"].notna().all()
     change(tmp_path, "roofline", error="RuntimeError: out of luck")
     found = measured.rows(GPU, "roofline", tmp_path)
     assert not found.measured
-    assert found.said["Measured"] == "nothing; 13 cases were tried and failed: RuntimeError: out of luck"
+    assert found.said["Measured"] == "nothing; 12 cases were tried and failed: RuntimeError: out of luck"
 
 
 def test_a_rehearsal_is_never_shown(tmp_path):

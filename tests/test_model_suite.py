@@ -345,7 +345,7 @@ def test_every_step_attends_as_it_is_called(hf, monkeypatch):
 
         on_gpu = False
 
-        def time(self, calls, resets):
+        def time(self, calls, resets, optional):
             for name, call in calls.items():
                 resets.get(name, lambda: None)()
                 held.clear()
