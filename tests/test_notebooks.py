@@ -39,6 +39,14 @@ def test_there_are_notebooks_and_the_contents_lists_them_all():
     assert sorted(re.sub(r"\.ipynb$", "", name) for name in listed) == [path.stem for path in NOTEBOOKS]
 
 
+def test_the_first_page_has_a_card_for_each_chapter():
+    text = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
+    cards = dict(re.findall(r":::\{grid-item-card\} (.+)\n:link: (ch:\w+)\n", text))
+    heads = [read_notebook(path).cells[0].source for path in NOTEBOOKS if path.stem != "90_scorecard"]
+    found = [re.match(r"\((ch:\w+)\)=\n# (.+)", head).groups() for head in heads]
+    assert cards == {title: label for label, title in found}
+
+
 def test_outputs_are_stripped():
     command = [sys.executable, "-m", "nbstripout", "--keep-id", "--verify", *map(str, NOTEBOOKS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
