@@ -35,8 +35,9 @@ book: $(INSTALLED)  ## execute every notebook, build the book, print where it is
 test: $(KERNELS)  ## run the whole test suite (installs PyTorch and Triton, too)
 	@$(BIN)/python -m pytest
 
-test-triton36: $(KERNELS)  ## the kernels' main tests once more under Triton 3.6, which many GPU hosts have
+test-triton36: $(KERNELS)  ## the kernels once more under Triton 3.6, which many GPU hosts have: compiled, and their main tests
 	@test -d _build/triton-3.6 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target _build/triton-3.6 triton==3.6.0
+	@PYTHONPATH=_build/triton-3.6:kernels $(BIN)/python kernels/aot_check.py > _build/aot-3.6.txt || { cat _build/aot-3.6.txt; exit 1; }
 	@PYTHONPATH=_build/triton-3.6 $(BIN)/python -m pytest -q tests/kernels/test_dense.py tests/kernels/test_sparse.py tests/kernels/test_fp8.py -k "not any_shape and not any_sequence"
 
 # A GPU host without internet brings its own PyTorch, Triton, pandas, pyarrow, pytest and, for whole models, transformers
@@ -50,9 +51,10 @@ SMALL = "tests/kernels/test_dense.py::test_groups[1-5]" "tests/kernels/test_dens
 gpu: $(if $(GPU_PYTHON),,$(KERNELS))  ## time the kernels on this GPU; a stopped run goes on (GPU_PYTHON=python3: no install)
 	@$(ON_GPU) -m kinetics_lab.cli measure --suite all --out $(MEASUREMENTS)
 
-gpu-check: $(if $(GPU_PYTHON),,$(KERNELS))  ## the tests that need a GPU, and compute-sanitizer where it is found
+gpu-check: $(if $(GPU_PYTHON),,$(KERNELS))  ## the kernels' tests, compiled on this GPU, and compute-sanitizer where it is found
 	@$(ON_GPU) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check needs a CUDA GPU, and PyTorch sees none")'
-	@failed=0; $(ON_GPU) -m pytest -m gpu $(PYTEST) tests/kernels tests/test_hf.py || failed=1; \
+	@failed=0; $(ON_GPU) -m pytest $(PYTEST) -k "not test_any and not table" tests/kernels || failed=1; \
+	$(ON_GPU) -m pytest $(PYTEST) -m gpu tests/test_hf.py || failed=1; \
 	if command -v compute-sanitizer >/dev/null; \
 	then for tool in memcheck racecheck; do $(MAKE) -s sanitize TOOL=$$tool || failed=1; done; \
 	else echo "compute-sanitizer is not on the PATH: memcheck and racecheck were left out"; fi; exit $$failed

@@ -48,6 +48,7 @@ class Case:
     warps: int
     stages: int
     least: int
+    maxnreg: int | None = None  # the most registers a thread may have
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,9 @@ def select_case(n: int, kind: str = "top") -> Case:
     span = 4 if kind == "strided" else 1
     const = dict(N_BLOCKS=16, SPAN=span, BLOCK=1 if kind == "tokens" else 32, PAGE=16,
                  TOKENS=kind == "tokens", N=n, KP=32)  # fmt: skip
-    warps = configs.select_warps(n, span)
-    return Case(f"select {kind} N={n}", select._select_kernel, types, const, warps, 3, 1)
+    launch = configs.select_launch(n, span)
+    name, warps = f"select {kind} N={n}", launch["num_warps"]
+    return Case(name, select._select_kernel, types, const, warps, 3, 1 if n > 4096 else 2, launch["maxnreg"])
 
 
 def append_case(
@@ -136,7 +138,10 @@ def append_case(
     x += stored(types, const, fp8, "k", "v", "k_scale", "v_scale")
     if kind == "step":
         types["n_kv"], const["HEADS"], const["COUNTS"] = "i32", heads, True
-        name, warps = f"append step {x} D={head_dim} heads={heads}", configs.step_warps(heads * head_dim)
+        name, warps = (
+            f"append step {x} D={head_dim} heads={heads}",
+            configs.step_warps(heads * head_dim, fp8=fp8),
+        )
         return Case(name, layout._append_step_kernel, types, const, warps, 3, 1)
     types["T"], const["TILE"], const["REFRESH"] = "i32", configs.PROMPT_TILE, False
     return Case(f"append prompt {x} D={head_dim}", layout._append_prompt_kernel, types, const, 4, 3, 4)
@@ -171,9 +176,10 @@ def cases() -> Iterator[Case]:
     yield score_case(128, bf16, "quest")
     yield score_case(128, bf16, "tokens")
     yield score_case(128, bf16, "tokens", fp8=True)
-    for n in (128, 512, 1024, 4096, configs.MAX_SELECT):
+    for n in (128, 512, 1024, 2048, 4096, configs.MAX_SELECT):
         yield select_case(n)
-    yield select_case(configs.MAX_SELECT, "strided")
+    for n in (512, 4096, configs.MAX_SELECT):
+        yield select_case(n, "strided")
     yield select_case(configs.MAX_SELECT, "tokens")
     types = dict(lengths_ptr="*i32", score_ptr="*fp32", seed="i32", rows="i32")
     yield Case("score random", score._random_kernel, types, dict(BLOCK=32, TILE=256), 1, 3, 4)
@@ -193,7 +199,7 @@ def compile_case(case: Case) -> tuple[Row, str]:
     aligned = [a for a, kind in case.types.items() if kind.startswith("*") or kind.endswith(":16")]
     attrs = {(names.index(a),): [["tt.divisibility", 16]] for a in aligned}
     source = ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attrs)
-    options = {"num_warps": case.warps, "num_stages": case.stages}
+    options = {"num_warps": case.warps, "num_stages": case.stages, "maxnreg": case.maxnreg}
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     ptx = made.asm["ptx"]
     with tempfile.TemporaryDirectory() as folder:

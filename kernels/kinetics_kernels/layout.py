@@ -305,7 +305,7 @@ class PagedKVCache:
             self.page_table.shape[1], self.max_blocks, self.n_kv_heads,
             HEADS=heads, D=self.head_dim, PAGE=self.page_size,
             BLOCK=self.block_size, COUNTS=counts is not None, BOUNDS=self.key_min is not None,
-            num_warps=configs.step_warps(heads * self.head_dim),
+            num_warps=configs.step_warps(heads * self.head_dim, fp8=self.dtype == checks.FP8),
         )  # fmt: skip
 
     def _per_block(self, k: Tensor, v: Tensor, counts: Tensor, blocks: int, *, refresh: bool) -> None:

@@ -170,7 +170,7 @@ def _select(
         tokens if scores is None else scores, cache.lengths, cache.page_table, blocks, pages, tokens,
         cache.page_table.shape[1], rows, sink, window, slots, N_BLOCKS=n_chosen, SPAN=span, BLOCK=block,
         PAGE=cache.page_size, TOKENS=is_tokens, N=n, KP=triton.next_power_of_2(slots),
-        num_warps=configs.select_warps(n, span),
+        **configs.select_launch(n, span),
     )  # fmt: skip
     return Selection(blocks, pages, tokens, is_tokens)
 
