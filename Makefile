@@ -48,8 +48,12 @@ ON_GPU = PYTHONPATH=.:kernels$${PYTHONPATH:+:$$PYTHONPATH} $(SANITIZER) $(or $(G
 SMALL = "tests/kernels/test_dense.py::test_groups[1-5]" "tests/kernels/test_dense.py::test_groups[3-8]" \
   "tests/kernels/test_sparse.py::test_block_topk_from_end_to_end[1-5]" "tests/kernels/test_append.py::test_refresh_makes_the_same_search_keys[33]"
 
-gpu: $(if $(GPU_PYTHON),,$(KERNELS))  ## time the kernels on this GPU; a stopped run goes on (GPU_PYTHON=python3: no install)
-	@$(ON_GPU) -m kinetics_lab.cli measure --suite all --out $(MEASUREMENTS)
+gpu: $(if $(GPU_PYTHON),,$(KERNELS))  ## time the kernels on this GPU, then run its chapters; a stopped run goes on (GPU_PYTHON=python3: no install)
+	@files=$$($(ON_GPU) -m kinetics_lab.cli measure --suite all --out $(MEASUREMENTS)) && echo "$$files" && \
+	if $(ON_GPU) -c 'import altair, ipykernel, papermill' 2>/dev/null; \
+	then for page in notebooks/2*.ipynb; do $(ON_GPU) -m kinetics_lab.cli run $$page -o _build/gpu/$$(basename $$page .ipynb) \
+	  -p gpu $$(basename $$(dirname $$(echo "$$files" | tail -1))) -p measurements $(abspath $(MEASUREMENTS)) || exit 1; done; \
+	else echo "papermill, ipykernel or altair is not installed: the chapters of Part II were left out"; fi
 
 gpu-check: $(if $(GPU_PYTHON),,$(KERNELS))  ## the kernels' tests, compiled on this GPU, and compute-sanitizer where it is found
 	@$(ON_GPU) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check needs a CUDA GPU, and PyTorch sees none")'
