@@ -3,9 +3,10 @@
     python kernels/aot_check.py [--json FILE]
 
 For each kernel and launch in `kinetics_kernels.configs`: registers a thread and spilled bytes as NVIDIA's
-assembler (ptxas, part of the Triton wheel) reports them, shared memory, and how many programs fit on one
-multiprocessor. Exit code 1 if anything spills, asks for more shared memory than there is, or leaves room for
-too few programs.
+assembler (ptxas, part of the Triton wheel) reports them, shared memory, how many programs fit on one
+multiprocessor, and the instructions of its inner loop (nvdisasm, likewise). Instructions take time whatever memory
+does: a multiprocessor starts four a cycle. Exit code 1 if anything spills, asks for more shared memory than there is,
+leaves room for too few programs, or would take too much of its time for starting instructions.
 """
 
 from __future__ import annotations
@@ -33,13 +34,20 @@ from triton.compiler import ASTSource
 SHARED_LIMIT = 227 * 1024  # bytes one program may ask for on sm_90; a multiprocessor has 228 KB
 REGISTERS = 65536  # per multiprocessor
 THREADS = 2048
+SCHEDULERS = 4  # per multiprocessor; each starts one instruction of one warp a cycle
+BYTES_A_CYCLE = 4.3e12 / 132 / 1.83e9  # for one multiprocessor of an H200: a copy's bandwidth, at 1.83 GHz
+ROUNDS = 15  # of bisection, about the mean for 1024 normal scores (NOTES.md)
 DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+NVIDIA = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kernel, compiled for one launch; ``least`` programs must fit on a multiprocessor."""
+    """One kernel, compiled for one launch; ``least`` programs must fit on a multiprocessor.
+
+    ``bytes`` of memory are the work its instructions are set against: what one pass of the loop reads, or, for
+    selection, what scoring read before. They may take ``most`` of the time that those bytes take.
+    """
 
     name: str
     kernel: triton.JITFunction
@@ -48,12 +56,17 @@ class Case:
     warps: int
     stages: int
     least: int
-    maxnreg: int | None = None  # the most registers a thread may have
+    bytes: int = 0
+    most: float | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the compiler made of it. Bytes; registers are per thread."""
+    """What the compiler made of it. Bytes; registers are per thread.
+
+    ``loop``: instructions a warp starts in one pass of the inner loop, 0 without one. ``issue``: the least time it
+    takes to start them all (selection: the whole program, ``ROUNDS`` passes), over the time of the case's bytes.
+    """
 
     kernel: str
     warps: int
@@ -63,6 +76,9 @@ class Row:
     shared_bytes: int
     programs_per_sm: int
     least_programs: int
+    loop: int = 0
+    issue: float | None = None
+    most_issue: float | None = None
 
     @property
     def faults(self) -> list[str]:
@@ -74,6 +90,8 @@ class Row:
         if self.programs_per_sm < self.least_programs:
             fits = f"{self.programs_per_sm} programs fit a multiprocessor"
             found.append(f"{fits}, {self.least_programs} wanted")
+        if self.most_issue is not None and self.issue > self.most_issue:
+            found.append(f"instructions take {self.issue:.0%} of the time, {self.most_issue:.0%} at most")
         return found
 
 
@@ -100,30 +118,39 @@ def attend(
     if const["PAIRS"]:
         types |= dict(k_ptr="*i16", v_ptr="*i16")
     name = f"attend {x} D={head_dim} page={page}" + (" selected" if per_head else "")
-    return Case(name, dense._attend_kernel, types, const, warps, stages, 1 if dtype == torch.float32 else 3)
+    plain = dtype == torch.float32  # multiplied without tensor cores
+    size = (1 if fp8 else dtype.itemsize) * 2 * head_dim * tile
+    most = None if plain or head_dim < 64 else 0.8
+    return Case(name, dense._attend_kernel, types, const, warps, stages, 1 if plain else 3, size, most)
 
 
 def score_case(head_dim: int, dtype: torch.dtype, kind: str, *, fp8: bool = False) -> Case:
     tile, warps, stages = configs.score_launch(head_dim, quest=kind == "quest")
     x = DTYPES[dtype]
     types = dict(q_ptr=f"*{x}", key_ptr=f"*{x}", low_ptr=f"*{x}", table_ptr="*i32", lengths_ptr="*i32",
-                 score_ptr="*fp32", scale="fp32", table_len="i32", rows="i32")  # fmt: skip
-    const = dict(G=4, GP=4, D=head_dim, PAGE=16, BLOCK=32, TILE=tile, CHUNK=configs.SCORE_CHUNK,
+                 score_ptr="*fp32", scale="fp32", table_len="i32:16", rows="i32:16")  # fmt: skip
+    const = dict(G=4, GP=16, D=head_dim, UPCAST=False, PAGE=16, BLOCK=32, TILE=tile, CHUNK=configs.SCORE_CHUNK,
                  QUEST=kind == "quest", TOKENS=kind == "tokens", STAGES=stages)  # fmt: skip
     x += stored(types, const, fp8, "key_ptr", "low_ptr", "k_scale_ptr")
-    return Case(f"score {kind} {x} D={head_dim}", score._score_kernel, types, const, warps, stages, 4)
+    plain = dtype == torch.float32
+    size = (1 if fp8 else dtype.itemsize) * (2 if kind == "quest" else 1) * head_dim * tile
+    limits = (2, size) if plain else (4, size, 0.8)
+    name = f"score {kind} {x} D={head_dim}"
+    return Case(name, score._score_kernel, types, const, warps, stages, *limits)
 
 
-def select_case(n: int, kind: str = "top") -> Case:
+def select_case(n: int, kind: str = "top", *, rows: str = "i32:16") -> Case:
+    """``rows``, the scores a head may have: most often a multiple of 16, which Triton compiles another program for."""
     pointers = ("lengths_ptr", "table_ptr", "block_ptr", "page_ptr", "tokens_ptr")
     types = {"score_ptr": "*fp32"} | {name: "*i32" for name in pointers}
-    types |= dict(table_len="i32", rows="i32", sink="i32", window="i32", K="i32")
+    types |= dict(table_len="i32:16", rows=rows, sink="i32", window="i32", K="i32")
     span = 4 if kind == "strided" else 1
     const = dict(N_BLOCKS=16, SPAN=span, BLOCK=1 if kind == "tokens" else 32, PAGE=16,
                  TOKENS=kind == "tokens", N=n, KP=32)  # fmt: skip
-    launch = configs.select_launch(n, span)
-    name, warps = f"select {kind} N={n}", launch["num_warps"]
-    return Case(name, select._select_kernel, types, const, warps, 3, 1 if n > 4096 else 2, launch["maxnreg"])
+    name, warps = f"select {kind} N={n}" + ("" if rows == "i32:16" else " odd"), configs.select_warps(n, span)
+    size, most = (n * 128 * 2, 0.1) if kind == "top" and 512 <= n <= 4096 else (0, None)
+    least = 1 if n > (4096 if kind == "top" else 2048) else 2
+    return Case(name, select._select_kernel, types, const, warps, 3, least, size, most)
 
 
 def append_case(
@@ -173,11 +200,13 @@ def cases() -> Iterator[Case]:
         yield Case(f"merge {splits} splits D=128", merge._merge_kernel, types, const, 4, 3, 1)
     for head_dim in (64, 128, 256):
         yield score_case(head_dim, bf16, "means")
+    yield score_case(128, fp32, "means")
     yield score_case(128, bf16, "quest")
     yield score_case(128, bf16, "tokens")
     yield score_case(128, bf16, "tokens", fp8=True)
     for n in (128, 512, 1024, 2048, 4096, configs.MAX_SELECT):
         yield select_case(n)
+    yield select_case(1024, rows="i32")
     for n in (512, 4096, configs.MAX_SELECT):
         yield select_case(n, "strided")
     yield select_case(configs.MAX_SELECT, "tokens")
@@ -191,6 +220,42 @@ def cases() -> Iterator[Case]:
     yield append_case("prompt", bf16, fp8=True)
 
 
+def machine_code(file: Path) -> tuple[list[str], list[tuple[int, int]]]:
+    """Instructions of a compiled kernel, and its branches: from which instruction to which."""
+    command = [str(NVIDIA / "nvdisasm"), "-c", str(file)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    code: list[str] = []
+    label: dict[str, int] = {}
+    for line in text.splitlines():
+        if at := re.match(r"\s*(\.L_x_\d+):", line):
+            label[at[1]] = len(code)
+        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
+            code.append(found[1])
+    jumps = [(i, re.search(r"\bBRA\b.*(\.L_x_\d+)", line)) for i, line in enumerate(code)]
+    return code, [(i, label[to[1]]) for i, to in jumps if to]
+
+
+def issued(case: Case, file: Path) -> tuple[int, float | None]:
+    """``Row.loop`` and ``Row.issue`` of a compiled case."""
+    code, branches = machine_code(file)
+
+    def work(first: int, stop: int) -> int:
+        return sum("NOP" not in line for line in code[first:stop])
+
+    loops = [(to, at + 1) for at, to in branches if to < at]
+    if selects := case.kernel is select._select_kernel:  # it counts with REDUX; its other loops do not matter
+        loops = [(a, b) for a, b in loops if any("REDUX" in line for line in code[a:b])]
+    if not loops:
+        return 0, None
+    first, stop = max(loops, key=lambda ends: work(*ends))
+    loop = program = work(first, stop)
+    if selects:  # the longest branch after it skips what only equals at the threshold need
+        skip = max(((at + 1, to) for at, to in branches if stop <= at < to), key=lambda ends: work(*ends))
+        program = ROUNDS * loop + work(0, first) + work(stop, len(code)) - work(*skip)
+    cycles = program * case.warps / SCHEDULERS
+    return loop, round(cycles * BYTES_A_CYCLE / case.bytes, 3) if case.bytes else None
+
+
 def compile_case(case: Case) -> tuple[Row, str]:
     """Compile for sm_90 as a launch would: aligned pointers, ":16" for multiples of 16. The row and the PTX."""
     names = case.kernel.arg_names
@@ -199,14 +264,16 @@ def compile_case(case: Case) -> tuple[Row, str]:
     aligned = [a for a, kind in case.types.items() if kind.startswith("*") or kind.endswith(":16")]
     attrs = {(names.index(a),): [["tt.divisibility", 16]] for a in aligned}
     source = ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attrs)
-    options = {"num_warps": case.warps, "num_stages": case.stages, "maxnreg": case.maxnreg}
+    options = {"num_warps": case.warps, "num_stages": case.stages}
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     ptx = made.asm["ptx"]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.ptx"
         file.write_text(ptx)
-        command = [str(PTXAS), "-v", "--gpu-name=sm_90a", str(file), "-o", f"{folder}/kernel.cubin"]
+        binary = Path(folder) / "kernel.cubin"
+        command = [str(NVIDIA / "ptxas"), "-v", "--gpu-name=sm_90a", str(file), "-o", str(binary)]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        loop, issue = issued(case, binary)
     registers = int(re.search(r"Used (\d+) registers", report)[1])  # type: ignore[index]
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
     shared, threads = made.metadata.shared, 32 * made.metadata.num_warps
@@ -220,7 +287,19 @@ def compile_case(case: Case) -> tuple[Row, str]:
         (SHARED_LIMIT + 1024) // (shared + 1024),
     ]
     spilled = int(spills[1]) + int(spills[2])  # type: ignore[index]
-    row = Row(case.name, case.warps, case.stages, registers, spilled, shared, min(fit), case.least)
+    row = Row(
+        case.name,
+        case.warps,
+        case.stages,
+        registers,
+        spilled,
+        shared,
+        min(fit),
+        case.least,
+        loop,
+        issue,
+        case.most,
+    )
     return row, ptx
 
 
@@ -229,13 +308,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
     args = parser.parse_args(argv)
     print(f"triton {triton.__version__}, sm_90")
-    print(f"{'kernel':34s} warps stages registers spills  shared per SM")
+    print(f"{'kernel':34s} warps stages registers spills  shared per SM  loop issue")
     rows = []
     for case in cases():
         row, _ = compile_case(case)
         rows.append(row)
         print(f"{row.kernel:34s} {row.warps:5d} {row.stages:6d} {row.registers:9d} {row.spill_bytes:6d} "
-              f"{row.shared_bytes:7d} {row.programs_per_sm:6d} {'; '.join(row.faults)}", flush=True)  # fmt: skip
+              f"{row.shared_bytes:7d} {row.programs_per_sm:6d} {row.loop:5d} {row.issue or 0:5.0%} "
+              f"{'; '.join(row.faults)}", flush=True)  # fmt: skip
     if args.json:
         whole = {"triton": triton.__version__, "target": "sm_90", "rows": [asdict(row) for row in rows]}
         part = args.json.with_name(args.json.name + ".part")

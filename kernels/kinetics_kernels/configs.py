@@ -63,14 +63,13 @@ def score_launch(head_dim: int, *, quest: bool) -> Launch:
     return Launch(SCORE_ELEMENTS // head_dim // (2 if quest else 1), 4, 3)
 
 
-def select_launch(n: int, span: int = 1) -> dict[str, int | None]:
-    """Warps of a selection program over ``n`` scores, and the most registers a thread may have.
+def select_warps(n: int, span: int = 1) -> int:
+    """Warps of a selection program over ``n`` scores: 16 scores a thread, or 8 where windows need registers, too.
 
-    Up to 512 scores (256, where windows need registers) one warp, which counts without a barrier. From there on 8
-    scores a thread, which fit 64 registers, so that 32 warps fit a multiprocessor; 16 only in the largest program.
+    Each warp also starts some 600 instructions whatever ``n`` is; with more than 16 scores too few warps fit a
+    multiprocessor to hide that a round waits for the one before.
     """
-    warps = 1 if n <= (512 if span == 1 else 256) else min(n // 256, 16)
-    return {"num_warps": warps, "maxnreg": 64 if warps > 1 and n // warps <= 256 else None}
+    return max(n // 512 if span == 1 else min(n // 256, 16), 1)
 
 
 def step_warps(n: int, *, fp8: bool) -> int:

@@ -1,10 +1,11 @@
 """One score for every block (or token) of the context and every KV head.
 
-The mean over the group of raw logits is linear in q: mean_g(q_g . k) = (mean_g q_g) . k. A whole group
-therefore costs one dot product per search key, and the kernel is a matrix-vector product over keys it reads
-once. Quest's upper bound, the largest logit any key inside the block's box could have, is linear too once q
-is split by sign: sum_d max(q_d low_d, q_d high_d) = max(q, 0) . high + min(q, 0) . low. (A mean of softmaxed
-scores is not linear; none is taken here.)
+The score is the mean over the group of raw logits. That is linear in q, mean_g(q_g . k) = (mean_g q_g) . k, so
+that one dot product a search key would do. The tensor cores make all of the group's at no price: they multiply
+16 rows at a time, and sum along D inside. (One dot product on the other cores spends a third to a half
+of its instructions on that sum: NOTES.md.) Quest's upper bound, the largest logit any key inside the block's box could
+have, is linear too once q is split by sign: sum_d max(q_d low_d, q_d high_d) = max(q, 0) . high + min(q, 0) . low.
+(A mean of softmaxed scores is not linear; none is taken here.)
 
 Bytes moved, per request and KV head: one mean key per block, 2 D bytes each in a 2-byte dtype, n / block_size
 of them (Quest: two), and 4 bytes of score written. Scoring all n tokens reads every key: half of dense
@@ -26,7 +27,8 @@ from kinetics_kernels.layout import PagedKVCache
 def _score_kernel(
     q_ptr, key_ptr, low_ptr, k_scale_ptr, table_ptr, lengths_ptr, score_ptr, scale, table_len, rows,
     G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
-    TILE: tl.constexpr, CHUNK: tl.constexpr, QUEST: tl.constexpr, TOKENS: tl.constexpr, STAGES: tl.constexpr,
+    TILE: tl.constexpr, CHUNK: tl.constexpr, QUEST: tl.constexpr, TOKENS: tl.constexpr, UPCAST: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     # grid (B, Hkv, rows / CHUNK); rows: search keys a request may reach
     # QUEST: two search keys a block, the largest keys in key_ptr, the smallest in low_ptr
@@ -39,13 +41,16 @@ def _score_kernel(
     if start < stop:
         g, d, c = tl.arange(0, GP), tl.arange(0, D), tl.arange(0, TILE)
         q_at = ((b * n_kv + h) * G + g[:, None]) * D + d[None, :]
-        q = tl.load(q_ptr + q_at, mask=(g < G)[:, None], other=0.0).to(tl.float32)  # (GP, D)
+        q = tl.load(q_ptr + q_at, mask=(g < G)[:, None], other=0.0)  # (GP, D)
+        if UPCAST:
+            q = q.to(tl.float32)
+        elif q.dtype == tl.bfloat16 and key_ptr.dtype.element_ty != tl.bfloat16:
+            q = q.to(tl.float16)  # an fp8 cache: its search keys are fp16, its tokens exact in it
         if k_scale_ptr is not None:  # the tokens of an fp8 cache; search keys are not scaled
             scale *= tl.load(k_scale_ptr + h)
         if QUEST:
-            q_low = tl.sum(tl.minimum(q, 0.0), 0) * (scale / G)  # (D,)
-            q = tl.maximum(q, 0.0)
-        q_mean = tl.sum(q, 0) * (scale / G)  # (D,)
+            q_low = tl.minimum(q, 0.0).to(q.dtype)
+            q = tl.maximum(q, 0.0).to(q.dtype)
         for first in tl.range(start, stop, TILE, num_stages=STAGES):
             i = first + c  # (TILE,)
             ok = i < stop
@@ -54,11 +59,12 @@ def _score_kernel(
                 at = ((page * n_kv + h) * PAGE + i % PAGE)[:, None] * D + d[None, :]
             else:
                 at = ((b * n_kv + h) * rows + i)[:, None] * D + d[None, :]  # (TILE, D)
-            key = tl.load(key_ptr + at, mask=ok[:, None], other=0.0).to(tl.float32)
-            score = tl.sum(key * q_mean[None, :], 1)  # (TILE,)
+            key = tl.load(key_ptr + at, mask=ok[:, None], other=0.0).to(q.dtype)
+            s = tl.dot(q, tl.trans(key), input_precision="ieee")  # (GP, TILE), 0 in the rows of padding
             if QUEST:
-                low = tl.load(low_ptr + at, mask=ok[:, None], other=0.0).to(tl.float32)
-                score += tl.sum(low * q_low[None, :], 1)
+                low = tl.load(low_ptr + at, mask=ok[:, None], other=0.0).to(q.dtype)
+                s = tl.dot(q_low, tl.trans(low), s, input_precision="ieee")
+            score = tl.sum(s, 0) * (scale / G)  # (TILE,)
             tl.store(score_ptr + (b * n_kv + h) * rows + i, score, mask=ok)
 
 
@@ -84,9 +90,10 @@ def _score(
     grid = (cache.batch, cache.n_kv_heads, triton.cdiv(rows, configs.SCORE_CHUNK))
     _score_kernel[grid](
         q, key, low, cache.k_scale if tokens else None, cache.page_table, cache.lengths, out, checks.softmax_scale(scale, cache.head_dim),
-        cache.page_table.shape[1], rows, G=group, GP=triton.next_power_of_2(group), D=cache.head_dim,
+        cache.page_table.shape[1], rows, G=group, GP=checks.MAX_GROUP, D=cache.head_dim,
         PAGE=cache.page_size, BLOCK=1 if tokens else cache.block_size, TILE=tile, CHUNK=configs.SCORE_CHUNK,
-        QUEST=quest, TOKENS=tokens, STAGES=stages, num_warps=warps, num_stages=stages,
+        QUEST=quest, TOKENS=tokens, UPCAST=configs.interpreted() and key.dtype == torch.bfloat16,
+        STAGES=stages, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out
 

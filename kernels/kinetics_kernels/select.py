@@ -5,7 +5,8 @@ and page. At 512 blocks that is 2 KB beside the 128 KB of mean keys that made th
 bytes but the search for the k-th largest score. One program holds all scores of its head in registers and
 bisects: count the keys at or above a middle, keep the half the k-th lies in. It stops when exactly k are
 left, at most 32 rounds (ties) and about half as many on real scores. Nothing is sorted; the chosen blocks
-come out in the order of the context.
+come out in the order of the context. Only then are their pages looked up, by as many threads as there are
+chosen blocks.
 
 That order is what lets the attention kernel know nothing of selection. Only the context's last block can be
 partly filled, and it comes last, so that a selection is a page table plus a number of tokens.
@@ -36,29 +37,32 @@ def _later(a, b):
 @triton.jit
 def _sort_key(score):
     """fp32 to int32 of the same order: -0 equals 0, and a NaN, which must not hide, stands highest."""
-    score = tl.where(score == 0.0, 0.0, score)
-    bits = score.to(tl.int32, bitcast=True)
-    key = tl.where(bits < 0, bits ^ HIGHEST, bits)  # negative floats grow downwards
+    bits = (score + 0.0).to(tl.int32, bitcast=True)  # -0 + 0 = 0
+    key = bits ^ ((bits >> 31) & HIGHEST)  # negative floats grow downwards
     return tl.where(score != score, HIGHEST, key)
 
 
 @triton.jit
-def _take_largest(key, ok, k):
-    """Mask of the k largest keys where ok (k <= how many there are); among equals the lowest index."""
+def _take_largest(key, ok, total, k):
+    """Mask of the k largest keys where ok (k <= total, how many there are); among equals the lowest index."""
     low = tl.min(tl.where(ok, key, HIGHEST), 0)
-    high = tl.max(tl.where(ok, key, LOWEST), 0)
-    count = tl.sum(ok.to(tl.int32), 0)
-    # Always: at least k keys are >= low, fewer than k are > high.
+    key = tl.where(ok, key, LOWEST)  # which no score has, so that no round need ask who is ok
+    high = tl.max(key, 0)
+    count = total
+    # Always: count keys are >= low, at least k; fewer than k are > high.
     while (low < high) & (count != k):
         middle = (low | high) - ((low ^ high) >> 1)  # rounded up; low + high would overflow
-        at_least = tl.sum((ok & (key >= middle)).to(tl.int32), 0)
+        at_least = tl.sum((key >= middle).to(tl.int32), 0)
         enough = at_least >= k
         low = tl.where(enough, middle, low)
         count = tl.where(enough, at_least, count)
         high = tl.where(enough, high, middle - 1)
-    above, equal = ok & (key > low), ok & (key == low)
-    wanted = k - tl.sum(above.to(tl.int32), 0)
-    return above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= wanted))
+    chosen = key >= low
+    if count != k:  # the k-th has equals; seldom, and so a branch
+        above, equal = key > low, key == low
+        wanted = k - tl.sum(above.to(tl.int32), 0)
+        chosen = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= wanted))
+    return chosen
 
 
 @triton.jit
@@ -73,43 +77,53 @@ def _select_kernel(
     n = tl.load(lengths_ptr + b)
     live = tl.cdiv(n, BLOCK)
     i = tl.arange(0, N)
-    take = (i < live) & ((i < sink) | (i >= live - window))
+    k = 0
     if N_BLOCKS > 0:
         # a candidate is a window of SPAN blocks from i on that is not wholly in the sink or the last blocks
-        ok = (i < live) & (i <= tl.maximum(live - SPAN, 0)) & (i + SPAN > sink) & (i < live - window)
+        begin = tl.maximum(sink - SPAN + 1, 0)
+        end = tl.minimum(live - window, tl.minimum(live, tl.maximum(live - SPAN, 0) + 1))
+        ok = (i >= begin) & (i < end)
         if SPAN == 1:
             score = tl.load(score_ptr + row * rows + i, mask=ok, other=0.0)
         else:  # the window's mean key is its blocks' mean keys, weighted by the tokens they hold
-            total, weight = tl.zeros([N], tl.float32), tl.zeros([N], tl.float32)
+            summed, weight = tl.zeros([N], tl.float32), tl.zeros([N], tl.float32)
             for j in range(SPAN):
                 held = tl.maximum(tl.minimum(n - (i + j) * BLOCK, BLOCK), 0).to(tl.float32)
-                total += held * tl.load(score_ptr + row * rows + i + j, mask=ok & (i + j < live), other=0.0)
+                summed += held * tl.load(score_ptr + row * rows + i + j, mask=ok & (i + j < live), other=0.0)
                 weight += held
-            score = total / tl.where(weight > 0, weight, 1.0)
-        k = tl.minimum(N_BLOCKS, tl.sum(ok.to(tl.int32), 0))
-        chosen = _take_largest(_sort_key(score), ok, k)
+            score = summed / tl.where(weight > 0, weight, 1.0)
+        free = tl.maximum(end - begin, 0)
+        k = tl.minimum(N_BLOCKS, free)
+        chosen = _take_largest(_sort_key(score), ok, free, k)
         if SPAN > 1:  # a block is read if a chosen window starts less than SPAN blocks before it
             newest = tl.associative_scan(tl.where(chosen, i, -SPAN), 0, _later)
             chosen = (i < live) & (i - newest < SPAN)
+    take = (i < sink) | (i >= live - window)
+    if N_BLOCKS > 0:
         take = take | chosen
+    take = take & (i < live)
 
     taken = take.to(tl.int32)
-    total = tl.sum(taken, 0)
-    slot = tl.cumsum(taken, 0) - 1
-    tl.store(block_ptr + row * K + slot, i, mask=take)
-    PAGES: tl.constexpr = (BLOCK + PAGE - 1) // PAGE  # per block
-    for p in range(PAGES):
-        page = tl.load(table_ptr + b * table_len + i * BLOCK // PAGE + p, mask=take, other=0)
-        if TOKENS:  # not a page but a row of the cache seen as [pages * Hkv * PAGE, D]
-            page = (page * tl.num_programs(1) + h) * PAGE + i % PAGE
-        tl.store(page_ptr + (row * K + slot) * PAGES + p, page, mask=take)
+    slot = tl.cumsum(taken, 0)  # from 1 on
+    block_ptr += row * K
+    tl.store(block_ptr + slot - 1, i, mask=take)
+    total = tl.minimum(live, sink + window) + k if SPAN == 1 else tl.sum(taken, 0)
+
+    tl.debug_barrier()  # what other threads stored is read: from here on, a slot each
+    last = tl.load(block_ptr + total - 1, mask=total > 0, other=0)
+    rest = live * BLOCK - n  # of the request's last block, if it is among the taken
+    tl.store(tokens_ptr + row, total * BLOCK - tl.where((total > 0) & (last == live - 1), rest, 0))
     j = tl.arange(0, KP)
-    pad = (j >= total) & (j < K)
-    tl.store(block_ptr + row * K + j, -1, mask=pad)
+    block = tl.load(block_ptr + j, mask=j < total, other=-1)
+    tl.store(block_ptr + j, block, mask=(j >= total) & (j < K))
+    PAGES: tl.constexpr = (BLOCK + PAGE - 1) // PAGE  # per block
+    table_ptr += b * table_len
+    page_ptr += row * K * PAGES
     for p in range(PAGES):
-        tl.store(page_ptr + (row * K + j) * PAGES + p, -1, mask=pad)
-    has_last = tl.sum(tl.where(i == live - 1, taken, 0), 0)
-    tl.store(tokens_ptr + row, total * BLOCK - has_last * (live * BLOCK - n))
+        page = tl.load(table_ptr + block * BLOCK // PAGE + p, mask=j < total, other=-1)
+        if TOKENS:  # not a page but a row of the cache seen as [pages * Hkv * PAGE, D]
+            page = tl.where(j < total, (page * tl.num_programs(1) + h) * PAGE + block % PAGE, -1)
+        tl.store(page_ptr + j * PAGES + p, page, mask=j < K)
 
 
 @dataclass(frozen=True)
@@ -170,7 +184,7 @@ def _select(
         tokens if scores is None else scores, cache.lengths, cache.page_table, blocks, pages, tokens,
         cache.page_table.shape[1], rows, sink, window, slots, N_BLOCKS=n_chosen, SPAN=span, BLOCK=block,
         PAGE=cache.page_size, TOKENS=is_tokens, N=n, KP=triton.next_power_of_2(slots),
-        **configs.select_launch(n, span),
+        num_warps=configs.select_warps(n, span),
     )  # fmt: skip
     return Selection(blocks, pages, tokens, is_tokens)
 

@@ -57,14 +57,19 @@ def test_shipped_kernels_fit_sm_90(tmp_path):
         assert row["spill_bytes"] == 0
         assert 0 < row["registers"] <= 255
         assert row["shared_bytes"] <= 227 * 1024
+        if row["kernel"].startswith(("attend", "score means", "select")):
+            assert row["loop"] > 0
+        if row["most_issue"]:
+            assert 0 < row["issue"] <= row["most_issue"]
 
 
 def test_a_kernel_over_the_limits_is_named():
-    """A tile of 1024 rows: too much shared memory, and too many registers."""
-    row = "aot_check.Row('huge', 4, 3, 255, 8, 300 * 1024, 0, 1)"
+    """A tile of 1024 rows: too much shared memory, too many registers and too many instructions."""
+    row = "aot_check.Row('huge', 4, 3, 255, 8, 300 * 1024, 0, 1, 900, 0.95, 0.8)"
     done = aot_check(code=f"print(*{row}.faults, sep=chr(10))")
     assert done.stdout.splitlines() == [
         "8 bytes spilled",
         "307200 bytes of shared memory, 232448 at most",
         "0 programs fit a multiprocessor, 1 wanted",
+        "instructions take 95% of the time, 80% at most",
     ]

@@ -113,6 +113,7 @@ def test_a_partly_filled_block_weighs_by_its_tokens(device, last, chosen, tokens
         ([-0.0, 0.0, -1.0], 0, 1),  # -0 and 0 are a tie
         ([0.0, -0.0, 1e-42], 2, 0),  # the smallest numbers still count
         ([3e38, float("inf"), float("nan")], 2, 1),  # a NaN is chosen, so that it shows
+        ([3e38, float("inf"), -float("nan")], 2, 1),  # of negative sign, too
         ([float("-inf"), -3e38, -1e-42], 2, 1),
     ],
 )
