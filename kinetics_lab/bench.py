@@ -28,6 +28,7 @@ Call = Callable[[], Any]
 Row = dict[str, Any]
 WARM_S = 0.15  # of load before a case is timed
 CPU = "cpu-interpreter"  # label and folder of rehearsals on a CPU, which are not measurements
+HOST = "host"  # this computer's own processor, timed in plain PyTorch and fp32: measurements
 
 
 # ---- timing ---------------------------------------------------------------------------------------------------
@@ -206,15 +207,21 @@ def rounds(round_s: float, timer: WallTimer | type[WallTimer]) -> int:
 # ---- device and code ------------------------------------------------------------------------------------------
 
 
-def kernels_digest() -> str:
-    """Twelve hex digits of the kernels' source, by which rows of different kernels are told apart."""
+def kernels_digest(device: str = "cuda") -> str:
+    """Twelve hex digits of the source of the attention that is timed, by which rows of different code are told apart."""
+    if device == HOST:
+        return _digest([Path(__file__).with_name("host.py")])
     spec = importlib.util.find_spec("kinetics_kernels")
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError(
             "kinetics_kernels cannot be imported: install kinetics-lab or set PYTHONPATH=kernels"
         )
+    return _digest(sorted(Path(spec.submodule_search_locations[0]).glob("*.py")))
+
+
+def _digest(paths: Iterable[Path]) -> str:
     total = hashlib.sha256()
-    for path in sorted(Path(spec.submodule_search_locations[0]).glob("*.py")):
+    for path in paths:
         total.update(path.name.encode() + b"\0" + path.read_bytes())
     return total.hexdigest()[:12]
 
@@ -234,7 +241,7 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def code_state() -> Row:
+def code_state(device: str = "cuda") -> Row:
     """The code's part of the provenance. A copy without git may be told its ``commit`` by $KINETICS_COMMIT."""
     root = Path(__file__).resolve().parent.parent
     checkout = (root / "pyproject.toml").is_file() and (root / "kernels").is_dir()  # not a folder around us
@@ -243,7 +250,7 @@ def code_state() -> Row:
     return {
         "commit": commit or os.environ.get("KINETICS_COMMIT", "unknown"),
         "dirty": None if commit is None else bool(changed),
-        "kernels_digest": kernels_digest(),
+        "kernels_digest": kernels_digest(device),
         "torch": _version("torch"),
         "triton": _version("triton"),
         "flashinfer": _version("flashinfer-python"),
@@ -255,8 +262,8 @@ def code_state() -> Row:
 class Bench:
     """The device that measures: its name, its timer, its code."""
 
-    device: str  # "cuda", or CPU for a rehearsal in Triton's interpreter
-    gpu: str
+    device: str  # "cuda", HOST, or CPU for a rehearsal in Triton's interpreter
+    gpu: str  # its name, or that of the processor
     timer: WallTimer
     uuid: str = ""
     floor_us: float | None = None  # what the timer says of a call that does next to nothing
@@ -271,6 +278,19 @@ class Bench:
     @property
     def on_gpu(self) -> bool:
         return self.device == "cuda"
+
+    @property
+    def on_host(self) -> bool:
+        return self.device == HOST
+
+    @property
+    def torch_device(self) -> str:
+        return "cuda" if self.on_gpu else "cpu"
+
+    @property
+    def dtype(self) -> str:
+        """What is timed: bfloat16 on a GPU, float32 on a host; rehearsals in float16, as the interpreter's bf16 is wrong."""
+        return {"cuda": "bfloat16", HOST: "float32"}.get(self.device, "float16")
 
     def time(
         self,
@@ -302,11 +322,15 @@ class Bench:
 
     def has_memory(self, needed: float) -> bool:
         """Whether ``needed`` bytes are free, after giving back what earlier cases left."""
+        gc.collect()
+        if self.on_host:
+            from kinetics_lab import host
+
+            return needed <= host.free_memory()
         if not self.on_gpu:
             return True
         import torch
 
-        gc.collect()
         torch.cuda.empty_cache()
         return bool(torch.cuda.mem_get_info()[0] >= needed)
 
@@ -324,11 +348,13 @@ class Bench:
 
 
 def open_bench(device: str, out: Path) -> Bench:
-    """The bench of this machine's GPU ("cuda"), or a rehearsal ("cpu"), whose rows only a temporary folder takes.
+    """The bench of this machine's GPU ("cuda") or of its processor ("host"), or a rehearsal ("cpu").
 
-    Raises ``RuntimeError`` without PyTorch, Triton or GPU, ``ValueError`` for a rehearsal's ``out`` elsewhere.
+    Only a temporary folder takes the rows of a rehearsal. Raises ``RuntimeError`` without PyTorch, or on any other
+    device than the host without Triton and GPU, ``ValueError`` for a rehearsal's ``out`` elsewhere.
     """
-    missing = [name for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
+    needed = ("torch",) if device == HOST else ("torch", "triton")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeError(f"measuring needs {' and '.join(missing)}: install the extra 'kernels'")
     if device == "cpu":
@@ -338,10 +364,17 @@ def open_bench(device: str, out: Path) -> Bench:
             raise ValueError(f"rows of --device cpu are no measurements, so {rule}; got {out}")
         os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
         return Bench(CPU, CPU, WallTimer())
+    if device == HOST:
+        from kinetics_lab import host
+
+        return Bench(HOST, host.processor(), host.HostTimer(), code=code_state(HOST))
     import torch
 
     if not torch.cuda.is_available():
-        raise RuntimeError("measuring needs a CUDA GPU, and PyTorch sees none: --dry-run lists the cases")
+        raise RuntimeError(
+            "measuring needs a CUDA GPU, and PyTorch sees none: --dry-run lists the cases, and --device host times this "
+            "computer's own processor"
+        )
     bench = Bench("cuda", torch.cuda.get_device_name(0), CudaTimer())
     bench.uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
     one = torch.zeros(1, device="cuda")

@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--out", type=Path, default=Path("_build", "kinetics-lab.pdf"), help="PDF to write"
     )
 
-    one = command(do.measure, "time the kernels on this machine's GPU, suite by suite; a stopped run goes on")
+    one = command(do.measure, "time this machine's GPU or processor, suite by suite; a stopped run goes on")
     one.add_argument(
         "--suite", default="all", help="all, or a list: roofline,dense,topk,layer,validate,fp8,model (all)"
     )
@@ -118,7 +118,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--dry-run", action="store_true", help="list cases, limits, seconds and memory; needs no GPU"
     )
-    one.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=argparse.SUPPRESS)
+    one.add_argument(
+        "--device", choices=("cuda", "host", "cpu"), default="cuda",
+        help="cuda: the GPU; host: this computer's processor, in plain PyTorch (roofline,model); "
+        "cpu: a rehearsal in Triton's interpreter, no measurement (cuda)",
+    )  # fmt: skip
 
     one = command(do.plan, "the best model, policy and number of trials for a budget")
     one.add_argument(

@@ -14,6 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from kinetics_lab._errors import require
+
 
 def cost(args: argparse.Namespace) -> None:
     """Print one JSON line: flops, bytes, eflops, seconds and the arguments they belong to."""
@@ -180,11 +182,12 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure suites on this machine's GPU and print their files; progress goes to stderr."""
+    """Measure suites on this machine's GPU or processor and print their files; progress goes to stderr."""
     from kinetics_lab import suites
     from kinetics_lab.measure import plan
 
     if args.dry_run:
+        require(args.device == "cuda", "--dry-run is for a GPU: --device must be cuda", args.device)
         print(*plan(suites.suites(args.suite), args.out), sep="\n")
         return
     files = suites.measure(args.suite, args.out, budget_s=args.budget_seconds, device=args.device)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kinetics_lab.bench import WARM_S, Bench, CudaTimer, Row, kernels_digest, rounds, sentence
+from kinetics_lab.bench import HOST, WARM_S, Bench, CudaTimer, Row, kernels_digest, rounds, sentence
 from kinetics_lab.hardware import HARDWARE
 from kinetics_lab.results import write_whole
 
@@ -71,6 +71,11 @@ def sparse(budget: int, block: int, window: int = 1) -> Row:
     return {"budget": budget, "block": block, "window": window}
 
 
+def element(case: Row) -> int:
+    """Bytes of a number: 2, where the case does not say (on a host, 4)."""
+    return case.get("element_bytes", 2)
+
+
 def kv_bytes(case: Row) -> int:
     """Keys and values in the cache, bytes."""
     return case["batch"] * case["kv_heads"] * case["context"] * 4 * case["head_dim"]
@@ -121,7 +126,8 @@ def block_size(case: Row) -> int:
 class Suite:
     """What is measured. Raise ``version`` when a column changes its meaning: older rows then stay apart.
 
-    ``cases(on_gpu)``: key columns; tiny ones for the interpreter. ``predict(case, rates)``: ``bytes``, ``flops``,
+    ``cases(on_gpu)``: key columns; tiny ones for the interpreter. ``host``: those for a computer's own processor, where
+    the suite has any. ``predict(case, rates)``: ``bytes``, ``flops``,
     ``limit_us`` and others, with ``memory_bytes`` (peak) and ``round_us`` (limit of everything one round times)
     for planning. ``measure(case, bench)``: measured columns. ``headline``: the column the limit belongs to.
     """
@@ -132,6 +138,11 @@ class Suite:
     cases: Callable[[bool], list[Row]]
     predict: Callable[[Row, Rates], Row]
     measure: Callable[[Row, Bench], Row]
+    host: Callable[[], list[Row]] = list
+
+    def cases_on(self, device: str) -> list[Row]:
+        """The cases on "cuda", on the host, or in a rehearsal."""
+        return self.host() if device == HOST else self.cases(device == "cuda")
 
 
 def expected_seconds(predicted: Row) -> float:
@@ -152,7 +163,8 @@ def read_rows(out: Path, gpu: str, suite: str) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     table = pd.read_parquet(path)
-    return table.assign(current=table["kernels_digest"] == kernels_digest())
+    now = {device: kernels_digest(device) for device in table["device"].unique()}
+    return table.assign(current=table["kernels_digest"] == table["device"].map(now))
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
@@ -196,7 +208,7 @@ def run_suite(
     def state(case: Row) -> int:  # 0 no row, 1 a row with an error, 2 measured
         return max((1 if isinstance(row["error"], str) else 2 for row in rows if same(row, case)), default=0)
 
-    cases = suite.cases(bench.on_gpu)
+    cases = suite.cases_on(bench.device)
     todo = sorted((case for case in cases if state(case) < 2), key=state)
     say(f"{suite.name}: {len(todo)} of {len(cases)} cases to measure, limits from rates: {rates.source}")
     for number, case in enumerate(todo, 1):

@@ -22,7 +22,7 @@ from kinetics_lab.cost import COMBINES, Cost
 from kinetics_lab.datafiles import data_dir
 from kinetics_lab.hardware import HARDWARE, Hardware
 from kinetics_lab.measure import Rates, measured_rates, read_rows
-from kinetics_lab.suites import SUITES, measure
+from kinetics_lab.suites import measure, suites
 
 FORMS = (*COMBINES, "parts")
 
@@ -58,22 +58,30 @@ class Rows:
         return f'<div class="admonition {kind}">{title}<table class="dataframe">{lines}</table></div>'
 
 
-def rows(gpu: str, suite: str, measurements: str | Path | None = None, remeasure: bool = False) -> Rows:
+def rows(
+    gpu: str,
+    suite: str,
+    measurements: str | Path | None = None,
+    remeasure: bool = False,
+    device: str = "cuda",
+) -> Rows:
     """The rows of ``suite`` that a ``gpu`` ("nvidia-h200") has left, or every case's limit where it left none.
 
     ``measurements``: the folder of rows, by default the book's own. ``remeasure``: time the suite now, on this
-    machine's GPU, whichever it is, into ``measurements`` (by default the folder of this run). One file can hold
-    rows of several versions and kernel sources: the newest are shown, the others counted.
+    machine's GPU, whichever it is, into ``measurements`` (by default the folder of this run). ``device`` "host": the
+    same of a computer's processor. One file can hold rows of several versions and kernel sources: the newest are
+    shown, the others counted.
 
     Raises ``ValueError`` for an unknown suite, GPU or folder and for rows that no GPU has measured, ``RuntimeError``
     where ``remeasure`` finds no GPU.
     """
-    found = lookup(SUITES, suite, "suite")
+    (found,) = suites(suite, device)
     folder = Path(measurements or data_dir() / "measurements")
     if remeasure:
         run = os.environ.get("KINETICS_RUN_DIR") or tempfile.mkdtemp(prefix="kinetics-")
         folder = Path(measurements or Path(run) / "measurements")
-        gpu = measure(f"roofline,{suite}", folder, say=partial(print, flush=True))[0].parent.name
+        told = partial(print, flush=True)
+        gpu = measure(f"roofline,{suite}", folder, device=device, say=told)[0].parent.name
     rates = measured_rates(folder, gpu)
     there = sorted(path.name for path in folder.glob("*") if path.is_dir())
     if measurements and gpu not in there:
@@ -83,32 +91,37 @@ def rows(gpu: str, suite: str, measurements: str | Path | None = None, remeasure
         raise unknown("gpu", gpu, [*there, *listed])
     table = read_rows(folder, gpu, suite)
     if len(table):
-        require(table["device"] == "cuda", f"{gpu}/{suite}: rows must be of device cuda", table["device"])
+        require(table["device"] == device, f"{gpu}/{suite}: rows must be of device {device}", table["device"])
         last = table.sort_values(["suite_version", "date"]).iloc[-1]
         same = table["suite_version"].eq(last["suite_version"])
         same &= table["kernels_digest"].eq(last["kernels_digest"])
         good = table[same & table["error"].isna()].reset_index(drop=True)
         if len(good):
             title = f"Measured on {', '.join(good['gpu'].unique())}"
-            return Rows(
-                gpu, title, True, good, rates, _provenance(good, table[same], int((~same).sum()), suite)
-            )
-    limits = pd.DataFrame([case | found.predict(case, rates) for case in found.cases(True)])
+            said = _provenance(good, table[same], int((~same).sum()), len(found.cases_on(device)))
+            return Rows(gpu, title, True, good, rates, said)
+    limits = pd.DataFrame([case | found.predict(case, rates) for case in found.cases_on(device)])
     speeds = f"{rates.bandwidth / 1e12:.2f} TB/s and {rates.matrix / 1e12:,.0f} TFLOP/s ({rates.source})"
     tried = f"; {len(table)} cases were tried and failed: {table['error'].iloc[0]}" if len(table) else ""
     said = {
         "Shown": f"the limit of each case of the suite “{suite}”: its bytes and FLOP on {gpu} at {speeds}",
         "Measured": f"nothing{tried}",
-        "To measure": "make gpu, on a machine with this GPU",
+        "To measure": "make gpu, on a machine with this GPU"
+        if device == "cuda"
+        else "kinetics-lab measure --device host",
     }
     return Rows(gpu, "Predicted, not yet measured on this GPU", False, limits, rates, said)
 
 
-def _provenance(good: pd.DataFrame, kept: pd.DataFrame, others: int, suite: str) -> dict[str, str]:
+def _provenance(good: pd.DataFrame, kept: pd.DataFrame, others: int, cases: int) -> dict[str, str]:
     """Where rows come from, and what is missing among them."""
+    suite, on_gpu = good["suite"].iloc[0], good["device"].eq("cuda").all()
+    versions = (
+        ("driver", "torch", "triton", "flashinfer", "transformers") if on_gpu else ("torch", "transformers")
+    )
     values = {
         name: ", ".join(sorted(set(good[name].dropna().astype(str)))) or "none"
-        for name in ("driver", "torch", "triton", "flashinfer", "transformers", "commit")
+        for name in (*versions, "commit")
     }
     commit = values.pop("commit") + (", with changes" if good["dirty"].eq(True).any() else "")
     days = sorted(good["date"].str[:10])
@@ -117,10 +130,12 @@ def _provenance(good: pd.DataFrame, kept: pd.DataFrame, others: int, suite: str)
         "Versions": ", ".join(f"{name} {value}" for name, value in values.items()),
         "Commit": commit,
         "Date": days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
-        "Cases": f"{len(good)} of {len(SUITES[suite].cases(True))} of the suite “{suite}”",
+        "Cases": f"{len(good)} of {cases} of the suite “{suite}”",
         "Failed": f"{len(failed)} cases, the first with: {failed.iloc[0]}" if len(failed) else "",
         "Left out": f"{others} rows of an older version of the suite or of other kernels" if others else "",
-        "Mind": "" if good["current"].all() else "the kernels have changed since",
+        "Mind": ""
+        if good["current"].all()
+        else f"the {'kernels have' if on_gpu else 'timed code has'} changed since",
     }
     return {term: text for term, text in said.items() if text}
 

@@ -13,7 +13,7 @@ from kinetics_lab._errors import require
 from kinetics_lab.bench import Bench, Call, Row, sentence
 from kinetics_lab.cost import Cost, cost_parts
 from kinetics_lab.hardware import HARDWARE
-from kinetics_lab.measure import Rates, Suite
+from kinetics_lab.measure import Rates, Suite, element
 from kinetics_lab.policies import BlockTopK, Dense, Policy, balanced_block_size
 from kinetics_lab.shapes import MODELS, ModelShape
 
@@ -71,6 +71,15 @@ def _cases(on_gpu: bool) -> list[Row]:
     return filling(_memory())
 
 
+def _host_cases() -> list[Row]:
+    """Two models whose caches are of one size, one request each: what a processor's memory holds in fp32."""
+    return [
+        {"model": name, "batch": 1, "context": context, "page": PAGE, "budget": 512, "block": 32, "element_bytes": 4}
+        for name in ("qwen3-0.6b", "qwen3-1.7b")
+        for context in (1024, 2048, 4096, 8192, 16384, 32768)
+    ]  # fmt: skip
+
+
 def _memory() -> float:
     try:
         import torch
@@ -106,6 +115,7 @@ def step_cost(case: Row, policy: Policy, dense_layers: int = 0) -> dict[str, Cos
         1,
         dense_layers=dense_layers,
         batch=case["batch"],
+        bytes_per_element=element(case),
     )
     return {part: case["batch"] * cost for part, cost in parts.items()}
 
@@ -129,13 +139,14 @@ def model_limits(case: Row, rates: Rates) -> Row:
         found[f"{name}_limit_us".lstrip("_")] = limit
     sparse = sum(steps[""].values(), Cost(0.0, 0.0))
     model = shape_named(case["model"])
-    cache = case["batch"] * case["context"] * model.kv_bytes_per_token() * (1 + 0.5 / case["block"])
+    size = element(case)
+    cache = case["batch"] * case["context"] * model.kv_bytes_per_token(size) * (1 + 0.5 / case["block"])
     limits = [found[name] for name in ("limit_us", "dense_limit_us", "first_dense_limit_us", "rest_limit_us")]
     return {
         "bytes": float(sparse.bytes), "flops": float(sparse.flops), **found,
         "speedup_limit": found["dense_limit_us"] / found["limit_us"],
         "first_dense_speedup_limit": found["dense_limit_us"] / found["first_dense_limit_us"],
-        "compile_s": COMPILE_S, "memory_bytes": 2 * model.n_params + cache + RESERVE,
+        "compile_s": COMPILE_S, "memory_bytes": size * model.n_params + cache + (RESERVE if size == 2 else 1e9),
         "round_us": sum(limits) + found["dense_limit_us"],
     }  # fmt: skip
 
@@ -169,23 +180,14 @@ class _Nothing:
         return q
 
 
-def _measure_model(case: Row, bench: Bench) -> Row:
-    """Whole steps, timed in alternation on one cache."""
+def _paged_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tuple[list[Any], Call]:
+    """Full caches of all layers, and what makes them one token short again."""
     import torch
 
-    from kinetics_lab import hf
     from kinetics_lab.caches import PagedCache
 
-    shape, batch, context = shape_named(case["model"]), case["batch"], case["context"]
-    dtype, device = (torch.bfloat16, "cuda") if bench.on_gpu else (torch.float16, "cpu")
-    torch.manual_seed(0)
-    if bench.on_gpu:
-        torch.compiler.reset()  # another model's shapes are not generalised over
-    model = hf.random_model(shape, device=device, dtype=dtype)
-    if bench.on_gpu:
-        hf.compile_layers(model)
-    sparse, sizes = policy_of(case), (batch, shape.n_kv_heads, shape.head_dim, context)
-    layers = [PagedCache(sparse, *sizes, dtype=dtype, device=device) for _ in range(shape.n_layers)]
+    context, sizes = case["context"], (case["batch"], shape.n_kv_heads, shape.head_dim, case["context"])
+    layers = [PagedCache(policy_of(case), *sizes, dtype=dtype, device=device) for _ in range(shape.n_layers)]
     for layer in layers:
         cache = layer.cache
         cache.k.normal_()
@@ -201,6 +203,32 @@ def _measure_model(case: Row, bench: Bench) -> Row:
         for layer in layers:
             layer.cache.lengths.fill_(context - 1)
 
+    return layers, one_short
+
+
+def _host_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tuple[list[Any], Call]:
+    """The same for a processor, whose caches stay full."""
+    from kinetics_lab.host import HostCache
+
+    sizes = case["batch"], shape.n_kv_heads, shape.head_dim, case["context"], case["block"]
+    return [HostCache(policy_of(case), *sizes) for _ in range(shape.n_layers)], lambda: None
+
+
+def _measure_model(case: Row, bench: Bench) -> Row:
+    """Whole steps, timed in alternation on one cache."""
+    import torch
+
+    from kinetics_lab import hf
+
+    shape, batch, context = shape_named(case["model"]), case["batch"], case["context"]
+    dtype, device = getattr(torch, bench.dtype), bench.torch_device
+    torch.manual_seed(0)
+    if bench.on_gpu:
+        torch.compiler.reset()  # another model's shapes are not generalised over
+    model = hf.random_model(shape, device=device, dtype=dtype)
+    if bench.on_gpu:
+        hf.compile_layers(model)
+    layers, one_short = (_host_layers if bench.on_host else _paged_layers)(case, shape, dtype, device)
     ids = torch.randint(shape.vocab, (batch, 1), device=device)
     positions = torch.full((batch, 1), context - 1, device=device)
     active = torch.ones(batch, dtype=torch.int32, device=device)
@@ -219,8 +247,9 @@ def _measure_model(case: Row, bench: Bench) -> Row:
     row: Row = {}
     try:
         # The same memory, seen as the library lays it out: a contiguous run of tokens for every request and head.
-        pool = [(layer.cache.k.view(*sizes[:2], context, -1), layer.cache.v.view(*sizes[:2], context, -1))
-                for layer in layers]  # fmt: skip
+        held = [layer if bench.on_host else layer.cache for layer in layers]
+        laid_out = batch, shape.n_kv_heads, context, shape.head_dim
+        pool = [(cache.k.view(laid_out), cache.v.view(laid_out)) for cache in held]
         peer = hf.InPlaceCache(pool)
         call: Call = lambda: hf.step(model, ids, positions, peer)  # noqa: E731
         call()
@@ -237,4 +266,4 @@ def _measure_model(case: Row, bench: Bench) -> Row:
     return row
 
 
-MODEL = Suite("model", 1, "sparse_us", _cases, model_limits, _measure_model)
+MODEL = Suite("model", 1, "sparse_us", _cases, model_limits, _measure_model, _host_cases)

@@ -27,10 +27,11 @@ from kinetics_lab.attention_suites import (
     filled_cache,
     random_tensor,
 )
-from kinetics_lab.bench import Bench, Call, Row, open_bench
+from kinetics_lab.bench import HOST, Bench, Call, Row, open_bench
 from kinetics_lab.measure import (
     Rates,
     Suite,
+    element,
     kv_bytes,
     limits,
     run_suite,
@@ -51,14 +52,19 @@ def _roofline_cases(on_gpu: bool) -> list[Row]:
     return [{"kind": kind, "size": 2**power} for kind in sizes for power in sizes[kind]]
 
 
+def _host_roofline() -> list[Row]:
+    sizes = {"copy": (26, 28, 29), "read": (26, 28, 29), "matmul": (8, 9, 10, 11), "both": (11,)}
+    return [{"kind": kind, "size": 2**power, "element_bytes": 4} for kind in sizes for power in sizes[kind]]
+
+
 def _roofline_limits(case: Row, rates: Rates) -> Row:
-    """``size``: bytes copied or read, or the side n of square matrices; "both" copies 64 n^2 bytes beside.
+    """``size``: bytes copied or read, or the side n of square matrices; "both" copies 32 n^2 numbers beside.
 
     Smaller copies would look faster than the memory is: what they leave in the L2 cache is written after the clock stops.
     """
-    kind, n = case["kind"], case["size"]
-    moved, flops = {"copy": (2 * n, 0), "read": (n, 0)}.get(kind, (6 * n * n, 2 * n**3))
-    limit, copied = rates.us(moved, flops), 128 * n * n if kind == "both" else 0
+    kind, n, size = case["kind"], case["size"], element(case)
+    moved, flops = {"copy": (2 * n, 0), "read": (n, 0)}.get(kind, (3 * size * n * n, 2 * n**3))
+    limit, copied = rates.us(moved, flops), 64 * size * n * n if kind == "both" else 0
     return {"bytes": moved, "flops": flops, "limit_us": limit, "memory_bytes": moved + copied + 1e9,
             "round_us": limit + rates.us(copied)}  # fmt: skip
 
@@ -68,13 +74,13 @@ def _measure_roofline(case: Row, bench: Bench) -> Row:
     import torch
 
     torch.manual_seed(0)
-    kind, n = case["kind"], case["size"]
+    kind, n, size = case["kind"], case["size"], element(case)
     calls: dict[str, Call] = {}
     if kind == "read":
-        source = random_tensor(bench, n // 2).view(torch.int32)
+        source = random_tensor(bench, n // size).view(torch.int32)
         calls["time"] = lambda: source.amax()
     if kind in ("copy", "both"):
-        original = random_tensor(bench, n // 2 if kind == "copy" else 32 * n * n)
+        original = random_tensor(bench, n // size if kind == "copy" else 32 * n * n)
         target = torch.empty_like(original)
         calls["time" if kind == "copy" else "copy"] = lambda: target.copy_(original)
     if kind in ("matmul", "both"):
@@ -82,7 +88,7 @@ def _measure_roofline(case: Row, bench: Bench) -> Row:
         calls["time"] = lambda: a @ b
     row = bench.time(calls)
     if kind == "both":
-        bandwidth, rate = 128 * n * n / row["copy_us"] * 1e6, 2 * n**3 / row["time_us"] * 1e6
+        bandwidth, rate = 64 * size * n * n / row["copy_us"] * 1e6, 2 * n**3 / row["time_us"] * 1e6
         row |= {"bandwidth": bandwidth, "matrix_rate": rate, "intensity": rate / bandwidth}
     return row
 
@@ -182,7 +188,7 @@ def _measure_layer(case: Row, bench: Bench) -> Row:
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("roofline", 1, "time_us", _roofline_cases, _roofline_limits, _measure_roofline),
+        Suite("roofline", 1, "time_us", _roofline_cases, _roofline_limits, _measure_roofline, _host_roofline),
         DENSE,
         TOPK,
         Suite("layer", 1, "layer_us", _layer_cases, layer_limits, _measure_layer),
@@ -193,11 +199,13 @@ SUITES = {
 }
 
 
-def suites(names: str) -> list[Suite]:
-    """The suites of "all" or of a comma-separated list, in the order of measurement."""
-    wanted = list(SUITES) if names == "all" else [name.strip() for name in names.split(",")]
-    known = {lookup(SUITES, name, "suite").name for name in wanted}
-    return [suite for name, suite in SUITES.items() if name in known]
+def suites(names: str, device: str = "cuda") -> list[Suite]:
+    """The suites of "all" or of a comma-separated list that the device has, in the order of measurement."""
+    there = {name: suite for name, suite in SUITES.items() if device != HOST or suite.host is not list}
+    wanted = list(there) if names == "all" else [name.strip() for name in names.split(",")]
+    what = "suite on a host" if device == HOST else "suite"
+    known = {lookup(there, name, what).name for name in wanted}
+    return [suite for name, suite in there.items() if name in known]
 
 
 def measure(
@@ -208,12 +216,12 @@ def measure(
     device: str = "cuda",
     say: Callable[[str], None] = tell,
 ) -> list[Path]:
-    """Run suites on this machine's GPU, for at most ``budget_s`` seconds; returns their files.
+    """Run suites on this machine's GPU ("cuda") or processor ("host"), for at most ``budget_s`` seconds; returns their files.
 
     What was measured before is kept, and a run that was stopped goes on where it was:
     :func:`kinetics_lab.measure.run_suite`.
     """
-    chosen, deadline = suites(names), time.monotonic() + budget_s
+    chosen, deadline = suites(names, device), time.monotonic() + budget_s
     require(budget_s > 0, "budget_s must be positive (seconds)", budget_s)
     bench = open_bench(device, out)
     for suite in chosen:

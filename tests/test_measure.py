@@ -391,7 +391,7 @@ def test_limits_use_the_newest_measured_rates(tmp_path, bench):
         {"bandwidth": 5e12, "matrix_rate": 8e14, "date": "2026-01-01"},
         {"bandwidth": None, "matrix_rate": None, "date": "2026-01-03"},
     ]
-    names = {"error": None, "driver": None, "flashinfer": None, "kernels_digest": "x"}
+    names = {"device": "cuda", "error": None, "driver": None, "flashinfer": None, "kernels_digest": "x"}
     measure.write_rows(tmp_path / "nvidia-h200" / "roofline.parquet", [row | names for row in rows])
     assert measure.measured_rates(tmp_path, "nvidia-h200") == Rates(4e12, 7e14, "measured")
 

@@ -238,15 +238,15 @@ def test_unknown_names_are_one_sentence(tmp_path, monkeypatch, gpu, suite, folde
 def test_to_measure_again_runs_the_suite_here(tmp_path, monkeypatch):
     asked = []
 
-    def now(names, out, say):
-        asked.append((names, out))
+    def now(names, out, device, say):
+        asked.append((names, out, device))
         write(out, *names.split(","))
         return [out / GPU / f"{name}.parquet" for name in names.split(",")]
 
     monkeypatch.setattr(measured, "measure", now)
     monkeypatch.setenv("KINETICS_RUN_DIR", str(tmp_path))
     found = measured.rows("nvidia-h200", "dense", remeasure=True)
-    assert asked == [("roofline,dense", tmp_path / "measurements")]
+    assert asked == [("roofline,dense", tmp_path / "measurements", "cuda")]
     assert (found.measured, found.gpu) == (True, GPU)
     assert found.rates.source == "measured"
 

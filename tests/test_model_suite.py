@@ -343,7 +343,8 @@ def test_every_step_attends_as_it_is_called(hf, monkeypatch):
     class Watching:
         """A bench that runs every step once and keeps what each layer does."""
 
-        on_gpu = False
+        on_gpu = on_host = False
+        dtype, torch_device = "float16", "cpu"
 
         def time(self, calls, resets, optional):
             for name, call in calls.items():

@@ -1,0 +1,122 @@
+"""A computer's own processor as a device to measure: its name and memory, its timer, and a cache in plain PyTorch.
+
+The suites of a GPU time the same calls here (``kinetics-lab measure --device host``), in fp32 and without a kernel of
+ours. :class:`kinetics_lab.caches.PlainCache` will not do: it scores every token whatever the policy, which is right and
+costs as much as dense attention. Here block top-k scores mean keys, copies the chosen blocks together and attends to them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinetics_lab._errors import require
+from kinetics_lab.bench import WARM_S, Call, WallTimer
+from kinetics_lab.policies import BlockTopK, Dense, Policy
+
+
+def free_memory() -> float:
+    """Bytes that this computer has to give, as Linux tells; elsewhere no limit is known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    return next(
+        (1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf
+    )
+
+
+def processor() -> str:
+    """The processor's name and how many threads PyTorch runs on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    threads = torch.get_num_threads()
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {threads} threads"
+
+
+class HostTimer(WallTimer):
+    """The host's clock, its caches filled with other data before each repetition."""
+
+    least, most, target_s = 7, 40, 3.0
+
+    def __init__(self) -> None:
+        self.buffer = torch.ones(
+            2**25
+        )  # fp32: 134 MB, more than caches hold; zeros would be one page of memory
+
+    def warm(self) -> None:
+        """Bring the processor to speed."""
+        end = time.perf_counter() + WARM_S
+        while time.perf_counter() < end:
+            self.buffer.sum()
+
+    def sample(self, run: Call, reset: Call) -> Any:
+        """One repetition, seconds."""
+        reset()
+        self.buffer.sum()
+        return super().sample(run, lambda: None)
+
+
+class HostCache:
+    """A full cache: keys and values ``[batch, KV heads, tokens, head_dim]`` in fp32, mean keys of blocks of ``block``.
+
+    ``tokens`` is a multiple of ``block``. A step overwrites the last token, so that every repetition is the same.
+    """
+
+    def __init__(
+        self, policy: Policy, batch: int, n_kv_heads: int, head_dim: int, tokens: int, block: int
+    ) -> None:
+        require(tokens % block == 0, f"tokens must be a multiple of block={block}", tokens)
+        self.policy, self.block = policy, block
+        self.k = torch.randn(batch, n_kv_heads, tokens, head_dim)
+        self.v = torch.randn_like(self.k)
+        self.means = self.k.unflatten(2, (-1, block)).mean(3)  # [batch, KV heads, blocks, head_dim]
+
+    def under(self, policy: Policy) -> HostCache:
+        """The same memory under another policy: dense, or block top-k with blocks of this size."""
+        other = copy.copy(self)
+        other.policy = policy
+        return other
+
+    def append(self, k: Tensor, v: Tensor, active: Any = None) -> None:
+        """One token's ``k, v [batch, KV heads, head_dim]`` over the last one, and its block's mean anew."""
+        self.k[:, :, -1], self.v[:, :, -1] = k, v
+        self.means[:, :, -1] = self.k[:, :, -self.block :].mean(2)
+
+    def attend(self, q: Tensor, scale: float | None = None) -> Tensor:
+        """``q [batch, heads, head_dim]`` over the tokens that the policy reads; the same shape."""
+        grouped = q.unflatten(1, (self.k.shape[1], -1))  # [batch, KV heads, group, head_dim]
+        k, v = self.k, self.v
+        if not isinstance(self.policy, Dense):
+            blocks = self.select(grouped)
+            k, v = self._gather(k, blocks), self._gather(v, blocks)
+        # keys first: a tall matrix by a few columns is read about once, the other way round it is packed before
+        weights = torch.matmul(k, grouped.transpose(-1, -2))
+        weights = weights.mul_(q.shape[-1] ** -0.5 if scale is None else scale).softmax(-2)
+        return torch.matmul(weights.transpose(-1, -2), v).flatten(1, 2)
+
+    def select(self, grouped: Tensor) -> Tensor:
+        """Blocks that block top-k reads, ``[batch, KV heads, chosen]``: the best by score, the last one on top."""
+        policy, blocks = self.policy, self.means.shape[2]
+        assert isinstance(policy, BlockTopK)
+        scores = torch.matmul(self.means, grouped.mean(2)[..., None])[..., 0]
+        if policy.last_block:
+            scores[..., -1] = torch.inf
+        chosen = min(policy.n_blocks + policy.last_block, blocks)
+        return scores.topk(chosen, -1, sorted=False).indices
+
+    def _gather(self, x: Tensor, blocks: Tensor) -> Tensor:
+        """The named blocks of every head, one behind the other: ``[batch, KV heads, chosen * block, head_dim]``."""
+        heads = torch.arange(x.shape[0] * x.shape[1]).view(*x.shape[:2], 1)
+        rows = (heads * self.means.shape[2] + blocks).flatten()
+        return x.view(-1, self.block * x.shape[3]).index_select(0, rows).view(*x.shape[:2], -1, x.shape[3])
