@@ -2,7 +2,8 @@
 
 The suites of a GPU time the same calls here (``kinetics-lab measure --device host``), in fp32 and without a kernel of
 ours. :class:`kinetics_lab.caches.PlainCache` will not do: it scores every token whatever the policy, which is right and
-costs as much as dense attention. Here block top-k scores mean keys, copies the chosen blocks together and attends to them.
+costs as much as dense attention. Here block top-k scores mean keys, copies the chosen blocks together and attends to
+them. Attention itself is PyTorch's, the group as query rows, so that keys and values are read once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from kinetics_lab._errors import require
 from kinetics_lab.bench import WARM_S, Call, WallTimer
@@ -100,10 +102,7 @@ class HostCache:
         if not isinstance(self.policy, Dense):
             blocks = self.select(grouped)
             k, v = self._gather(k, blocks), self._gather(v, blocks)
-        # keys first: a tall matrix by a few columns is read about once, the other way round it is packed before
-        weights = torch.matmul(k, grouped.transpose(-1, -2))
-        weights = weights.mul_(q.shape[-1] ** -0.5 if scale is None else scale).softmax(-2)
-        return torch.matmul(weights.transpose(-1, -2), v).flatten(1, 2)
+        return scaled_dot_product_attention(grouped, k, v, scale=scale).flatten(1, 2)
 
     def select(self, grouped: Tensor) -> Tensor:
         """Blocks that block top-k reads, ``[batch, KV heads, chosen]``: the best by score, the last one on top."""

@@ -33,6 +33,7 @@ class Rows:
 
     ``table``: a row for each case, with its key, ``bytes``, ``flops`` and ``limit_us``, and what was timed where
     ``measured``. ``rates``: what new limits divide by. ``label``: "measured" or "predicted", for titles.
+    ``folder``: where rows were looked for.
     """
 
     gpu: str
@@ -41,6 +42,7 @@ class Rows:
     table: pd.DataFrame
     rates: Rates
     said: dict[str, str]
+    folder: Path | None = None
 
     @property
     def label(self) -> str:
@@ -99,7 +101,7 @@ def rows(
         if len(good):
             title = f"Measured on {', '.join(good['gpu'].unique())}"
             said = _provenance(good, table[same], int((~same).sum()), len(found.cases_on(device)))
-            return Rows(gpu, title, True, good, rates, said)
+            return Rows(gpu, title, True, good, rates, said, folder)
     limits = pd.DataFrame([case | found.predict(case, rates) for case in found.cases_on(device)])
     speeds = f"{rates.bandwidth / 1e12:.2f} TB/s and {rates.matrix / 1e12:,.0f} TFLOP/s ({rates.source})"
     tried = f"; {len(table)} cases were tried and failed: {table['error'].iloc[0]}" if len(table) else ""
@@ -110,7 +112,7 @@ def rows(
         if device == "cuda"
         else "kinetics-lab measure --device host",
     }
-    return Rows(gpu, "Predicted, not yet measured on this GPU", False, limits, rates, said)
+    return Rows(gpu, "Predicted, not yet measured on this GPU", False, limits, rates, said, folder)
 
 
 def _provenance(good: pd.DataFrame, kept: pd.DataFrame, others: int, cases: int) -> dict[str, str]:
@@ -172,10 +174,13 @@ def halves(table: pd.DataFrame, seed: int) -> np.ndarray:
     return chosen
 
 
-def fit_time_law(table: pd.DataFrame, us: np.ndarray, form: str = "add") -> TimeLaw:
-    """The three constants that come nearest to the times ``us``: robust least squares of log(predicted / us).
+def fit_time_law(
+    table: pd.DataFrame, us: np.ndarray, form: str = "add", matrix_rate: float | None = None
+) -> TimeLaw:
+    """The constants that come nearest to the times ``us``: robust least squares of log(predicted / us).
 
-    In logarithms an error of 10 % weighs the same at 30 microseconds and at 3 milliseconds.
+    Three, or two where ``matrix_rate`` (FLOP/s) is known: rows whose arithmetic grows with their traffic cannot tell
+    both rates. In logarithms an error of 10 % weighs the same at 30 microseconds and at 3 milliseconds.
     """
     from scipy.optimize import least_squares
 
@@ -185,13 +190,13 @@ def fit_time_law(table: pd.DataFrame, us: np.ndarray, form: str = "add") -> Time
     require(np.isfinite(us) & (us > 0), "us must be positive and finite (microseconds)", us)
 
     def law(logs: np.ndarray) -> TimeLaw:
-        bandwidth, matrix_rate, overhead_us = (float(value) for value in np.exp(logs))
-        return TimeLaw(bandwidth, matrix_rate, overhead_us, form)
+        bandwidth, overhead_us, *rate = (float(value) for value in np.exp(logs))
+        return TimeLaw(bandwidth, matrix_rate or rate[0], overhead_us, form)
 
     def off(logs: np.ndarray) -> np.ndarray:
         return np.log(law(logs).us(table) / us)
 
     fastest = [(table[name].to_numpy(float) / us).max() * 1e6 for name in ("bytes", "flops")]
-    start = np.log([*fastest, us.min() / 2])
+    start = np.log([fastest[0], us.min() / 2, *([] if matrix_rate else fastest[1:])])
     fit = least_squares(off, start, bounds=(start - 12, start + 12), loss="soft_l1", f_scale=0.1)
     return law(fit.x)

@@ -7,6 +7,7 @@ SDPA over a cache written in place, no copy and no mask), compiled and captured 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from kinetics_lab._errors import require
@@ -170,6 +171,52 @@ def by_model(
     return table.sort_values("model", key=lambda names: names.map(list(MODELS).index)).reset_index(drop=True)
 
 
+def timed_steps(table: pd.DataFrame) -> pd.DataFrame:
+    """Measured rows of the suite, a row for each step: ``kind`` (dense, block top-k, without attention) and times.
+
+    ``us``, ``low_us``, ``high_us`` (median, 20th and 80th percentile), ``limit_us``, and what the cost law counts:
+    ``bytes``, ``flops``, of these ``weight_bytes`` and ``gemm_flops``. The columns of the case stand beside.
+    """
+    import pandas as pd
+
+    kinds = {
+        "dense": ("dense", "dense_limit_us", lambda case: step_cost(case, Dense())),
+        "block top-k": ("sparse", "limit_us", lambda case: step_cost(case, counted(case))),
+        "without attention": (
+            "rest",
+            "rest_limit_us",
+            lambda case: {"parameters": step_cost(case, Dense())["parameters"]},
+        ),
+    }
+    rows = []
+    for case in table.to_dict("records"):
+        key = {name: case[name] for name in ("model", "batch", "context", "budget", "block")}
+        for kind, (name, limit, cost_of) in kinds.items():
+            parts = cost_of(case)
+            whole, products = sum(parts.values(), Cost(0.0, 0.0)), parts["parameters"]
+            us = {
+                "us": case[f"{name}_us"],
+                "low_us": case[f"{name}_p20_us"],
+                "high_us": case[f"{name}_p80_us"],
+            }
+            counts = {
+                "bytes": whole.bytes,
+                "flops": whole.flops,
+                "weight_bytes": products.bytes,
+                "gemm_flops": products.flops,
+            }
+            rows.append(
+                {
+                    **key,
+                    "kind": kind,
+                    **us,
+                    "limit_us": case[limit],
+                    **{n: float(x) for n, x in counts.items()},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 class _Nothing:
     """A cache that keeps nothing and attends to nothing: what is left is the rest of the step."""
 
@@ -178,6 +225,14 @@ class _Nothing:
 
     def attend(self, q: Any, scale: float | None = None) -> Any:
         return q
+
+
+@functools.lru_cache(maxsize=1)
+def _host_model(shape: ModelShape) -> Any:
+    """A model for a processor, which takes longer to fill it with random numbers than to time it."""
+    from kinetics_lab import hf
+
+    return hf.random_model(shape)
 
 
 def _paged_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tuple[list[Any], Call]:
@@ -225,7 +280,7 @@ def _measure_model(case: Row, bench: Bench) -> Row:
     torch.manual_seed(0)
     if bench.on_gpu:
         torch.compiler.reset()  # another model's shapes are not generalised over
-    model = hf.random_model(shape, device=device, dtype=dtype)
+    model = _host_model(shape) if bench.on_host else hf.random_model(shape, device=device, dtype=dtype)
     if bench.on_gpu:
         hf.compile_layers(model)
     layers, one_short = (_host_layers if bench.on_host else _paged_layers)(case, shape, dtype, device)

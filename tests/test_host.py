@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from kinetics_lab import measured, model_suite
@@ -162,3 +163,34 @@ def test_a_case_beyond_the_memory_is_not_begun(timed):
     assert host.free_memory() > 1e8
     assert not bench.has_memory(1e15)
     assert bench.has_memory(1e3)
+
+
+def test_steps_are_counted_as_they_are_timed(timed):
+    out, bench = timed
+    row = read_rows(out, bench.folder, "model").iloc[0]
+    steps = model_suite.timed_steps(read_rows(out, bench.folder, "model")).set_index("kind")
+    assert list(steps["us"]) == [row["dense_us"], row["sparse_us"], row["rest_us"]]
+    assert (steps["low_us"] <= steps["us"]).all()
+    assert (steps["us"] <= steps["high_us"]).all()
+    assert list(steps["limit_us"]) == [row["dense_limit_us"], row["limit_us"], row["rest_limit_us"]]
+    token = 2 * 2 * 16 * 2 * 4  # bytes: layers, KV heads, head_dim, keys and values of four bytes
+    read = steps["bytes"] - steps.loc["without attention", "bytes"]
+    # the law integrates over the step, from 63 tokens in the cache to 64
+    assert read["dense"] == 63.5 * token
+    assert read["block top-k"] == (32 + 16) * token + 63.5 / 16 * token / 2
+    matrices = 32 * (4 + 2 * 2) * 16 + 4 * 16 * 32 + 3 * 32 * 64
+    norms = 2 * 32 + 2 * 16
+    weights = 2 * (matrices + norms) + 32 + 64 * 32  # two layers, the last norm and the head
+    assert steps["gemm_flops"].tolist() == [2 * weights] * 3
+    assert steps["weight_bytes"].tolist() == [4 * weights] * 3
+
+
+def test_a_known_matrix_rate_is_not_fitted(timed):
+    out, bench = timed
+    step = model_suite.timed_steps(read_rows(out, bench.folder, "model"))
+    steps = pd.concat([step.assign(bytes=step["bytes"] * n, flops=step["flops"] * n) for n in (1, 10, 100)])
+    known = measured.TimeLaw(5e9, 4e10, 100.0, "add")
+    found = measured.fit_time_law(steps, known.us(steps), "add", matrix_rate=4e10)
+    assert found.matrix_rate == 4e10
+    assert found.bandwidth == pytest.approx(5e9, rel=1e-3)
+    assert found.overhead_us == pytest.approx(100.0, rel=1e-3)
