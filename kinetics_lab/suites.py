@@ -32,6 +32,7 @@ from kinetics_lab.measure import (
     Rates,
     Suite,
     kv_bytes,
+    left,
     limits,
     run_suite,
     shape,
@@ -216,8 +217,12 @@ def measure(
     chosen, deadline = suites(names), time.monotonic() + budget_s
     require(budget_s > 0, "budget_s must be positive (seconds)", budget_s)
     bench = open_bench(device, out)
-    for suite in chosen:
-        if not run_suite(suite, out, bench, deadline, say):
+    todo = {suite.name: left(suite, out, bench) for suite in chosen}
+    # What failed before comes after all else: it may end this process as it ended the one before.
+    passes = [(suite, todo[suite.name][0]) for suite in chosen]
+    passes += [(suite, todo[suite.name][1]) for suite in chosen if todo[suite.name][1]]
+    for suite, cases in passes:
+        if not run_suite(suite, out, bench, deadline, say, cases):
             break
     files = [out / bench.folder / f"{suite.name}.parquet" for suite in chosen]
     return [path for path in files if path.is_file()]

@@ -342,6 +342,35 @@ def test_a_failure_is_a_row_and_is_tried_again_after_the_others(tmp_path, bench)
     assert sorted(table(tmp_path)["n"]) == [1, 2, 3]
 
 
+def test_what_failed_before_comes_after_all_suites(tmp_path, monkeypatch):
+    order, fail = [], {("a", 1), ("b", 2)}
+
+    def named(name):
+        def run(case, bench):
+            order.append((name, case["n"]))
+            if order[-1] in fail:
+                raise ValueError("not yet")
+            return {"call_us": 1.0}
+
+        return replace(counting()[0], name=name, measure=run)
+
+    monkeypatch.setattr(suites, "SUITES", {name: named(name) for name in "ab"})
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    out, said = tmp_path / "rows", []
+    suites.measure("all", out, device="cpu", say=said.append)
+    assert order == [(name, n) for name in "ab" for n in (1, 2, 3)]  # a failure is not tried twice in a run
+    b = pd.read_parquet(out / CPU / "b.parquet")
+    b[b["n"] != 3].to_parquet(out / CPU / "b.parquet")
+    order.clear()
+    fail.clear()
+    assert len(suites.measure("all", out, device="cpu", say=said.append)) == 2
+    assert order == [("b", 3), ("a", 1), ("b", 2)]
+    order.clear()
+    suites.measure("all", out, device="cpu", say=said.append)
+    assert not order
+    assert said[-2:] == [f"{name}: 0 of 3 cases to measure, limits from rates: none" for name in "ab"]
+
+
 @pytest.mark.parametrize("change", ["digest", "version"])
 def test_rows_of_other_code_stay_and_are_labelled(tmp_path, bench, change):
     run_suite(counting()[0], tmp_path, bench)
