@@ -23,9 +23,7 @@ BUDGETS = {128: 128, 256: 64, 512: 32, 1024: 16, 2048: 8}  # tokens chosen: toke
 def random_tensor(bench: Bench, *size: int, scale: float = 1.0) -> Any:
     import torch
 
-    # The interpreter's bf16 products are wrong, so rehearsals take fp16.
-    dtype, device = (torch.bfloat16, "cuda") if bench.on_gpu else (torch.float16, "cpu")
-    return torch.randn(size, dtype=dtype, device=device).mul_(scale)
+    return torch.randn(size, **bench.kind).mul_(scale)
 
 
 def filled_cache(case: Row, bench: Bench) -> tuple[Any, Any, dict[str, Call]]:

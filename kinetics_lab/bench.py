@@ -272,6 +272,15 @@ class Bench:
     def on_gpu(self) -> bool:
         return self.device == "cuda"
 
+    @property
+    def kind(self) -> Row:
+        """Arguments that make a tensor here. The interpreter's bf16 products are wrong, so rehearsals take fp16."""
+        import torch
+
+        if self.on_gpu:
+            return {"dtype": torch.bfloat16, "device": "cuda"}
+        return {"dtype": torch.float16, "device": "cpu"}
+
     def time(
         self,
         calls: Mapping[str, Call],
