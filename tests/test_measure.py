@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from kinetics_lab import attention_suites, cli, measure, suites
 from kinetics_lab import bench as bench_module
-from kinetics_lab import cli, measure, suites
 from kinetics_lab.bench import CPU, Bench, WallTimer, code_state, open_bench, summary, time_together
 from kinetics_lab.measure import Rates, Suite, read_rows, run_suite, shape, sparse
 from kinetics_lab.suites import BUDGETS, PAPER, SUITES
@@ -254,6 +254,40 @@ def test_cases_are_what_they_should_be():
             assert all(cases.count(case) == 1 for case in cases), name
         for case in suite.cases(True):
             assert suite.predict(case, H200)["memory_bytes"] < 130e9, (name, case)
+
+
+def test_an_h100_holds_all_but_whole_models():
+    for name in set(SUITES) - {"model"}:
+        for case in SUITES[name].cases(True):
+            assert SUITES[name].predict(case, H200)["memory_bytes"] < 80e9, (name, case)
+
+
+def test_a_peer_without_memory_is_tried_again_one_that_never_runs_is_not(monkeypatch):
+    torch = pytest.importorskip("torch")
+    out = torch.ones(2)
+    monkeypatch.setattr(attention_suites, "filled_cache", lambda case, bench: (out, None, {}))
+    monkeypatch.setattr(attention_suites, "attend_of", lambda case, cache: lambda q: q)
+    faults = {
+        "sdpa": torch.OutOfMemoryError("CUDA out of memory"),
+        "flashinfer": ImportError("no flashinfer"),
+    }
+
+    def peer(name):
+        def make(q, cache):
+            if name in faults:
+                raise faults[name]
+            return lambda: 2 * q
+
+        return make
+
+    monkeypatch.setattr(attention_suites, "PEERS", {name: peer(name) for name in ("sdpa", "flashinfer")})
+    bench = Bench(CPU, CPU, WallTimer())
+    row = SUITES["dense"].measure({}, bench)
+    assert row["sdpa_error"] == "OutOfMemoryError: CUDA out of memory"
+    faults.clear()
+    row = SUITES["dense"].measure({}, bench)
+    assert row["sdpa_distance"] == 1.0
+    assert row["flashinfer_error"] == "ImportError: no flashinfer"
 
 
 # ---- the runner -----------------------------------------------------------------------------------------------
