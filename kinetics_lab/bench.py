@@ -284,13 +284,13 @@ class Bench:
         return self.device == HOST
 
     @property
-    def torch_device(self) -> str:
-        return "cuda" if self.on_gpu else "cpu"
+    def kind(self) -> Row:
+        """Arguments that make a tensor here: fp32 on a host; rehearsals in fp16, as the interpreter's bf16 is wrong."""
+        import torch
 
-    @property
-    def dtype(self) -> str:
-        """What is timed: bfloat16 on a GPU, float32 on a host; rehearsals in float16, as the interpreter's bf16 is wrong."""
-        return {"cuda": "bfloat16", HOST: "float32"}.get(self.device, "float16")
+        if self.on_gpu:
+            return {"dtype": torch.bfloat16, "device": "cuda"}
+        return {"dtype": torch.float32 if self.on_host else torch.float16, "device": "cpu"}
 
     def time(
         self,

@@ -184,10 +184,40 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def kept_rows(suite: Suite, out: Path, bench: Bench) -> list[Row]:
+    """All rows that its file has, as they were written."""
+    table = read_rows(out, bench.folder, suite.name).drop(columns="current", errors="ignore")
+    return [dict(zip(table.columns, values, strict=True)) for values in table.itertuples(index=False)]
+
+
+def is_of(row: Row, case: Row, suite: Suite, bench: Bench) -> bool:
+    """Whether a row is of this case, in this version of the suite and of the kernels."""
+    stamp = {"suite": suite.name, "suite_version": suite.version}
+    wanted = {**case, **stamp, "kernels_digest": bench.code["kernels_digest"]}
+    return all(row.get(key) == value for key, value in wanted.items())
+
+
+def left(suite: Suite, out: Path, bench: Bench) -> tuple[list[Row], list[Row]]:
+    """The cases that are to be measured: those without a row of this code, and those that have failed before."""
+    rows = kept_rows(suite, out, bench)
+    fresh: list[Row] = []
+    failed: list[Row] = []
+    for case in suite.cases_on(bench.device):
+        errors = [isinstance(row["error"], str) for row in rows if is_of(row, case, suite, bench)]
+        if all(errors):
+            (failed if errors else fresh).append(case)
+    return fresh, failed
+
+
 def run_suite(
-    suite: Suite, out: Path, bench: Bench, deadline: float = math.inf, say: Callable[[str], None] = tell
+    suite: Suite,
+    out: Path,
+    bench: Bench,
+    deadline: float = math.inf,
+    say: Callable[[str], None] = tell,
+    todo: list[Row] | None = None,
 ) -> bool:
-    """Measure the cases that have no row of this code yet, a line of progress each; True when none is left.
+    """Measure ``todo``, or all that is :func:`left`, a line of progress each; True when none is left of it.
 
     A case that fails, or that the memory cannot hold, becomes a row with one sentence in ``error``; the next run
     tries it again, after the others. No case starts that would pass ``deadline`` (``time.monotonic()``).
@@ -195,27 +225,18 @@ def run_suite(
     """
     stamp = {"suite": suite.name, "suite_version": suite.version}
     rates = datasheet_rates(bench.folder) if suite.name == "roofline" else measured_rates(out, bench.folder)
-    table = read_rows(out, bench.folder, suite.name).drop(columns="current", errors="ignore")
-    rows: list[Row] = [
-        dict(zip(table.columns, values, strict=True)) for values in table.itertuples(index=False)
-    ]
+    rows, count = kept_rows(suite, out, bench), len(suite.cases_on(bench.device))
     origin, seen = bench.provenance(), -math.inf
-
-    def same(row: Row, case: Row) -> bool:
-        wanted = {**case, **stamp, "kernels_digest": bench.code["kernels_digest"]}
-        return all(row.get(key) == value for key, value in wanted.items())
-
-    def state(case: Row) -> int:  # 0 no row, 1 a row with an error, 2 measured
-        return max((1 if isinstance(row["error"], str) else 2 for row in rows if same(row, case)), default=0)
-
-    cases = suite.cases_on(bench.device)
-    todo = sorted((case for case in cases if state(case) < 2), key=state)
-    say(f"{suite.name}: {len(todo)} of {len(cases)} cases to measure, limits from rates: {rates.source}")
+    if todo is None:
+        todo = [case for cases in left(suite, out, bench) for case in cases]
+    say(f"{suite.name}: {len(todo)} of {count} cases to measure, limits from rates: {rates.source}")
     for number, case in enumerate(todo, 1):
         start, predicted = time.monotonic(), suite.predict(case, rates)
         if start + expected_seconds(predicted) + predicted.get("compile_s", 0.0) > deadline:
-            left = len(todo) - number + 1
-            say(f"{suite.name}: the time is up, {left} cases are left; the same command goes on from here")
+            unmeasured = len(todo) - number + 1
+            say(
+                f"{suite.name}: the time is up, {unmeasured} cases are left; the same command goes on from here"
+            )
             return False
         measured, error = _measure(suite, case, predicted, bench)
         if start > seen + 20:  # nvidia-smi is slow: the clocks under load, every 20 seconds
@@ -237,7 +258,7 @@ def run_suite(
         }
         date = datetime.now(UTC).isoformat(timespec="seconds")
         row = {**case, **predicted, **rated, **measured, "error": error, **stamp, **origin, "date": date}
-        rows = [old for old in rows if not same(old, case)] + [row]
+        rows = [old for old in rows if not is_of(old, case, suite, bench)] + [row]
         write_rows(out / bench.folder / f"{suite.name}.parquet", rows)
         say(f"{suite.name} {number}/{len(todo)} {words(case)}: {result} ({time.monotonic() - start:.1f} s)")
         if error and not bench.works():

@@ -276,7 +276,7 @@ def _measure_model(case: Row, bench: Bench) -> Row:
     from kinetics_lab import hf
 
     shape, batch, context = shape_named(case["model"]), case["batch"], case["context"]
-    dtype, device = getattr(torch, bench.dtype), bench.torch_device
+    dtype, device = bench.kind["dtype"], bench.kind["device"]
     torch.manual_seed(0)
     if bench.on_gpu:
         torch.compiler.reset()  # another model's shapes are not generalised over

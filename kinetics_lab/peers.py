@@ -12,8 +12,14 @@ def sdpa(q: Any, cache: Any) -> Callable[[], Any]:
     import torch
 
     def contiguous(pool: Any) -> Any:  # [B, Hkv, S, D], S the length that all requests share
-        pages = pool[cache.page_table.long()].transpose(1, 2)
-        whole = pages.reshape(cache.batch, cache.n_kv_heads, -1, cache.head_dim)
+        width = cache.page_table.shape[1] * cache.page_size
+        whole = torch.empty(
+            cache.batch, cache.n_kv_heads, width, cache.head_dim, dtype=q.dtype, device=q.device
+        )
+        for request, pages in zip(
+            whole, cache.page_table.long(), strict=True
+        ):  # all at once would take a copy more
+            request.view(cache.n_kv_heads, -1, *pool.shape[2:]).copy_(pool[pages].transpose(0, 1))
         return whole[:, :, : int(cache.lengths[0])]
 
     k, v = contiguous(cache.k), contiguous(cache.v)

@@ -33,6 +33,7 @@ from kinetics_lab.measure import (
     Suite,
     element,
     kv_bytes,
+    left,
     limits,
     run_suite,
     shape,
@@ -224,8 +225,19 @@ def measure(
     chosen, deadline = suites(names, device), time.monotonic() + budget_s
     require(budget_s > 0, "budget_s must be positive (seconds)", budget_s)
     bench = open_bench(device, out)
-    for suite in chosen:
-        if not run_suite(suite, out, bench, deadline, say):
+    todo = {suite.name: left(suite, out, bench) for suite in chosen}
+    if bench.on_gpu:
+        from kinetics_lab.ahead import compile_ahead
+
+        launching = [suite for suite in chosen if suite.name != "roofline"]
+        compile_ahead(
+            [(s, case) for s in launching for cases in todo[s.name] for case in cases], deadline, say
+        )
+    # What failed before comes after all else: it may end this process as it ended the one before.
+    passes = [(suite, todo[suite.name][0]) for suite in chosen]
+    passes += [(suite, todo[suite.name][1]) for suite in chosen if todo[suite.name][1]]
+    for suite, cases in passes:
+        if not run_suite(suite, out, bench, deadline, say, cases):
             break
     files = [out / bench.folder / f"{suite.name}.parquet" for suite in chosen]
     return [path for path in files if path.is_file()]

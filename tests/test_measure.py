@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from kinetics_lab import attention_suites, cli, measure, suites
 from kinetics_lab import bench as bench_module
-from kinetics_lab import cli, measure, suites
 from kinetics_lab.bench import CPU, Bench, WallTimer, code_state, open_bench, summary, time_together
 from kinetics_lab.measure import Rates, Suite, read_rows, run_suite, shape, sparse
 from kinetics_lab.suites import BUDGETS, PAPER, SUITES
@@ -256,6 +256,40 @@ def test_cases_are_what_they_should_be():
             assert suite.predict(case, H200)["memory_bytes"] < 130e9, (name, case)
 
 
+def test_an_h100_holds_all_but_whole_models():
+    for name in set(SUITES) - {"model"}:
+        for case in SUITES[name].cases(True):
+            assert SUITES[name].predict(case, H200)["memory_bytes"] < 80e9, (name, case)
+
+
+def test_a_peer_without_memory_is_tried_again_one_that_never_runs_is_not(monkeypatch):
+    torch = pytest.importorskip("torch")
+    out = torch.ones(2)
+    monkeypatch.setattr(attention_suites, "filled_cache", lambda case, bench: (out, None, {}))
+    monkeypatch.setattr(attention_suites, "attend_of", lambda case, cache: lambda q: q)
+    faults = {
+        "sdpa": torch.OutOfMemoryError("CUDA out of memory"),
+        "flashinfer": ImportError("no flashinfer"),
+    }
+
+    def peer(name):
+        def make(q, cache):
+            if name in faults:
+                raise faults[name]
+            return lambda: 2 * q
+
+        return make
+
+    monkeypatch.setattr(attention_suites, "PEERS", {name: peer(name) for name in ("sdpa", "flashinfer")})
+    bench = Bench(CPU, CPU, WallTimer())
+    row = SUITES["dense"].measure({}, bench)
+    assert row["sdpa_error"] == "OutOfMemoryError: CUDA out of memory"
+    faults.clear()
+    row = SUITES["dense"].measure({}, bench)
+    assert row["sdpa_distance"] == 1.0
+    assert row["flashinfer_error"] == "ImportError: no flashinfer"
+
+
 # ---- the runner -----------------------------------------------------------------------------------------------
 
 
@@ -340,6 +374,35 @@ def test_a_failure_is_a_row_and_is_tried_again_after_the_others(tmp_path, bench)
     assert measured == [3, 1]
     assert table(tmp_path)["error"].isna().all()
     assert sorted(table(tmp_path)["n"]) == [1, 2, 3]
+
+
+def test_what_failed_before_comes_after_all_suites(tmp_path, monkeypatch):
+    order, fail = [], {("a", 1), ("b", 2)}
+
+    def named(name):
+        def run(case, bench):
+            order.append((name, case["n"]))
+            if order[-1] in fail:
+                raise ValueError("not yet")
+            return {"call_us": 1.0}
+
+        return replace(counting()[0], name=name, measure=run)
+
+    monkeypatch.setattr(suites, "SUITES", {name: named(name) for name in "ab"})
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    out, said = tmp_path / "rows", []
+    suites.measure("all", out, device="cpu", say=said.append)
+    assert order == [(name, n) for name in "ab" for n in (1, 2, 3)]  # a failure is not tried twice in a run
+    b = pd.read_parquet(out / CPU / "b.parquet")
+    b[b["n"] != 3].to_parquet(out / CPU / "b.parquet")
+    order.clear()
+    fail.clear()
+    assert len(suites.measure("all", out, device="cpu", say=said.append)) == 2
+    assert order == [("b", 3), ("a", 1), ("b", 2)]
+    order.clear()
+    suites.measure("all", out, device="cpu", say=said.append)
+    assert not order
+    assert said[-2:] == [f"{name}: 0 of 3 cases to measure, limits from rates: none" for name in "ab"]
 
 
 @pytest.mark.parametrize("change", ["digest", "version"])

@@ -344,7 +344,7 @@ def test_every_step_attends_as_it_is_called(hf, monkeypatch):
         """A bench that runs every step once and keeps what each layer does."""
 
         on_gpu = on_host = False
-        dtype, torch_device = "float16", "cpu"
+        kind = {"dtype": torch.float16, "device": "cpu"}  # noqa: RUF012
 
         def time(self, calls, resets, optional):
             for name, call in calls.items():
