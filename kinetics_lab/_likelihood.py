@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import require, unknown
+from kinetics_lab._errors import among, require
 
 SPACES = ("log", "linear")
 STEEPEST = 30.0  # |b| log(x_max / x_min) beyond which a curve is a step at one end, not a law
@@ -163,8 +163,7 @@ class Data:
 
 def checked(x: ArrayLike, y: ArrayLike, offset: bool, space: str, censored: Any) -> Data:
     """The checked input."""
-    if space not in SPACES:
-        raise unknown("space", space, list(SPACES))
+    among(SPACES, space, "space")
     require(censored is None or space == "log", "censored data need space='log'", space)
     x, y = np.asarray(x, float), np.asarray(y, float)
     require(x.ndim == 1 and x.shape == y.shape, "x and y must be lists of one length", (x.shape, y.shape))

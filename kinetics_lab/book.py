@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab import datafiles
-from kinetics_lab._errors import unknown
+from kinetics_lab._errors import among
 from kinetics_lab.parameters import declared_parameters, read_notebook
 from kinetics_lab.runs import RunResult, execute_all, locked
 
@@ -252,8 +252,7 @@ def build_book(
     notebooks = sorted((root / "notebooks").glob("*.ipynb"))
     stems = [path.stem for path in notebooks]
     for name in only:
-        if name not in stems:
-            raise unknown("notebook", name, stems)
+        among(stems, name, "notebook")
     runs = execute_all([p for p in notebooks if not only or p.stem in only], params, root / "_build" / "runs")
     (out / "stage").mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock"):

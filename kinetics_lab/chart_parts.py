@@ -15,7 +15,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kinetics_lab._errors import unknown
+from kinetics_lab._errors import among, unknown
 
 if TYPE_CHECKING:
     from kinetics_lab.chart_slider import Slider
@@ -75,8 +75,7 @@ def tidy(table: pd.DataFrame, columns: Sequence[str | None]) -> pd.DataFrame:
     """The named columns only, floats to six significant digits: what a page has to carry."""
     wanted = list(dict.fromkeys(c for c in columns if c))
     for column in wanted:
-        if column not in table.columns:
-            raise unknown("column", column, [str(c) for c in table.columns])
+        among(map(str, table.columns), column, "column")
         if any(sign in column for sign in ".[]:'\"\\") or column == "count":
             # Vega reads the signs as paths, and counts the rows of a group into a field "count"
             raise ValueError(

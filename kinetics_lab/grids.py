@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab._errors import unknown
+from kinetics_lab._errors import among
 from kinetics_lab.parameters import check_parameters
 from kinetics_lab.runs import project_root
 
@@ -53,8 +53,7 @@ def read_grid(path: Path | str) -> Grid:
     path = Path(path)
     spec, lines = _load(path)
     for section in spec:
-        if section not in SECTIONS:
-            raise unknown(f"{path} line {lines[section,]}: section", section, list(SECTIONS))
+        among(SECTIONS, section, f"{path} line {lines[section,]}: section")
     reader = _Reader(path, lines, _notebook(path, spec.get("notebook")))
     fixed = reader.mapping(spec, "fixed")
     fixed = {name: reader.value(name, value, ("fixed", name)) for name, value in fixed.items()}
@@ -229,10 +228,7 @@ class _Reader:
             raise ValueError(f"{self.at(('exclude',))}: `exclude` is a list of rules, - {{a: 1, b: x}}")
         for i, rule in enumerate(rules):
             for name in rule:
-                if name not in points[0]:
-                    raise unknown(
-                        f"{self.at(('exclude', i, name))}: the grid's parameter", name, list(points[0])
-                    )
+                among(points[0], name, f"{self.at(('exclude', i, name))}: the grid's parameter")
             values = {name: self.value(name, value, ("exclude", i, name)) for name, value in rule.items()}
             wanted = {name: canonical(value) for name, value in values.items()}
             kept = [p for p in points if any(canonical(p[name]) != text for name, text in wanted.items())]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import require, unknown
+from kinetics_lab._errors import among, require
 from kinetics_lab._likelihood import (
     SIGMA_PLACE,
     Data,
@@ -164,8 +164,7 @@ def grid_bounds(values: ArrayLike, grid: ArrayLike, rule: str = "nearest") -> tu
     values, steps = np.asarray(values, float), np.unique(np.asarray(grid, float))
     require(len(steps) >= 2 and (steps > 0).all(), "grid must hold two positive values or more", steps)
     require(np.isin(values, steps), f"values must be points of the grid {steps.tolist()}", values)
-    if rule not in ("nearest", "neighbours"):
-        raise unknown("rule", rule, ["nearest", "neighbours"])
+    among(("nearest", "neighbours"), rule, "rule")
     place = np.searchsorted(steps, values)
     edges = np.sqrt(steps[1:] * steps[:-1])
     below, above = (edges, edges) if rule == "nearest" else (steps[:-1], steps[1:])
@@ -232,8 +231,7 @@ def compare_forms(
     folds = whole.n if folds is None else folds
     require(2 <= folds <= whole.n, f"folds must be 2..{whole.n} (points)", folds)
     for form in forms:
-        if form not in FORMS:
-            raise unknown("form", form, list(FORMS))
+        among(FORMS, form, "form")
     n_parameters = {form: 1 + (FORMS[form][0] is None) + FORMS[form][1] for form in forms}
     most, fewest = max(n_parameters.values()), whole.n - -(-whole.n // folds)
     rule = f"{folds} folds of {whole.n} points must leave every fit {most + 1} points ({most} parameters + 1)"

@@ -25,7 +25,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from kinetics_lab._errors import unknown
+from kinetics_lab._errors import among
 from kinetics_lab.datafiles import data_dir
 from kinetics_lab.parameters import check_parameters, read_notebook, read_parameters
 from kinetics_lab.results import ROW, TABLE, at_path, write_whole
@@ -209,8 +209,7 @@ def run_notebook(
     notebook, out = Path(notebook), Path(os.path.abspath(out))
     parameters = check_parameters(notebook, parameters or {})
     result = declared_result(notebook)
-    if kernel not in (kernels := sorted(KernelSpecManager().find_kernel_specs())):
-        raise unknown("kernel", kernel, kernels)
+    among(sorted(KernelSpecManager().find_kernel_specs()), kernel, "kernel")
     part, root = out.with_name(out.name + ".part"), project_root(notebook)
     for folder in (out, part):
         if not _is_run(folder):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab import sweep_points
-from kinetics_lab._errors import require, unknown
+from kinetics_lab._errors import among, require
 from kinetics_lab.grids import Grid, brief, read_grid
 from kinetics_lab.results import at_path, write_whole
 from kinetics_lab.runs import declared_result, project_root, run_keys, versions
@@ -72,8 +72,7 @@ def sweep(
     Raises ValueError for a wrong grid or option, FileExistsError for a folder that is no sweep's or is in use,
     OSError with the path, SourceChangedError; KeyboardInterrupt passes once the kernels are gone. The same call goes on.
     """
-    if executor not in EXECUTORS:
-        raise unknown("executor", executor, list(EXECUTORS))
+    among(EXECUTORS, executor, "executor")
     require(workers >= 1, "workers must be at least 1", workers)
     for option, given in (("scheduler", scheduler), ("resources", resources)):
         require(not given or executor == "dask", f"{option} is for executor dask", given)
