@@ -35,8 +35,8 @@ from kinetics_lab.answers import (
     read_lines,
     settle,
     sole_writer,
-    start,
     summary_of,
+    write_lines,
 )
 from kinetics_lab.caches import page_block
 from kinetics_lab.grade import Problem, layout_metadata, layout_name
@@ -300,7 +300,7 @@ def _generate(
 
     lines = graded_again(path, metadata, lines, verdict)
     if not lines:
-        start(path, metadata)
+        write_lines(path, metadata)
     done = {(line["problem"], line["trial"]) for line in lines}
     jobs = [(p, k) for p in problems for k in range(settings.trials)]
     todo = [(p, k) for p, k in jobs if (p.id, k) not in done]

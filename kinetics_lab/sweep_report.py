@@ -64,7 +64,7 @@ def gather(out: Path | str) -> Path | None:
         return None
     whole = pd.concat([table.astype(object) for table in tables], ignore_index=True)
     whole = pd.DataFrame({name: _column(whole[name]) for name in whole})
-    return results.write_whole(path, lambda part: whole.to_parquet(part, index=False))
+    return results.write_table(path, whole)
 
 
 def _column(values: pd.Series) -> pd.Series:
