@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,8 +172,8 @@ def chart(out: Path | str) -> alt.LayerChart:
 
 def summarize(out: Path | str) -> list[Path]:
     """Run the summary notebook over a sweep's folder: the notebook, and where nbconvert is installed a page."""
-    from kinetics_lab.plan_report import page
+    from kinetics_lab.plan_report import pages
     from kinetics_lab.runs import run_notebook
 
     run = run_notebook(TEMPLATE, out=Path(out, "summary"), progress=False)
-    return [run.executed, *([page(run.executed, TEMPLATE)] if find_spec("nbconvert") else [])]
+    return pages(run.executed, TEMPLATE)
