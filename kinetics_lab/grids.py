@@ -89,14 +89,10 @@ def read_grid(path: Path | str) -> Grid:
 def canonical(value: Any) -> str:
     """A value as text, the same for equal values: 1 and 1.0 are, 1 and true are not."""
 
-    def whole(value: Any) -> Any:
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if isinstance(value, dict):
-            return {key: whole(item) for key, item in value.items()}
-        return [whole(item) for item in value] if isinstance(value, list) else value
+    def number(text: str) -> float:
+        return int(float(text)) if float(text).is_integer() else float(text)
 
-    return json.dumps(whole(value), sort_keys=True)
+    return json.dumps(json.loads(json.dumps(value), parse_float=number), sort_keys=True)
 
 
 def brief(parameters: Mapping[str, Any], names: Any) -> str:
@@ -117,11 +113,6 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no grid file {path}")
 
-    class Loader(yaml.SafeLoader):
-        """As YAML 1.1 has it, and 1e5 is a number, not a word."""
-
-    float_tag, digits = "tag:yaml.org,2002:float", list("-+0123456789")
-    Loader.add_implicit_resolver(float_tag, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), digits)
     lines: dict[tuple[Any, ...], int] = {}
 
     def walk(node: Any, where: tuple[Any, ...]) -> None:

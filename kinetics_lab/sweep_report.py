@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pandas.api.types import infer_dtype
 
 from kinetics_lab import results
 from kinetics_lab.grids import brief, canonical
@@ -68,28 +69,19 @@ def gather(out: Path | str) -> Path | None:
 
 def _column(values: pd.Series) -> pd.Series:
     """A column that a Parquet file can hold: values of one kind as they are, else as JSON text."""
-    kinds = {_kind(value) for value in values} - {"none"}
-    if kinds == {"number"}:
+    if _numeric(values):
         return pd.to_numeric(values)
-    if len(kinds) == 1 and kinds != {"list"}:
+    if not infer_dtype(values, skipna=True).startswith("mixed"):
         return values.infer_objects()
-    return values.map(lambda value: None if _kind(value) == "none" else json.dumps(value, default=_words))
+    return values.map(lambda value: json.dumps(value, default=_words), na_action="ignore")
 
 
 def _words(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _kind(value: Any) -> str:
-    if pd.api.types.is_list_like(value):
-        return "list"
-    if pd.isna(value):
-        return "none"
-    if pd.api.types.is_bool(value):
-        return "truth"
-    if pd.api.types.is_number(value):
-        return "number"
-    return "text" if isinstance(value, str) else "other"
+def _numeric(values: pd.Series) -> bool:
+    return infer_dtype(values, skipna=True) in ("integer", "floating", "mixed-integer-float")
 
 
 def points_table(out: Path | str) -> pd.DataFrame:
@@ -138,10 +130,6 @@ def drawable(table: pd.DataFrame, about: dict[str, Any]) -> tuple[pd.DataFrame, 
     if rows.duplicated(["x", "which"]).any():
         raise ValueError(f"a point has several rows of {y} that no column of text tells apart")
     return rows.dropna(subset=["y"]), x, y
-
-
-def _numeric(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
 def chart(out: Path | str) -> alt.LayerChart:
