@@ -25,6 +25,7 @@ from kinetics_lab.trace_values import (
     mark_of,
     problem_id,
     shortened,
+    stem_of,
     verdict_of,
     whole_number,
 )
@@ -141,7 +142,7 @@ def _ours(first: Record, run: Run) -> Parse:
 
 def _of_the_paper(path: Path, first: Record, run: Run) -> Parse:
     """A published file: the policy in its name and in its metadata, which must agree."""
-    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    stem = stem_of(path)
     found = NAME.fullmatch(stem)
     if found is None:
         raise TraceFileError(
