@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab._errors import among
-from kinetics_lab.parameters import check_parameters
+from kinetics_lab.parameters import check_parameters, yaml_loader
 from kinetics_lab.runs import project_root
 
 SECTIONS = ("notebook", "fixed", "axes", "zip", "exclude", "show")
@@ -106,8 +106,6 @@ def _word(value: Any) -> str:
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
     """The file's content, and the line of every key and item by its place, ("axes", "n_out") say."""
-    import re
-
     import yaml
 
     if not path.is_file():
@@ -129,7 +127,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
             walk(value, place)
 
     try:
-        loader = Loader(path.read_text(encoding="utf-8"))
+        loader = yaml_loader()(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         if node is not None:
             walk(node, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,18 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any], source
     return checked
 
 
+def yaml_loader() -> Any:
+    """A loader class of YAML 1.1, but that 1e5 is a number and not a word."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    float_tag, digits = "tag:yaml.org,2002:float", list("-+0123456789")
+    Loader.add_implicit_resolver(float_tag, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), digits)
+    return Loader
+
+
 def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Parameters per notebook stem from a YAML file with a ``common:`` section and one per stem.
 
@@ -86,7 +99,7 @@ def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -
     if not Path(params_file).is_file():
         raise FileNotFoundError(f"there is no parameter file {params_file}")
     try:
-        sections = yaml.safe_load(Path(params_file).read_text(encoding="utf-8")) or {}
+        sections = yaml.load(Path(params_file).read_text(encoding="utf-8"), yaml_loader()) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{params_file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(sections, dict) or not all(isinstance(s, dict | None) for s in sections.values()):
