@@ -185,25 +185,6 @@ def decode(
                 yield slot, reason
 
 
-class _Progress:
-    """Answers, tokens per second and time left, on one line of stderr."""
-
-    def __init__(self, show: bool, total: int, done: int) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=total, initial=done, unit="answer", disable=not show, file=sys.stderr)
-        self.start, self.tokens = time.monotonic(), 0
-
-    def add(self, tokens: int) -> None:
-        self.tokens += tokens
-        self.bar.set_postfix_str(f"{self.tokens / self.seconds:,.0f} tokens/s", refresh=False)
-        self.bar.update()
-
-    @property
-    def seconds(self) -> float:
-        return max(time.monotonic() - self.start, 1e-9)
-
-
 def encode(tokenizer: Any, problem: Problem, settings: Settings) -> list[int]:
     """Token ids of a problem's prompt: the tokenizer's chat template where it has one, else the plain text."""
     text = f"{problem.text}\n{settings.instruction}".strip()
@@ -286,6 +267,8 @@ def _generate(
 ) -> int:  # fmt: skip
     """What is missing in the file, then the file in order and its summary; how many answers have no verdict."""
     room = max(map(len, read.values())) + settings.max_tokens
+    from tqdm import tqdm
+
     by_id = {p.id: p for p in problems}
     lines = read_lines(path, metadata)
     strange = next((x["problem"] for x in lines if x["problem"] not in by_id), None)
@@ -305,7 +288,9 @@ def _generate(
     jobs = [(p, k) for p in problems for k in range(settings.trials)]
     todo = [(p, k) for p, k in jobs if (p.id, k) not in done]
     speed: dict[str, Any] = {}
-    bar = _Progress(sys.stderr.isatty() if progress is None else progress, len(jobs), len(jobs) - len(todo))
+    quiet = not (sys.stderr.isatty() if progress is None else progress)
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="answer", disable=quiet, file=sys.stderr)
+    began, tokens = time.monotonic(), 0
     if todo:
         summary_of(path).unlink(missing_ok=True)
         policy = parse_policy(settings.policy)
@@ -335,11 +320,13 @@ def _generate(
             start_of_line = append_line(path, line)  # before anything else: a verdict can take seconds
             lines.append(verdict(line))
             settle(path, start_of_line, line, lines[-1])
-            bar.add(len(trial.ids))
+            tokens, seconds = tokens + len(trial.ids), time.monotonic() - began
+            bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)
+            bar.update()
         device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
-        speed = {"device": device, "step": decoder.how, "slots": slots, "seconds": round(bar.seconds, 3),
-                 "tokens_per_second": round(bar.tokens / bar.seconds, 2)}  # fmt: skip
+        speed = {"device": device, "step": decoder.how, "slots": slots, "seconds": round(seconds, 3),
+                 "tokens_per_second": round(tokens / seconds, 2)}  # fmt: skip
     if not summary_of(path).exists():
         finish(path, metadata, lines, list(by_id), speed)
-    bar.bar.close()
+    bar.close()
     return sum(line["score"] is None for line in lines)
