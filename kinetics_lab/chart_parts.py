@@ -229,6 +229,12 @@ def order(table: pd.DataFrame, column: str, sort: Sequence[Any] | None) -> list[
     return [w for w in wanted if w in seen]
 
 
+def upwards(table: pd.DataFrame, column: str, sort: Sequence[Any] | None) -> Sequence[Any]:
+    """The rows of a grid from the top down: as ``sort`` says, else numbers grow upwards."""
+    rows = order(table, column, sort)
+    return rows[::-1] if sort is None and numeric(table[column]) else rows
+
+
 def finish(chart: Any, title: str | None, description: str, slider: Slider | None = None) -> Any:
     """Title, description and control of a chart; the title ends with the control's value.
 
