@@ -130,12 +130,10 @@ class Data:
             return -(((self.target - curve) / sigma) ** 2) / 2 - np.log(width)
         from scipy.special import log_ndtr
 
-        sigma = np.exp(np.clip(fits[:, SIGMA_PLACE, None], *LOG_SIGMA))
+        sigma = self.sigma(fits)[:, None]
         low, high = ((bound - curve) / sigma for bound in self.bounds)
-        low, high = (
-            np.where(low > 0, -high, low),
-            np.where(low > 0, -low, high),
-        )  # the tail that keeps its digits
+        # the tail that keeps its digits
+        low, high = np.where(low > 0, -high, low), np.where(low > 0, -low, high)
         exact = self.bounds[0] == self.bounds[1]
         with np.errstate(divide="ignore", invalid="ignore"):
             inside = log_ndtr(high) + np.log(-np.expm1(log_ndtr(low) - log_ndtr(high)))
@@ -149,9 +147,9 @@ class Data:
         closed = np.isfinite(low) & np.isfinite(high)
         return float(np.median(high[closed] - low[closed])) if closed.any() else 0.0
 
-    def sigma(self, fit: np.ndarray) -> float:
-        """The residual scale in the vector of a fit to censored data."""
-        return float(np.exp(np.clip(fit[SIGMA_PLACE], *LOG_SIGMA)))
+    def sigma(self, fits: np.ndarray) -> np.ndarray:
+        """The residual scales in the vectors of fits to censored data."""
+        return np.exp(np.clip(fits[:, SIGMA_PLACE], *LOG_SIGMA))
 
     def loss(self, fits: np.ndarray) -> np.ndarray:
         """Negative log-likelihood, the best sigma put in where data are not censored."""

@@ -97,11 +97,8 @@ def canonical(value: Any) -> str:
 
 def brief(parameters: Mapping[str, Any], names: Any) -> str:
     """Some of a point's parameters as ``name=value`` words."""
-    return " ".join(f"{name}={_word(parameters[name])}" for name in names)
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    words = {name: parameters[name] for name in names}
+    return " ".join(f"{n}={v if isinstance(v, str) else json.dumps(v)}" for n, v in words.items())
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:

@@ -137,7 +137,7 @@ def fit_power_law(
     a, b, c = (float(value) for value in abc(curve, data.centre, offset))
     law = PowerLaw(
         a=a, b=b, c=c, intervals={}, level=level, space=space, n=data.n,
-        scale=data.sigma(best) if data.bounds else data.sigma_unit * (squares / (data.n - data.k)) ** 0.5,
+        scale=float(data.sigma(best[None])[0]) if data.bounds else data.sigma_unit * (squares / (data.n - data.k)) ** 0.5,
         r_squared=1 - squares / spread if spread and not data.bounds else float("nan"),
         log_likelihood=-float(data.loss(best[None])[0]), centre=data.centre, curve=curve, region=curves,
         n_groups=0 if groups is None else len(np.unique(groups)),
@@ -249,7 +249,9 @@ def compare_forms(
             spare = kept.n / (kept.n - kept.k)
             sigma = np.sqrt(kept.squares(best[None])[0] / kept.n * spare)
             if data.bounds:
-                best[SIGMA_PLACE] = np.log(max(kept.sigma(best) * spare**0.5, data.width / 10))
+                best[SIGMA_PLACE] = np.log(
+                    max(float(kept.sigma(best[None])[0]) * spare**0.5, data.width / 10)
+                )
             rows[form][part] = data.take(part).density(best[None], sigma)[0]
     top = max(rows, key=lambda form: rows[form].mean())
     behind = {form: rows[top] - row for form, row in rows.items()}

@@ -69,16 +69,10 @@ def layout_name(task: str, model: str, policy: str) -> str:
     for ``:`` (``aime24_qwen3-0-6b_quest-512-16``). Raises ValueError for a task or model that cannot stand in a
     file's name, and for a policy that ``parse_policy`` refuses.
     """
-    require(
-        bool(re.fullmatch(r"[A-Za-z0-9][\w.+-]*", task, re.ASCII)),
-        "task must be letters, digits and . _ + - (it becomes part of a file's name)",
-        task,
-    )
-    require(
-        bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", model)),
-        "model must be letters, digits and . + - (it becomes part of a file's name)",
-        model,
-    )
+    for what, name, signs in (("task", task, ". _ + -"), ("model", model, ". + -")):
+        pattern = rf"[A-Za-z0-9][A-Za-z0-9{signs.replace(' ', '')}]*"
+        rule = f"{what} must be letters, digits and {signs} (it becomes part of a file's name)"
+        require(bool(re.fullmatch(pattern, name)), rule, name)
     found = parse_policy(policy)
     published = _published(found)
     return f"{task}_{model.replace('.', '-')}_{published[0] if published else str(found).replace(':', '-')}"
