@@ -39,9 +39,10 @@ from kinetics_lab.answers import (
     write_lines,
 )
 from kinetics_lab.caches import page_block
-from kinetics_lab.grade import Problem, layout_metadata, layout_name
+from kinetics_lab.grade import Problem
 from kinetics_lab.hf import Decoder, Prompt, shape_of
 from kinetics_lab.policies import Policy, Quest, RandomSelect, parse_policy
+from kinetics_lab.trace_layout import layout_metadata, layout_name
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 

@@ -17,10 +17,7 @@ from typing import Any
 
 from kinetics_lab import _grader, trace_files
 from kinetics_lab._errors import require, unknown
-from kinetics_lab.trace_layout import layout_metadata, layout_name
 from kinetics_lab.trace_values import problem_id, shortened
-
-__all__ = ["HUB", "Grade", "HubSet", "Problem", "grade", "layout_metadata", "layout_name", "problems"]
 
 
 @dataclass(frozen=True)
