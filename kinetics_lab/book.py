@@ -147,11 +147,8 @@ def _jupyter_book(out: Path, builder: str, strict: bool) -> None:
         *(["-W", "-n", "--keep-going"] * strict),
     ]
     command = [sys.executable, "-c", main, "build", str(out / "stage"), *options]
-    env = {
-        **os.environ,
-        "PYTHONWARNINGS": "ignore",
-        "NO_COLOR": "1",
-    }  # strictness is about the book, not its tools
+    # strictness is about the book, not its tools
+    env = os.environ | {"PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
     run = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False
     )

@@ -267,9 +267,9 @@ def _generate(
     compiled: bool,
 ) -> int:  # fmt: skip
     """What is missing in the file, then the file in order and its summary; how many answers have no verdict."""
-    room = max(map(len, read.values())) + settings.max_tokens
     from tqdm import tqdm
 
+    room = max(map(len, read.values())) + settings.max_tokens
     by_id = {p.id: p for p in problems}
     lines = read_lines(path, metadata)
     strange = next((x["problem"] for x in lines if x["problem"] not in by_id), None)

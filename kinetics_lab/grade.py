@@ -177,9 +177,8 @@ def _final(answer: str, finished: bool) -> str | None:
     if "<think>" in text:
         return None
     boxes: list[tuple[int, int, str]] = []  # start, end, content, in the order in which they end
-    braces: list[
-        tuple[int, int] | None
-    ] = []  # of each open brace: start and content's start, if it is a box's
+    # of each open brace: start and content's start, if it is a box's
+    braces: list[tuple[int, int] | None] = []
     for found in _BOX.finditer(text):
         if found["box"] or found["open"]:
             braces.append((found.start(), found.end()) if found["box"] else None)

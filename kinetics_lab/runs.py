@@ -311,9 +311,8 @@ def execute_all(
     results: dict[Path, RunResult] = {}
     failures: list[str] = []
 
-    broken = (
-        Event()
-    )  # set in the worker itself, which would else start the next run before this thread hears of it
+    # set in the worker itself, which would else start the next run before this thread hears of it
+    broken = Event()
 
     def run(path: Path, claims: Path | None) -> RunResult:
         if broken.is_set():

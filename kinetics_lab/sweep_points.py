@@ -135,9 +135,8 @@ def local(tasks: list[Task], workers: int) -> Iterator[Line]:
         futures = [pool.submit(run, task) for task in tasks]
         try:
             for future in as_completed(futures):
-                if not isinstance(
-                    future.exception(), CancelledError
-                ):  # what broke the sweep speaks for itself
+                # what broke the sweep speaks for itself
+                if not isinstance(future.exception(), CancelledError):
                     yield future.result()
         except BaseException:
             stopping.set()

@@ -51,9 +51,8 @@ def gather(out: Path | str) -> Path | None:
     """
     out, tables = Path(out), []
     for name, parameters in read_sweep(out)["points"].items():
-        found = results.read(
-            out / "points" / name
-        )  # that of a point under way lies in a folder of another name
+        # that of a point under way lies in a folder of another name
+        found = results.read(out / "points" / name)
         if found is not None and len(found):
             front = {"sweep.point": name} | {f"param.{key}": value for key, value in parameters.items()}
             columns = {key: pd.Series([value] * len(found), dtype=object) for key, value in front.items()}

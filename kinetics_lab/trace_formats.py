@@ -171,9 +171,8 @@ def _length(ids: object, name: str) -> int:
 
 
 def _ended_by_limit(reason: Any) -> bool:
-    name = (
-        reason.get("type") if isinstance(reason, dict) else reason
-    )  # SGLang: {"type": "length", "length": 8192}
+    # SGLang: {"type": "length", "length": 8192}
+    name = reason.get("type") if isinstance(reason, dict) else reason
     if name not in ("length", "stop", "eos", "tool_calls"):
         raise ValueError(f"finish_reason must be 'stop' or 'length' (an answer that ended); got {name!r}")
     return name == "length"
