@@ -131,14 +131,13 @@ def cost_parts(
 
     tokens = _COUNT[counting]
     work = _Work(n_in, n_out, n_trials, n_out_sq, share_prompt, shape.gqa_ratio)
-    reads = [tokens(policy, work)]
-    if dense_layers and not isinstance(policy, Dense):
-        reads.append(tokens(Dense(), work))
-    shares = [1 - dense_layers / shape.n_layers, dense_layers / shape.n_layers] if len(reads) == 2 else [1.0]
+    own, dense = tokens(policy, work), tokens(Dense(), work)
+    share = 0 if isinstance(policy, Dense) else dense_layers / shape.n_layers  # of layers that stay dense
 
     def priced(kind: str, flops: float, elements: float) -> Cost:
-        mixed = [sum(s * r[kind][i] for s, r in zip(shares, reads, strict=True)) for i in (0, 1)]
-        return Cost(flops * mixed[0], elements * bytes_per_element * mixed[1])
+        pairs = zip(own[kind], dense[kind], strict=True)
+        computed, moved = ((1 - share) * sparse + share * whole for sparse, whole in pairs)
+        return Cost(flops * computed, elements * bytes_per_element * moved)
 
     return {
         "parameters": parameters,

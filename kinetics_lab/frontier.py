@@ -68,7 +68,6 @@ def cost_table(
     parts = []
     for (name, text), rows in summary.groupby(["model", "policy"], sort=False, observed=True):
         shape, policy = lookup(shapes, name, "model"), parse_policy(str(text))
-        own = {} if params is None or name not in params else {"params": params[str(name)]}
         n = np.repeat(np.asarray(trials, int), len(rows))
         table = pd.concat([rows] * len(trials), ignore_index=True).assign(n_trials=n)
         table = table[table.n_trials <= table.n_traces].reset_index(drop=True)
@@ -80,7 +79,7 @@ def cost_table(
             mean,
             table.n_trials.to_numpy(float),
             n_out_sq=square,
-            **own,
+            params=(params or {}).get(str(name)),
             **options,
         )
         parts.append(
