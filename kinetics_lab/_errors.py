@@ -1,8 +1,8 @@
-"""Two helpers that make every complaint name what was given and what would be right."""
+"""Helpers that make every complaint name what was given and what would be right."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -23,6 +23,13 @@ def unknown(what: str, name: object, known: list[str]) -> ValueError:
     near = get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
     return ValueError(f"{what} {name!r} is not known; {hint}")
+
+
+def among(known: Iterable[Any], name: object, what: str) -> None:
+    """Raise a ``ValueError`` naming the near matches unless ``name`` is one of those known."""
+    names = list(known)
+    if name not in names:
+        raise unknown(what, name, names)
 
 
 def lookup(table: Mapping[str, Value], name: object, what: str) -> Value:

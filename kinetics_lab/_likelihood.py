@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import require, unknown
+from kinetics_lab._errors import among, require
 
 SPACES = ("log", "linear")
 STEEPEST = 30.0  # |b| log(x_max / x_min) beyond which a curve is a step at one end, not a law
@@ -130,12 +130,10 @@ class Data:
             return -(((self.target - curve) / sigma) ** 2) / 2 - np.log(width)
         from scipy.special import log_ndtr
 
-        sigma = np.exp(np.clip(fits[:, SIGMA_PLACE, None], *LOG_SIGMA))
+        sigma = self.sigma(fits)[:, None]
         low, high = ((bound - curve) / sigma for bound in self.bounds)
-        low, high = (
-            np.where(low > 0, -high, low),
-            np.where(low > 0, -low, high),
-        )  # the tail that keeps its digits
+        # the tail that keeps its digits
+        low, high = np.where(low > 0, -high, low), np.where(low > 0, -low, high)
         exact = self.bounds[0] == self.bounds[1]
         with np.errstate(divide="ignore", invalid="ignore"):
             inside = log_ndtr(high) + np.log(-np.expm1(log_ndtr(low) - log_ndtr(high)))
@@ -149,9 +147,9 @@ class Data:
         closed = np.isfinite(low) & np.isfinite(high)
         return float(np.median(high[closed] - low[closed])) if closed.any() else 0.0
 
-    def sigma(self, fit: np.ndarray) -> float:
-        """The residual scale in the vector of a fit to censored data."""
-        return float(np.exp(np.clip(fit[SIGMA_PLACE], *LOG_SIGMA)))
+    def sigma(self, fits: np.ndarray) -> np.ndarray:
+        """The residual scales in the vectors of fits to censored data."""
+        return np.exp(np.clip(fits[:, SIGMA_PLACE], *LOG_SIGMA))
 
     def loss(self, fits: np.ndarray) -> np.ndarray:
         """Negative log-likelihood, the best sigma put in where data are not censored."""
@@ -163,8 +161,7 @@ class Data:
 
 def checked(x: ArrayLike, y: ArrayLike, offset: bool, space: str, censored: Any) -> Data:
     """The checked input."""
-    if space not in SPACES:
-        raise unknown("space", space, list(SPACES))
+    among(SPACES, space, "space")
     require(censored is None or space == "log", "censored data need space='log'", space)
     x, y = np.asarray(x, float), np.asarray(y, float)
     require(x.ndim == 1 and x.shape == y.shape, "x and y must be lists of one length", (x.shape, y.shape))

@@ -5,32 +5,26 @@ The layout is the published one (see ``read_traces``): a line of metadata, then 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kinetics_lab.grade import Grade, Problem
-from kinetics_lab.results import write_whole
+from kinetics_lab.results import locked, write_text
 
 Grader = Callable[..., Grade]  # (an answer's text, the reference, finished=)
 Line = dict[str, Any]
 
 
-@contextmanager
-def sole_writer(path: Path) -> Iterator[None]:
+def sole_writer(path: Path) -> AbstractContextManager[None]:
     """Hold the file alone; ValueError where another process does."""
-    with path.with_name(path.name + ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{path} is being written by another process; give another folder") from None
-        yield
+    busy = ValueError(f"{path} is being written by another process; give another folder")
+    return locked(path.with_name(path.name + ".lock"), busy)
 
 
 def read_lines(path: Path, metadata: dict[str, Any]) -> list[dict[str, Any]]:
@@ -60,13 +54,9 @@ def _json(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def start(path: Path, metadata: Line) -> None:
-    """A file without answers yet."""
-    _write(path, _json(metadata))
+def write_lines(path: Path, metadata: Line, lines: Sequence[Line] = ()) -> None:
+    """Write the file anew."""
+    write_text(path, "".join(map(_json, (metadata, *lines))))
 
 
 def append_line(path: Path, line: Line) -> int:
@@ -106,7 +96,7 @@ def graded_again(path: Path, metadata: Line, lines: list[Line], grade: Callable[
     again = [line if line["score"] is not None else grade(line) for line in lines]
     if again != lines:
         summary_of(path).unlink(missing_ok=True)
-        _write(path, "".join(map(_json, (metadata, *again))))
+        write_lines(path, metadata, again)
     return again
 
 
@@ -118,7 +108,7 @@ def summary_of(path: Path) -> Path:
 def finish(path: Path, metadata: Line, lines: list[Line], problems: list[str], speed: Line) -> None:
     """Put the finished file in the order of ``problems`` and trials, and write its summary beside it."""
     lines = sorted(lines, key=lambda line: (problems.index(line["problem"]), line["trial"]))
-    _write(path, "".join(map(_json, (metadata, *lines))))
+    write_lines(path, metadata, lines)
     scores = [line["score"] / 100 for line in lines if line["score"] is not None]
     ends = [line["stopped"] for line in lines]
     summary = {
@@ -130,4 +120,4 @@ def finish(path: Path, metadata: Line, lines: list[Line], problems: list[str], s
         "stopped": {why: ends.count(why) for why in ("end", "length", "repetition")},
         "last_run": speed,
     }
-    _write(summary_of(path), json.dumps(summary, indent=1) + "\n")
+    write_text(summary_of(path), json.dumps(summary, indent=1) + "\n")

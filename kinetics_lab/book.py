@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab import datafiles
-from kinetics_lab._errors import unknown
+from kinetics_lab._errors import among
 from kinetics_lab.parameters import declared_parameters, read_notebook
-from kinetics_lab.runs import RunResult, execute_all, locked
+from kinetics_lab.results import locked
+from kinetics_lab.runs import RunResult, execute_all
 
 TOOLCHAIN = ("altair", "jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme", "vl-convert-python")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -146,11 +147,8 @@ def _jupyter_book(out: Path, builder: str, strict: bool) -> None:
         *(["-W", "-n", "--keep-going"] * strict),
     ]
     command = [sys.executable, "-c", main, "build", str(out / "stage"), *options]
-    env = {
-        **os.environ,
-        "PYTHONWARNINGS": "ignore",
-        "NO_COLOR": "1",
-    }  # strictness is about the book, not its tools
+    # strictness is about the book, not its tools
+    env = os.environ | {"PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
     run = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False
     )
@@ -252,8 +250,7 @@ def build_book(
     notebooks = sorted((root / "notebooks").glob("*.ipynb"))
     stems = [path.stem for path in notebooks]
     for name in only:
-        if name not in stems:
-            raise unknown("notebook", name, stems)
+        among(stems, name, "notebook")
     runs = execute_all([p for p in notebooks if not only or p.stem in only], params, root / "_build" / "runs")
     (out / "stage").mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock"):

@@ -15,7 +15,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kinetics_lab._errors import unknown
+from kinetics_lab._errors import among, unknown
 
 if TYPE_CHECKING:
     from kinetics_lab.chart_slider import Slider
@@ -75,8 +75,7 @@ def tidy(table: pd.DataFrame, columns: Sequence[str | None]) -> pd.DataFrame:
     """The named columns only, floats to six significant digits: what a page has to carry."""
     wanted = list(dict.fromkeys(c for c in columns if c))
     for column in wanted:
-        if column not in table.columns:
-            raise unknown("column", column, [str(c) for c in table.columns])
+        among(map(str, table.columns), column, "column")
         if any(sign in column for sign in ".[]:'\"\\") or column == "count":
             # Vega reads the signs as paths, and counts the rows of a group into a field "count"
             raise ValueError(
@@ -228,6 +227,12 @@ def order(table: pd.DataFrame, column: str, sort: Sequence[Any] | None) -> list[
         if name not in wanted:
             raise unknown(f"{column} in the table but not in sort:", name, [str(w) for w in wanted])
     return [w for w in wanted if w in seen]
+
+
+def upwards(table: pd.DataFrame, column: str, sort: Sequence[Any] | None) -> Sequence[Any]:
+    """The rows of a grid from the top down: as ``sort`` says, else numbers grow upwards."""
+    rows = order(table, column, sort)
+    return rows[::-1] if sort is None and numeric(table[column]) else rows
 
 
 def finish(chart: Any, title: str | None, description: str, slider: Slider | None = None) -> Any:

@@ -246,9 +246,7 @@ def heatmap(
         "tickCount": 5,
     }
     key = alt.Legend(title=value_title, labelExpr=parts.NUMBER, values=ticks, **style)
-    rows = (
-        sort_y if sort_y is not None else parts.order(data, y, None)[:: -1 if parts.numeric(data[y]) else 1]
-    )
+    rows = parts.upwards(data, y, sort_y)
     columns = parts.category(alt.X, data, x, x_title, sort_x)
     base = alt.Chart(data).encode(x=columns, y=parts.category(alt.Y, data, y, y_title, rows))
     if slider is not None:
@@ -278,9 +276,7 @@ def regions(
     """
     parts.check_text(x_title=x_title, y_title=y_title, description=description)
     data = parts.tidy(table, [x, y, name, sure, *(slider.columns() if slider else [])])
-    rows = (
-        sort_y if sort_y is not None else parts.order(data, y, None)[:: -1 if parts.numeric(data[y]) else 1]
-    )
+    rows = parts.upwards(data, y, sort_y)
     cells = alt.Chart(data).encode(
         x=parts.category(alt.X, data, x, x_title, sort_x),
         y=parts.category(alt.Y, data, y, y_title, rows),

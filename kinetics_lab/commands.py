@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import signal
 import sys
 import warnings
@@ -46,13 +45,13 @@ def cost(args: argparse.Namespace) -> None:
 
 
 def scalar(text: str) -> Any:
-    """The value a YAML file would give for ``text``, and a float for ``1e5``, which YAML 1.1 takes for a word."""
+    """The value that a file of parameters would give for ``text``."""
     import yaml
 
-    if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text):
-        return float(text)
+    from kinetics_lab.parameters import yaml_loader
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, yaml_loader())
     except yaml.YAMLError as error:
         raise ValueError(f"a parameter's value must be YAML; got {text!r}") from error
 

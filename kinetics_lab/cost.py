@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import require, unknown
+from kinetics_lab._errors import among, require
 from kinetics_lab.hardware import Hardware
 from kinetics_lab.policies import BlockTopK, Dense, Local, Policy, TopK
 from kinetics_lab.shapes import ModelShape
@@ -50,12 +50,9 @@ class Cost:
         ``combine``: "add" sums arithmetic and traffic (no overlap), "max" takes the larger one (full
         overlap, Appendix A.1). The truth lies between.
         """
+        among(COMBINES, combine, "combine")
         moved = self.bytes * hardware.intensity
-        if combine == "add":
-            return self.flops + moved
-        if combine == "max":
-            return np.maximum(self.flops, moved)
-        raise unknown("combine", combine, list(COMBINES))
+        return self.flops + moved if combine == "add" else np.maximum(self.flops, moved)
 
     def seconds(self, hardware: Hardware, combine: str = "add") -> Number:
         """Time at the hardware's peak rates, s: a lower bound, never a prediction of a real engine."""
@@ -118,8 +115,7 @@ def cost_parts(
     if n_out_sq is not None:
         n_out_sq = np.asarray(n_out_sq, float)
         require(n_out_sq >= n_out**2 * (1 - 1e-9), "n_out_sq must be >= n_out**2 (it is E[L^2])", n_out_sq)
-    if counting not in COUNTINGS:
-        raise unknown("counting", counting, list(COUNTINGS))
+    among(COUNTINGS, counting, "counting")
     if params is None:
         released = shape.released_params or shape.n_active_params
         params = shape.n_matmul_params if counting == "exact" else released
@@ -135,14 +131,13 @@ def cost_parts(
 
     tokens = _COUNT[counting]
     work = _Work(n_in, n_out, n_trials, n_out_sq, share_prompt, shape.gqa_ratio)
-    reads = [tokens(policy, work)]
-    if dense_layers and not isinstance(policy, Dense):
-        reads.append(tokens(Dense(), work))
-    shares = [1 - dense_layers / shape.n_layers, dense_layers / shape.n_layers] if len(reads) == 2 else [1.0]
+    own, dense = tokens(policy, work), tokens(Dense(), work)
+    share = 0 if isinstance(policy, Dense) else dense_layers / shape.n_layers  # of layers that stay dense
 
     def priced(kind: str, flops: float, elements: float) -> Cost:
-        mixed = [sum(s * r[kind][i] for s, r in zip(shares, reads, strict=True)) for i in (0, 1)]
-        return Cost(flops * mixed[0], elements * bytes_per_element * mixed[1])
+        pairs = zip(own[kind], dense[kind], strict=True)
+        computed, moved = ((1 - share) * sparse + share * whole for sparse, whole in pairs)
+        return Cost(flops * computed, elements * bytes_per_element * moved)
 
     return {
         "parameters": parameters,

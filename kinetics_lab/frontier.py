@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, stdtrit
 
-from kinetics_lab._errors import lookup, require, unknown
+from kinetics_lab._errors import among, lookup, require
 from kinetics_lab.cost import decode_cost
 from kinetics_lab.hardware import Hardware
 from kinetics_lab.policies import Policy, parse_policy
@@ -60,8 +60,7 @@ def cost_table(
     an empty summary, or numbers of trials below one.
     """
     for column in SUMMARY:
-        if column not in summary:
-            raise unknown("the summary lacks a column: column", column, list(summary.columns))
+        among(summary, column, "the summary lacks a column: column")
     require(len(summary) > 0, "the summary must have at least one row", len(summary))
     require(all(n >= 1 for n in trials) and len(trials) > 0, "trials must be numbers >= 1", list(trials))
     summary = summary if "cap" in summary else summary.assign(cap=np.nan)
@@ -69,7 +68,6 @@ def cost_table(
     parts = []
     for (name, text), rows in summary.groupby(["model", "policy"], sort=False, observed=True):
         shape, policy = lookup(shapes, name, "model"), parse_policy(str(text))
-        own = {} if params is None or name not in params else {"params": params[str(name)]}
         n = np.repeat(np.asarray(trials, int), len(rows))
         table = pd.concat([rows] * len(trials), ignore_index=True).assign(n_trials=n)
         table = table[table.n_trials <= table.n_traces].reset_index(drop=True)
@@ -81,7 +79,7 @@ def cost_table(
             mean,
             table.n_trials.to_numpy(float),
             n_out_sq=square,
-            **own,
+            params=(params or {}).get(str(name)),
             **options,
         )
         parts.append(
@@ -112,8 +110,7 @@ class Allocation:
 
     def values(self, column: str, missing: float = 0.0) -> np.ndarray:
         """A column of the chosen rows, shape [problem, cost]; ``missing`` where nothing fits."""
-        if column not in self.table:
-            raise unknown("column", column, list(self.table.columns))
+        among(self.table, column, "column")
         return np.where(self.rows < 0, missing, self.table[column].to_numpy(float)[self.rows])
 
     @property
@@ -148,8 +145,7 @@ def _check(table: pd.DataFrame, costs: ArrayLike, score: str) -> np.ndarray:
         (costs > 0) & (np.diff(costs, prepend=0) > 0), "costs must be positive and ascending (eFLOPs)", costs
     )
     for column in ("problem", "eflops", score):
-        if column not in table:
-            raise unknown("the cost table lacks a column: column", column, list(table.columns))
+        among(table, column, "the cost table lacks a column: column")
     require(len(table) > 0, "the cost table must have at least one row", len(table))
     if "task" in table:
         require(
@@ -166,8 +162,7 @@ def oracle_allocation(
     As released, a setting's cost is its MEAN over the problem's traces. Of equal scores the ``ties``
     ("cheapest" or "dearest") one is taken; that matters for tokens spent and for scores on other trials.
     """
-    if ties not in ("cheapest", "dearest"):
-        raise unknown("ties", ties, ["cheapest", "dearest"])
+    among(("cheapest", "dearest"), ties, "ties")
     costs = _check(table, costs, score)
     problem, problems = pd.factorize(table.problem, sort=True)
     price, value = table.eflops.to_numpy(float), table[score].to_numpy(float)
@@ -221,8 +216,7 @@ def curves(
     allocate: Callable[..., Allocation] = oracle_allocation,
 ) -> dict[str, Allocation]:
     """One allocation for each value of the column ``by``, in order of appearance."""
-    if by not in table:
-        raise unknown("column", by, list(table.columns))
+    among(table, by, "column")
     return {str(name): allocate(rows, costs) for name, rows in table.groupby(by, sort=False, observed=True)}
 
 

@@ -22,26 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinetics_lab import __version__
+from kinetics_lab import __version__, answers
 from kinetics_lab import grade as grading
 from kinetics_lab._errors import require
-from kinetics_lab.answers import (
-    Grader,
-    Line,
-    append_line,
-    finish,
-    graded,
-    graded_again,
-    read_lines,
-    settle,
-    sole_writer,
-    start,
-    summary_of,
-)
 from kinetics_lab.caches import page_block
-from kinetics_lab.grade import Problem, layout_metadata, layout_name
+from kinetics_lab.grade import Problem
 from kinetics_lab.hf import Decoder, Prompt, shape_of
 from kinetics_lab.policies import Policy, Quest, RandomSelect, parse_policy
+from kinetics_lab.trace_layout import layout_metadata, layout_name
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
@@ -185,25 +173,6 @@ def decode(
                 yield slot, reason
 
 
-class _Progress:
-    """Answers, tokens per second and time left, on one line of stderr."""
-
-    def __init__(self, show: bool, total: int, done: int) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=total, initial=done, unit="answer", disable=not show, file=sys.stderr)
-        self.start, self.tokens = time.monotonic(), 0
-
-    def add(self, tokens: int) -> None:
-        self.tokens += tokens
-        self.bar.set_postfix_str(f"{self.tokens / self.seconds:,.0f} tokens/s", refresh=False)
-        self.bar.update()
-
-    @property
-    def seconds(self) -> float:
-        return max(time.monotonic() - self.start, 1e-9)
-
-
 def encode(tokenizer: Any, problem: Problem, settings: Settings) -> list[int]:
     """Token ids of a problem's prompt: the tokenizer's chat template where it has one, else the plain text."""
     text = f"{problem.text}\n{settings.instruction}".strip()
@@ -241,7 +210,7 @@ def fitting_slots(model: Any, tokens: int, policy: Policy) -> int:
 def generate(
     model: Any, tokenizer: Any, problems: Sequence[Problem], out: str | os.PathLike[str], settings: Settings, *,
     task: str, name: str, slots: int | None = None, progress: bool | None = None,
-    grade: Grader | None = None, compiled: bool = False,
+    grade: answers.Grader | None = None, compiled: bool = False,
 ) -> Path:  # fmt: skip
     """Sample ``settings.trials`` answers to every problem into a file of the folder ``out``; returns its path.
 
@@ -270,7 +239,7 @@ def generate(
     path = Path(out) / f"{layout_name(task, name, settings.policy)}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    with sole_writer(path):
+    with answers.sole_writer(path):
         given = (model, tokenizer, problems, read, path, metadata, settings)
         left = _generate(*given, slots, progress, grade, compiled)
     if left:
@@ -281,13 +250,15 @@ def generate(
 
 def _generate(
     model: Any, tokenizer: Any, problems: Sequence[Problem], read: dict[str, list[int]], path: Path,
-    metadata: dict[str, Any], settings: Settings, slots: int | None, progress: bool | None, grade: Grader,
+    metadata: dict[str, Any], settings: Settings, slots: int | None, progress: bool | None, grade: answers.Grader,
     compiled: bool,
 ) -> int:  # fmt: skip
     """What is missing in the file, then the file in order and its summary; how many answers have no verdict."""
+    from tqdm import tqdm
+
     room = max(map(len, read.values())) + settings.max_tokens
     by_id = {p.id: p for p in problems}
-    lines = read_lines(path, metadata)
+    lines = answers.read_lines(path, metadata)
     strange = next((x["problem"] for x in lines if x["problem"] not in by_id), None)
     require(strange is None, f"{path} must hold problems that are given", strange)
     strange = next((x["problem"] for x in lines if x["query"] != by_id[x["problem"]].text), None)
@@ -295,19 +266,21 @@ def _generate(
     # Where the prompt's template opens the thinking, the answer must not look as if it had never begun to think.
     opened = {name: tokenizer.decode(ids[-8:]).rstrip().endswith("<think>") for name, ids in read.items()}
 
-    def verdict(line: Line) -> Line:
-        return graded(line, grade, by_id[line["problem"]], "<think>" * opened[line["problem"]])
+    def verdict(line: answers.Line) -> answers.Line:
+        return answers.graded(line, grade, by_id[line["problem"]], "<think>" * opened[line["problem"]])
 
-    lines = graded_again(path, metadata, lines, verdict)
+    lines = answers.graded_again(path, metadata, lines, verdict)
     if not lines:
-        start(path, metadata)
+        answers.write_lines(path, metadata)
     done = {(line["problem"], line["trial"]) for line in lines}
     jobs = [(p, k) for p in problems for k in range(settings.trials)]
     todo = [(p, k) for p, k in jobs if (p.id, k) not in done]
     speed: dict[str, Any] = {}
-    bar = _Progress(sys.stderr.isatty() if progress is None else progress, len(jobs), len(jobs) - len(todo))
+    quiet = not (sys.stderr.isatty() if progress is None else progress)
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="answer", disable=quiet, file=sys.stderr)
+    began, tokens = time.monotonic(), 0
     if todo:
-        summary_of(path).unlink(missing_ok=True)
+        answers.summary_of(path).unlink(missing_ok=True)
         policy = parse_policy(settings.policy)
         slots = min(slots or fitting_slots(model, room, policy), len(todo))
         decoder = Decoder(
@@ -328,18 +301,22 @@ def _generate(
 
         for trial, reason in decode(decoder, prompt, iter(todo), end_tokens(model, tokenizer), settings):
             text = tokenizer.decode(trial.ids, skip_special_tokens=True)
-            line: Line = {"query": trial.problem.text, "prediction": [text], "problem": trial.problem.id,
-                          "trial": trial.number, "tokens_in": trial.prompt.length, "tokens_out": len(trial.ids),
-                          "truncated": reason != "end", "stopped": reason,
-                          "score": None, "error": "not graded yet"}  # fmt: skip
-            start_of_line = append_line(path, line)  # before anything else: a verdict can take seconds
+            line: answers.Line = {
+                "query": trial.problem.text, "prediction": [text], "problem": trial.problem.id, "trial": trial.number,
+                "tokens_in": trial.prompt.length, "tokens_out": len(trial.ids), "truncated": reason != "end",
+                "stopped": reason, "score": None, "error": "not graded yet",
+            }  # fmt: skip
+            # before anything else: a verdict can take seconds
+            start_of_line = answers.append_line(path, line)
             lines.append(verdict(line))
-            settle(path, start_of_line, line, lines[-1])
-            bar.add(len(trial.ids))
+            answers.settle(path, start_of_line, line, lines[-1])
+            tokens, seconds = tokens + len(trial.ids), time.monotonic() - began
+            bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)
+            bar.update()
         device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
-        speed = {"device": device, "step": decoder.how, "slots": slots, "seconds": round(bar.seconds, 3),
-                 "tokens_per_second": round(bar.tokens / bar.seconds, 2)}  # fmt: skip
-    if not summary_of(path).exists():
-        finish(path, metadata, lines, list(by_id), speed)
-    bar.bar.close()
+        speed = {"device": device, "step": decoder.how, "slots": slots, "seconds": round(seconds, 3),
+                 "tokens_per_second": round(tokens / seconds, 2)}  # fmt: skip
+    if not answers.summary_of(path).exists():
+        answers.finish(path, metadata, lines, list(by_id), speed)
+    bar.close()
     return sum(line["score"] is None for line in lines)

@@ -17,10 +17,7 @@ from typing import Any
 
 from kinetics_lab import _grader, trace_files
 from kinetics_lab._errors import require, unknown
-from kinetics_lab.trace_layout import layout_metadata, layout_name
 from kinetics_lab.trace_values import problem_id, shortened
-
-__all__ = ["HUB", "Grade", "HubSet", "Problem", "grade", "layout_metadata", "layout_name", "problems"]
 
 
 @dataclass(frozen=True)
@@ -180,9 +177,8 @@ def _final(answer: str, finished: bool) -> str | None:
     if "<think>" in text:
         return None
     boxes: list[tuple[int, int, str]] = []  # start, end, content, in the order in which they end
-    braces: list[
-        tuple[int, int] | None
-    ] = []  # of each open brace: start and content's start, if it is a box's
+    # of each open brace: start and content's start, if it is a box's
+    braces: list[tuple[int, int] | None] = []
     for found in _BOX.finditer(text):
         if found["box"] or found["open"]:
             braces.append((found.start(), found.end()) if found["box"] else None)

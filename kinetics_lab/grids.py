@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab._errors import unknown
-from kinetics_lab.parameters import check_parameters
+from kinetics_lab._errors import among
+from kinetics_lab.parameters import check_parameters, yaml_loader
 from kinetics_lab.runs import project_root
 
 SECTIONS = ("notebook", "fixed", "axes", "zip", "exclude", "show")
@@ -53,8 +53,7 @@ def read_grid(path: Path | str) -> Grid:
     path = Path(path)
     spec, lines = _load(path)
     for section in spec:
-        if section not in SECTIONS:
-            raise unknown(f"{path} line {lines[section,]}: section", section, list(SECTIONS))
+        among(SECTIONS, section, f"{path} line {lines[section,]}: section")
     reader = _Reader(path, lines, _notebook(path, spec.get("notebook")))
     fixed = reader.mapping(spec, "fixed")
     fixed = {name: reader.value(name, value, ("fixed", name)) for name, value in fixed.items()}
@@ -90,39 +89,25 @@ def read_grid(path: Path | str) -> Grid:
 def canonical(value: Any) -> str:
     """A value as text, the same for equal values: 1 and 1.0 are, 1 and true are not."""
 
-    def whole(value: Any) -> Any:
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if isinstance(value, dict):
-            return {key: whole(item) for key, item in value.items()}
-        return [whole(item) for item in value] if isinstance(value, list) else value
+    def number(text: str) -> float:
+        return int(float(text)) if float(text).is_integer() else float(text)
 
-    return json.dumps(whole(value), sort_keys=True)
+    return json.dumps(json.loads(json.dumps(value), parse_float=number), sort_keys=True)
 
 
 def brief(parameters: Mapping[str, Any], names: Any) -> str:
     """Some of a point's parameters as ``name=value`` words."""
-    return " ".join(f"{name}={_word(parameters[name])}" for name in names)
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    words = {name: parameters[name] for name in names}
+    return " ".join(f"{n}={v if isinstance(v, str) else json.dumps(v)}" for n, v in words.items())
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
     """The file's content, and the line of every key and item by its place, ("axes", "n_out") say."""
-    import re
-
     import yaml
 
     if not path.is_file():
         raise FileNotFoundError(f"there is no grid file {path}")
 
-    class Loader(yaml.SafeLoader):
-        """As YAML 1.1 has it, and 1e5 is a number, not a word."""
-
-    float_tag, digits = "tag:yaml.org,2002:float", list("-+0123456789")
-    Loader.add_implicit_resolver(float_tag, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), digits)
     lines: dict[tuple[Any, ...], int] = {}
 
     def walk(node: Any, where: tuple[Any, ...]) -> None:
@@ -139,7 +124,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
             walk(value, place)
 
     try:
-        loader = Loader(path.read_text(encoding="utf-8"))
+        loader = yaml_loader()(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         if node is not None:
             walk(node, ())
@@ -229,10 +214,7 @@ class _Reader:
             raise ValueError(f"{self.at(('exclude',))}: `exclude` is a list of rules, - {{a: 1, b: x}}")
         for i, rule in enumerate(rules):
             for name in rule:
-                if name not in points[0]:
-                    raise unknown(
-                        f"{self.at(('exclude', i, name))}: the grid's parameter", name, list(points[0])
-                    )
+                among(points[0], name, f"{self.at(('exclude', i, name))}: the grid's parameter")
             values = {name: self.value(name, value, ("exclude", i, name)) for name, value in rule.items()}
             wanted = {name: canonical(value) for name, value in values.items()}
             kept = [p for p in points if any(canonical(p[name]) != text for name, text in wanted.items())]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinetics_lab._errors import lookup, require, unknown
+from kinetics_lab._errors import among, lookup, require
 from kinetics_lab.bench import captured
 from kinetics_lab.caches import open_cache
 from kinetics_lab.policies import Dense, Policy
@@ -270,8 +270,7 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
 
 def check_config(config: Any) -> None:
     """ValueError unless the model's attention is plain GQA over the whole context."""
-    if config.model_type not in KNOWN:
-        raise unknown("model_type", config.model_type, sorted(KNOWN))
+    among(sorted(KNOWN), config.model_type, "model_type")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     require(
         kinds == {"full_attention"}, "every layer must be full_attention (no sliding window)", sorted(kinds)

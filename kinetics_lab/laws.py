@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import require, unknown
+from kinetics_lab._errors import among, require
 from kinetics_lab._likelihood import (
     SIGMA_PLACE,
     Data,
@@ -137,7 +137,7 @@ def fit_power_law(
     a, b, c = (float(value) for value in abc(curve, data.centre, offset))
     law = PowerLaw(
         a=a, b=b, c=c, intervals={}, level=level, space=space, n=data.n,
-        scale=data.sigma(best) if data.bounds else data.sigma_unit * (squares / (data.n - data.k)) ** 0.5,
+        scale=float(data.sigma(best[None])[0]) if data.bounds else data.sigma_unit * (squares / (data.n - data.k)) ** 0.5,
         r_squared=1 - squares / spread if spread and not data.bounds else float("nan"),
         log_likelihood=-float(data.loss(best[None])[0]), centre=data.centre, curve=curve, region=curves,
         n_groups=0 if groups is None else len(np.unique(groups)),
@@ -164,8 +164,7 @@ def grid_bounds(values: ArrayLike, grid: ArrayLike, rule: str = "nearest") -> tu
     values, steps = np.asarray(values, float), np.unique(np.asarray(grid, float))
     require(len(steps) >= 2 and (steps > 0).all(), "grid must hold two positive values or more", steps)
     require(np.isin(values, steps), f"values must be points of the grid {steps.tolist()}", values)
-    if rule not in ("nearest", "neighbours"):
-        raise unknown("rule", rule, ["nearest", "neighbours"])
+    among(("nearest", "neighbours"), rule, "rule")
     place = np.searchsorted(steps, values)
     edges = np.sqrt(steps[1:] * steps[:-1])
     below, above = (edges, edges) if rule == "nearest" else (steps[:-1], steps[1:])
@@ -232,8 +231,7 @@ def compare_forms(
     folds = whole.n if folds is None else folds
     require(2 <= folds <= whole.n, f"folds must be 2..{whole.n} (points)", folds)
     for form in forms:
-        if form not in FORMS:
-            raise unknown("form", form, list(FORMS))
+        among(FORMS, form, "form")
     n_parameters = {form: 1 + (FORMS[form][0] is None) + FORMS[form][1] for form in forms}
     most, fewest = max(n_parameters.values()), whole.n - -(-whole.n // folds)
     rule = f"{folds} folds of {whole.n} points must leave every fit {most + 1} points ({most} parameters + 1)"
@@ -251,7 +249,9 @@ def compare_forms(
             spare = kept.n / (kept.n - kept.k)
             sigma = np.sqrt(kept.squares(best[None])[0] / kept.n * spare)
             if data.bounds:
-                best[SIGMA_PLACE] = np.log(max(kept.sigma(best) * spare**0.5, data.width / 10))
+                best[SIGMA_PLACE] = np.log(
+                    max(float(kept.sigma(best[None])[0]) * spare**0.5, data.width / 10)
+                )
             rows[form][part] = data.take(part).density(best[None], sigma)[0]
     top = max(rows, key=lambda form: rows[form].mean())
     behind = {form: rows[top] - row for form, row in rows.items()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab._errors import unknown
+from kinetics_lab._errors import among
 
 
 def read_notebook(path: Path | str) -> Any:
@@ -57,11 +58,8 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any], source
     declared, prefix = declared_parameters(notebook), f"{source}: " if source else ""
     checked = {}
     for name, value in parameters.items():
-        if name not in declared:
-            what = (
-                f"{prefix}{Path(notebook).name} declares {', '.join(declared) or 'no parameters'}; parameter"
-            )
-            raise unknown(what, name, list(declared))
+        names = ", ".join(declared) or "no parameters"
+        among(declared, name, f"{prefix}{Path(notebook).name} declares {names}; parameter")
         default = declared[name]
         if type(default) is int and isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -74,6 +72,18 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any], source
             )
         checked[name] = value
     return checked
+
+
+def yaml_loader() -> Any:
+    """A loader class of YAML 1.1, but that 1e5 is a number and not a word."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    float_tag, digits = "tag:yaml.org,2002:float", list("-+0123456789")
+    Loader.add_implicit_resolver(float_tag, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), digits)
+    return Loader
 
 
 def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -89,7 +99,7 @@ def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -
     if not Path(params_file).is_file():
         raise FileNotFoundError(f"there is no parameter file {params_file}")
     try:
-        sections = yaml.safe_load(Path(params_file).read_text(encoding="utf-8")) or {}
+        sections = yaml.load(Path(params_file).read_text(encoding="utf-8"), yaml_loader()) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{params_file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(sections, dict) or not all(isinstance(s, dict | None) for s in sections.values()):
@@ -98,17 +108,12 @@ def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -
         )
     declared = {path.stem: declared_parameters(path) for path in notebooks}
     for section in sections:
-        if section != "common" and section not in declared:
-            raise unknown(f"{params_file}: section", section, ["common", *declared])
+        among(["common", *declared], section, f"{params_file}: section")
     common = sections.get("common") or {}
+    everything = sorted({name for names in declared.values() for name in names})
     for name in common:
-        if not any(name in names for names in declared.values()):
-            everything = sorted({name for names in declared.values() for name in names})
-            raise unknown(
-                f"{params_file}: no notebook declares a parameter of that name: common parameter",
-                name,
-                everything,
-            )
+        what = "no notebook declares a parameter of that name: common parameter"
+        among(everything, name, f"{params_file}: {what}")
     parameters = {}
     for path in notebooks:
         shared = {name: value for name, value in common.items() if name in declared[path.stem]}

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from kinetics_lab import plan_inputs as inputs
 from kinetics_lab._errors import lookup, require
 from kinetics_lab.frontier import (
     SETTING,
@@ -25,16 +26,6 @@ from kinetics_lab.frontier import (
     uniform_allocation,
 )
 from kinetics_lab.hardware import Hardware
-from kinetics_lab.plan_inputs import (
-    by_reason,
-    checked,
-    counts,
-    offered,
-    price,
-    wanted,
-    why_left_out,
-    with_caps,
-)
 from kinetics_lab.policies import parse_policy
 from kinetics_lab.resample import out_of_sample, split_trials
 from kinetics_lab.shapes import MODELS, ModelShape
@@ -100,11 +91,11 @@ def plan(
     given = np.unique(np.asarray(budgets, float))
     require(given.size > 0, "budgets must hold a number at least", given)
     require((given > 0) & np.isfinite(given), f"budgets must be positive ({UNITS[unit]})", given)
-    data = offered(checked(data), topk)
-    names = wanted(data.policy.unique(), policies)
+    data = inputs.offered(inputs.checked(data), topk)
+    names = inputs.wanted(data.policy.unique(), policies)
     data = data[data.policy.isin(names | {"dense"})]
-    summary, trials = with_caps(data, caps), counts(trials)
-    priced = price(summary, hardware, trials, shapes=shapes, batch=batch, reserve=reserve, **options)
+    summary, trials = inputs.with_caps(data, caps), inputs.counts(trials)
+    priced = inputs.price(summary, hardware, trials, shapes=shapes, batch=batch, reserve=reserve, **options)
     scale = 1.0 if unit == "eflops" else hardware.peak_flops / hardware.n_devices
     priced = priced.assign(cost=priced.eflops / scale, who=_who(priced))
     left_out, n_settings = dict[str, str](), dict[str, int]()
@@ -113,11 +104,11 @@ def plan(
         own, size = priced[priced.task == task], rows.problem.nunique()
         has = own.groupby(KEYS, dropna=False).problem.transform("nunique")
         table = own[has == size]
-        lacks = why_left_out(rows, table, trials)
+        lacks = inputs.why_left_out(rows, table, trials)
         left_out |= {f"{task}: {who}": why for who, why in lacks.items()}
         chosen, dense = (table[table.policy.isin(some)] for some in (names, {"dense"}))
         if chosen.empty:
-            why = " | ".join(by_reason(lacks, most=3))
+            why = " | ".join(inputs.by_reason(lacks, most=3))
             raise ValueError(
                 f"task {task!r}: no setting covers all {size} problems, as a comparison must; {why}"
             )
@@ -247,7 +238,7 @@ def split_traces(
     require(n_splits >= 1, "n_splits must be >= 1", n_splits)
     traces = traces[_who(traces).isin(table.who)]
     alone = traces.assign(problem=traces.problem.astype(str) + "\t" + traces.trial.astype(str))
-    each = with_caps(alone, caps)  # every trace by itself, at every cap
+    each = inputs.with_caps(alone, caps)  # every trace by itself, at every cap
     trace = each.groupby(UNIT).ngroup().to_numpy()
     each["problem"] = each.problem.str.rsplit("\t", n=1).str[0]
     unit = np.zeros(trace.max() + 1, int)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kinetics_lab.plan import UNITS
 from kinetics_lab.plan_inputs import by_reason
-from kinetics_lab.results import write_whole
+from kinetics_lab.results import write_text
 
 NOTEBOOK = Path("notebooks", "35_plan_your_own.ipynb")
 ALLOCATED = {"uniform": "one setting for all problems", "oracle": "an oracle's choice for each problem"}
@@ -90,7 +90,7 @@ def report(parameters: Mapping[str, Any], out: Path | str, notebook: Path | str 
     if not Path(notebook).is_file():
         raise FileNotFoundError(f"there is no {notebook} here: run this in the project's folder")
     run = run_notebook(notebook, _absolute(parameters), out=out)
-    return [run.executed, *([page(run.executed, Path(notebook))] if find_spec("nbconvert") else [])]
+    return pages(run.executed, Path(notebook))
 
 
 def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,8 +103,13 @@ def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**parameters, "models": models, "traces": traces}
 
 
-def page(executed: Path, chapter: Path) -> Path:
-    """The executed notebook as one HTML file that loads nothing, without code and what only the book can show."""
+def pages(executed: Path, chapter: Path) -> list[Path]:
+    """The executed notebook and, where nbconvert is installed, one HTML file made of it.
+
+    That loads nothing, and is without code and what only the book can show.
+    """
+    if not find_spec("nbconvert"):
+        return [executed]
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -121,7 +126,7 @@ def page(executed: Path, chapter: Path) -> Path:
     body, _ = exporter.from_notebook_node(book, {"metadata": {"name": (title or [executed.stem])[0]}})
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)  # pictures and tables need none
     body = body.replace("</head>", STYLE + "</head>", 1)
-    return write_whole(executed.with_suffix(".html"), lambda part: part.write_text(body, encoding="utf-8"))
+    return [executed, write_text(executed.with_suffix(".html"), body)]
 
 
 def _titles(folder: Path) -> dict[str, str]:

@@ -195,18 +195,11 @@ def parse_policy(text: str) -> Policy:
             arguments[field] = int(value)
         except ValueError:
             raise ValueError(f"policy {text!r}: {field} must be a whole number, got {value!r}") from None
-    missing = [
-        field.name for field in fields(cls) if field.default is MISSING and field.name not in arguments
-    ]
-    if missing:
-        raise ValueError(
-            f"policy {text!r}: {name} needs {', '.join(missing)} (written {name}:{':'.join(_needed(cls))})"
-        )
+    needed = [field.name for field in fields(cls) if field.default is MISSING]
+    if missing := [field for field in needed if field not in arguments]:
+        written = ":".join([name, *needed])
+        raise ValueError(f"policy {text!r}: {name} needs {', '.join(missing)} (written {written})")
     return cls(**arguments)
-
-
-def _needed(cls: type[Policy]) -> list[str]:
-    return [field.name for field in fields(cls) if field.default is MISSING]
 
 
 def balanced_block_size(context: ArrayLike, budget: ArrayLike) -> np.ndarray:

@@ -95,9 +95,8 @@ def price(
     """
     flops, moved = np.empty(len(table)), np.empty(len(table))
     for name, rows in table.groupby("model").indices.items():
-        own = {"params": params[str(name)]} if params and name in params else {}
-        n_out = table.tokens.to_numpy(float)[rows]
-        found = decode_cost(model(str(name)), Dense(), n_in, n_out, **own, **options)
+        n_out, own = table.tokens.to_numpy(float)[rows], (params or {}).get(str(name))
+        found = decode_cost(model(str(name)), Dense(), n_in, n_out, params=own, **options)
         flops[rows], moved[rows] = found.flops, found.bytes
     return Cost(flops, moved)
 

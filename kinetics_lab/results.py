@@ -46,6 +46,41 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file in UTF-8, whole or not at all; returns the path."""
+    return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_table(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table without its index as Parquet, whole or not at all; returns the path."""
+    return write_whole(path, lambda part: table.to_parquet(part, index=False))
+
+
+@contextmanager
+def locked(path: Path, busy: Exception | None = None) -> Iterator[None]:
+    """Hold the file's lock: of two processes the second waits and then finds the work done, or is told ``busy``."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise busy or error from None
+        yield
+
+
+def is_ours(folder: Path, record: str, kind: str) -> bool:
+    """Whether a folder may be written to: not there, empty, or its JSON file ``record`` says that it is of this kind."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names <= {".lock", f"{record}.part"}:  # all there is when killed at the start
+        return True
+    try:
+        return bool(json.loads((folder / record).read_text(encoding="utf-8"))["kind"] == kind)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def record(result: Result) -> Result:
     """Hand over a notebook's result and return it; outside a run (no ``KINETICS_RUN_DIR``) only return it.
 
@@ -66,10 +101,9 @@ def record(result: Result) -> Result:
             unnamed = [i for i, name in enumerate(result.index.names) if name is None]
             table = result.reset_index(unnamed, drop=True) if unnamed else result
             table = table.reset_index() if named else table
-            write_whole(Path(folder, TABLE), lambda part: table.to_parquet(part, index=False))
+            write_table(Path(folder, TABLE), table)
         else:
-            text = json.dumps(dict(result), default=_plain) + "\n"
-            write_whole(Path(folder, ROW), lambda part: part.write_text(text, encoding="utf-8"))
+            write_text(Path(folder, ROW), json.dumps(dict(result), default=_plain) + "\n")
     return result
 
 

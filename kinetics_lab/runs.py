@@ -7,7 +7,6 @@ cell has run, so a folder without ``.part`` is always whole; a failed run leaves
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,14 +24,15 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from kinetics_lab._errors import unknown
+from kinetics_lab._errors import among
 from kinetics_lab.datafiles import data_dir
 from kinetics_lab.parameters import check_parameters, read_notebook, read_parameters
-from kinetics_lab.results import ROW, TABLE, at_path, write_whole
+from kinetics_lab.results import ROW, TABLE, at_path, is_ours, locked, write_text
 
 LIBRARIES = ("altair", "ipykernel", "numpy", "pandas", "papermill", "pyarrow", "scipy", "vl-convert-python")
 # modules no notebook calls: changing them leaves every run valid
 ROOF = ("book.py", "cli.py", "commands.py", "grids.py", "sweep.py", "sweep_points.py", "sweep_report.py")
+KIND = "kinetics-lab run"
 KEPT_RUNS = 4  # run folders kept per notebook in a cache: the newest by use
 QUIET = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences the debugger's note on frozen modules
@@ -122,18 +122,8 @@ def run_key(notebook: Path | str, parameters: Mapping[str, Any], extra: Iterable
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether the folder is one of ours (or empty, or not there), so that it may be replaced."""
-    if not folder.exists():
-        return True
-    try:
-        names = {p.name for p in folder.iterdir()}
-        names -= {"run.json.part"}  # all there is when killed at the start
-        return (
-            not names
-            or json.loads((folder / "run.json").read_text(encoding="utf-8"))["kind"] == "kinetics-lab run"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    """Whether the folder is a run's (or empty, or not there), so that it may be replaced."""
+    return not folder.is_file() and is_ours(folder, "run.json", KIND)
 
 
 def _remove(folder: Path) -> None:
@@ -209,8 +199,7 @@ def run_notebook(
     notebook, out = Path(notebook), Path(os.path.abspath(out))
     parameters = check_parameters(notebook, parameters or {})
     result = declared_result(notebook)
-    if kernel not in (kernels := sorted(KernelSpecManager().find_kernel_specs())):
-        raise unknown("kernel", kernel, kernels)
+    among(sorted(KernelSpecManager().find_kernel_specs()), kernel, "kernel")
     part, root = out.with_name(out.name + ".part"), project_root(notebook)
     for folder in (out, part):
         if not _is_run(folder):
@@ -219,7 +208,7 @@ def run_notebook(
         _remove(part)
         part.mkdir(parents=True)
         record = {
-            "kind": "kinetics-lab run",
+            "kind": KIND,
             "notebook": os.path.relpath(notebook.resolve(), root),
             "parameters": parameters,
             "key": key or run_key(notebook, parameters),
@@ -241,8 +230,7 @@ def run_notebook(
 
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    text = json.dumps(record, indent=1) + "\n"
-    write_whole(folder / "run.json", lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
 
 
 def _execute(
@@ -275,15 +263,6 @@ def _execute(
 
 
 # ---- all runs of the book -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the file's lock: of two processes that want the same work, the second waits and then finds it done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _cached(notebook: Path, parameters: Mapping[str, Any], cache: Path, claims: Path | None) -> RunResult:
@@ -332,9 +311,8 @@ def execute_all(
     results: dict[Path, RunResult] = {}
     failures: list[str] = []
 
-    broken = (
-        Event()
-    )  # set in the worker itself, which would else start the next run before this thread hears of it
+    # set in the worker itself, which would else start the next run before this thread hears of it
+    broken = Event()
 
     def run(path: Path, claims: Path | None) -> RunResult:
         if broken.is_set():
@@ -371,14 +349,11 @@ def execute_all(
     collectors = [path for path in paths if collects_claims(path)]
     execute([path for path in paths if path not in collectors], None)
     if collectors and not failures:
-        lines = [
-            json.dumps(claim) + "\n" for path in paths if path in results for claim in results[path].claims
-        ]
-        digest = hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
-        merged = cache / f"claims-{digest}.jsonl"
+        claims = (claim for path in paths if path in results for claim in results[path].claims)
+        lines = "".join(json.dumps(claim) + "\n" for claim in claims)
+        merged = cache / f"claims-{hashlib.sha256(lines.encode()).hexdigest()[:12]}.jsonl"
         with locked(cache / ".locks" / "claims"):
-            merged.with_suffix(".part").write_text("".join(lines), encoding="utf-8")
-            merged.with_suffix(".part").rename(merged)
+            write_text(merged, lines)
             for stale in sorted(cache.glob("claims-*.jsonl"), key=lambda p: p.stat().st_mtime)[:-KEPT_RUNS]:
                 stale.unlink()
         execute(collectors, merged)

@@ -216,9 +216,8 @@ class ModelShape:
             if not isinstance(config, Mapping):
                 raise ValueError(f"{where}: a config.json holds one object, got {type(config).__name__}")
         architecture = (config.get("architectures") or ["none given"])[0]
-        family = lookup(_HF_FAMILIES, architecture, f"{where}: architecture")
+        family, read = lookup(_HF_READERS, architecture, f"{where}: architecture")
         try:
-            fields = _HF_READERS[family](config)
             return cls(
                 name=name or config.get("_name_or_path") or Path(where).parent.name or architecture,
                 family=family,
@@ -226,7 +225,7 @@ class ModelShape:
                 n_q_heads=config["num_attention_heads"],
                 hidden=config["hidden_size"],
                 vocab=config["vocab_size"],
-                **fields,
+                **read(config),
             )
         except KeyError as error:
             raise ValueError(f"{where}: key {error} is missing; {architecture} needs it") from None
@@ -234,16 +233,6 @@ class ModelShape:
             raise ValueError(
                 f"{where}: a dimension of {architecture} is not a whole number ({error})"
             ) from None
-
-
-_HF_FAMILIES = {
-    "Qwen3ForCausalLM": "qwen3",
-    "Qwen3MoeForCausalLM": "qwen3-moe",
-    "Qwen2ForCausalLM": "qwen2.5",
-    "LlamaForCausalLM": "llama3",
-    "OPTForCausalLM": "opt",
-    "DeepseekV3ForCausalLM": "deepseek-v3",
-}
 
 
 def _head_dim(config: Mapping[str, Any]) -> int:
@@ -307,13 +296,14 @@ def _read_deepseek(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _OPT = {"gated": False, "biases": True, "n_positions": 2050, "tied": True}
+# Architecture in a config.json -> family, and what reads the fields that families name differently.
 _HF_READERS = {
-    "qwen3": lambda c: _read_gqa(c) | {"qk_norm": True},
-    "qwen3-moe": _read_moe,
-    "qwen2.5": lambda c: _read_gqa(c) | {"qkv_bias": True},
-    "llama3": _read_gqa,
-    "opt": _read_opt,
-    "deepseek-v3": _read_deepseek,
+    "Qwen3ForCausalLM": ("qwen3", lambda c: _read_gqa(c) | {"qk_norm": True}),
+    "Qwen3MoeForCausalLM": ("qwen3-moe", _read_moe),
+    "Qwen2ForCausalLM": ("qwen2.5", lambda c: _read_gqa(c) | {"qkv_bias": True}),
+    "LlamaForCausalLM": ("llama3", _read_gqa),
+    "OPTForCausalLM": ("opt", _read_opt),
+    "DeepseekV3ForCausalLM": ("deepseek-v3", _read_deepseek),
 }
 
 

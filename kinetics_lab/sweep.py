@@ -9,21 +9,20 @@ of a path. The folders alone tell what is done; killed at any instant, a sweep l
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kinetics_lab import sweep_points
-from kinetics_lab._errors import require, unknown
+from kinetics_lab._errors import among, require
 from kinetics_lab.grids import Grid, brief, read_grid
-from kinetics_lab.results import at_path, write_whole
+from kinetics_lab.results import at_path, is_ours, locked, write_text
 from kinetics_lab.runs import declared_result, project_root, run_keys, versions
 from kinetics_lab.sweep_points import Line, line_of, state
 from kinetics_lab.sweep_report import KIND, gather, read_log, summarize
@@ -72,8 +71,7 @@ def sweep(
     Raises ValueError for a wrong grid or option, FileExistsError for a folder that is no sweep's or is in use,
     OSError with the path, SourceChangedError; KeyboardInterrupt passes once the kernels are gone. The same call goes on.
     """
-    if executor not in EXECUTORS:
-        raise unknown("executor", executor, list(EXECUTORS))
+    among(EXECUTORS, executor, "executor")
     require(workers >= 1, "workers must be at least 1", workers)
     for option, given in (("scheduler", scheduler), ("resources", resources)):
         require(not given or executor == "dask", f"{option} is for executor dask", given)
@@ -143,28 +141,12 @@ def _named(grid: Grid) -> dict[str, dict[str, Any]]:
     return {f"{grid.notebook.stem}-{key}": point for key, point in zip(keys, grid.points, strict=True)}
 
 
-@contextmanager
-def _claimed(out: Path) -> Iterator[None]:
+def _claimed(out: Path) -> AbstractContextManager[None]:
     """Hold the folder for one sweep: it is a sweep's, or empty, or made now."""
-    names = {path.name for path in out.iterdir()} if out.exists() else set()
-    if names - {".lock", "sweep.json.part"}:  # all there is when a sweep was killed at its start
-        try:
-            kind = json.loads((out / "sweep.json").read_text(encoding="utf-8"))["kind"]
-        except (OSError, ValueError, KeyError, TypeError):
-            kind = None
-        if kind != KIND:
-            raise FileExistsError(
-                f"{out} exists and is not a sweep's folder; give another place for the sweep"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(
-                f"another sweep is at work in {out}; wait for it or give another place"
-            ) from None
-        yield
+    if not is_ours(out, "sweep.json", KIND):
+        raise FileExistsError(f"{out} exists and is not a sweep's folder; give another place for the sweep")
+    busy = FileExistsError(f"another sweep is at work in {out}; wait for it or give another place")
+    return locked(out / ".lock", busy)
 
 
 def _write_marker(out: Path, grid: Grid, points: Mapping[str, dict[str, Any]]) -> None:
@@ -179,8 +161,7 @@ def _write_marker(out: Path, grid: Grid, points: Mapping[str, dict[str, Any]]) -
         "versions": versions(),
         "points": points,
     }
-    text = json.dumps(facts, indent=1) + "\n"
-    write_whole(out / "sweep.json", lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(out / "sweep.json", json.dumps(facts, indent=1) + "\n")
 
 
 class _Log:

@@ -19,8 +19,8 @@ from threading import Event
 from typing import Any
 
 from kinetics_lab._errors import require
-from kinetics_lab.results import write_whole
-from kinetics_lab.runs import NotebookError, locked, run_key, run_notebook
+from kinetics_lab.results import locked, write_text
+from kinetics_lab.runs import NotebookError, run_key, run_notebook
 
 Task = dict[str, Any]  # arguments of run_point
 Line = dict[str, Any]  # what the log says of a run: name, parameters, state, date, seconds, host, error
@@ -89,7 +89,7 @@ def run_point(
             if stopping is not None and stopping.is_set():
                 raise CancelledError from error
             told = f"{error}\n\n{''.join(traceback.format_exception(error))}"
-            write_whole(error_file(folder), lambda part: part.write_text(told, encoding="utf-8"))
+            write_text(error_file(folder), told)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             ended = {"date": now, "seconds": round(time.perf_counter() - began, 2)}
         else:
@@ -135,9 +135,8 @@ def local(tasks: list[Task], workers: int) -> Iterator[Line]:
         futures = [pool.submit(run, task) for task in tasks]
         try:
             for future in as_completed(futures):
-                if not isinstance(
-                    future.exception(), CancelledError
-                ):  # what broke the sweep speaks for itself
+                # what broke the sweep speaks for itself
+                if not isinstance(future.exception(), CancelledError):
                     yield future.result()
         except BaseException:
             stopping.set()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pandas.api.types import infer_dtype
 
 from kinetics_lab import results
 from kinetics_lab.grids import brief, canonical
@@ -51,9 +51,8 @@ def gather(out: Path | str) -> Path | None:
     """
     out, tables = Path(out), []
     for name, parameters in read_sweep(out)["points"].items():
-        found = results.read(
-            out / "points" / name
-        )  # that of a point under way lies in a folder of another name
+        # that of a point under way lies in a folder of another name
+        found = results.read(out / "points" / name)
         if found is not None and len(found):
             front = {"sweep.point": name} | {f"param.{key}": value for key, value in parameters.items()}
             columns = {key: pd.Series([value] * len(found), dtype=object) for key, value in front.items()}
@@ -64,33 +63,24 @@ def gather(out: Path | str) -> Path | None:
         return None
     whole = pd.concat([table.astype(object) for table in tables], ignore_index=True)
     whole = pd.DataFrame({name: _column(whole[name]) for name in whole})
-    return results.write_whole(path, lambda part: whole.to_parquet(part, index=False))
+    return results.write_table(path, whole)
 
 
 def _column(values: pd.Series) -> pd.Series:
     """A column that a Parquet file can hold: values of one kind as they are, else as JSON text."""
-    kinds = {_kind(value) for value in values} - {"none"}
-    if kinds == {"number"}:
+    if _numeric(values):
         return pd.to_numeric(values)
-    if len(kinds) == 1 and kinds != {"list"}:
+    if not infer_dtype(values, skipna=True).startswith("mixed"):
         return values.infer_objects()
-    return values.map(lambda value: None if _kind(value) == "none" else json.dumps(value, default=_words))
+    return values.map(lambda value: json.dumps(value, default=_words), na_action="ignore")
 
 
 def _words(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _kind(value: Any) -> str:
-    if pd.api.types.is_list_like(value):
-        return "list"
-    if pd.isna(value):
-        return "none"
-    if pd.api.types.is_bool(value):
-        return "truth"
-    if pd.api.types.is_number(value):
-        return "number"
-    return "text" if isinstance(value, str) else "other"
+def _numeric(values: pd.Series) -> bool:
+    return infer_dtype(values, skipna=True) in ("integer", "floating", "mixed-integer-float")
 
 
 def points_table(out: Path | str) -> pd.DataFrame:
@@ -141,10 +131,6 @@ def drawable(table: pd.DataFrame, about: dict[str, Any]) -> tuple[pd.DataFrame, 
     return rows.dropna(subset=["y"]), x, y
 
 
-def _numeric(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-
-
 def chart(out: Path | str) -> alt.LayerChart:
     """A result against an axis, as :func:`drawable` chooses them; ValueError saying why there is nothing to draw."""
     from kinetics_lab import charts
@@ -173,8 +159,8 @@ def chart(out: Path | str) -> alt.LayerChart:
 
 def summarize(out: Path | str) -> list[Path]:
     """Run the summary notebook over a sweep's folder: the notebook, and where nbconvert is installed a page."""
-    from kinetics_lab.plan_report import page
+    from kinetics_lab.plan_report import pages
     from kinetics_lab.runs import run_notebook
 
     run = run_notebook(TEMPLATE, out=Path(out, "summary"), progress=False)
-    return [run.executed, *([page(run.executed, TEMPLATE)] if find_spec("nbconvert") else [])]
+    return pages(run.executed, TEMPLATE)

@@ -88,58 +88,43 @@ class _Rows:
                     f"tokens_in must be the same in all traces of problem {trial.problem}, {known} so far; "
                     f"got {trial.tokens_in}"
                 )
-        columns = self.columns
         for trial in trials:
             setting = (trial.model, trial.task, trial.policy, trial.problem)
             code = self.settings.setdefault(setting, len(self.settings))
-            columns["setting"].append(code)
-            columns["tokens_out"].append(trial.tokens_out)
-            columns["correct"].append(trial.correct)
-            columns["truncated"].append(trial.truncated)
-            columns["trial"].append(trial.trial)
-            columns["forced_at"].append(trial.forced_at)
-            columns["mark"].append(0 if trial.mark is None else hash((code, trial.mark)))
-            columns["line"].append(line)
+            mark = 0 if trial.mark is None else hash((code, trial.mark))
+            # in the order of the columns
+            row = (code, trial.tokens_out, trial.correct, trial.truncated, trial.trial, trial.forced_at)
+            for column, value in zip(self.columns.values(), (*row, mark, line), strict=True):
+                column.append(value)
 
     def where(self, row: int) -> str:
         path = next(path for start, path in reversed(self.starts) if start <= row)
         return f"{path}:{self.columns['line'][row]}"
 
-    def array(self, name: str) -> np.ndarray:
-        """A column as a NumPy array that shares its memory; no row can be added after this."""
-        column = self.columns[name]
-        return np.frombuffer(column, column.typecode) if column else np.empty(0, column.typecode)
+    def frame(self) -> pd.DataFrame:
+        """The rows as a frame that shares their memory; none can be added after this."""
+        arrays = {name: np.frombuffer(column, column.typecode) for name, column in self.columns.items()}
+        return pd.DataFrame(arrays, copy=False)
 
-    def drop_repeats(self, keep: np.ndarray, key: list[str], what: str, bad: _Bad) -> None:
-        """Strike the later ones of kept rows that agree in ``key`` (in a mark: if they have one) from ``keep``."""
-        among = np.flatnonzero(keep & (self.array("mark") != 0) if key == ["mark"] else keep)
-        frame = pd.DataFrame({name: self.array(name)[among] for name in key})
-        later = np.flatnonzero(frame.duplicated())
-        for index in later.tolist():
-            first = int((frame == frame.iloc[index]).all(axis=1).to_numpy().argmax())
-            bad.add(f"{self.where(among[index])}: {what} as {self.where(among[first])}")
-        keep[among[later]] = False
+    def without_repeats(self, frame: pd.DataFrame, keys: pd.DataFrame, what: str, bad: _Bad) -> pd.DataFrame:
+        """The frame without the later ones of rows whose ``keys`` are equal, each of them told to ``bad``."""
+        later = keys.index[keys.duplicated()]
+        for row in later:
+            first = (keys == keys.loc[row]).all(axis=1).idxmax()
+            bad.add(f"{self.where(row)}: {what} as {self.where(first)}")
+        return frame.drop(later) if len(later) else frame  # a large one is not copied for nothing
 
-    def number(self, keep: np.ndarray) -> None:
-        """Number the trials that came without a number, in the order read."""
-        trial = self.array("trial")
-        bare = np.flatnonzero(keep & (trial < 0))
-        setting = pd.Series(self.array("setting")[bare])
-        trial[bare] = setting.groupby(setting).cumcount()
-
-    def table(self, keep: np.ndarray) -> pd.DataFrame:
-        """The kept rows as a trace table, in the form that ``check_traces`` gives."""
-        setting = self.array("setting")[keep]
+    def table(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """What is left of the rows' frame as a trace table, in the form that ``check_traces`` gives."""
+        setting = frame["setting"].to_numpy()
         prompts = [self.prompts[model, task, problem] for model, task, _, problem in self.settings]
         made: dict[str, Any] = {"tokens_in": np.array(prompts, np.int32)[setting]}
         for place, name in enumerate(SETTING):
             by_setting = pd.Categorical([names[place] for names in self.settings])
             made[name] = by_setting.take(setting).remove_unused_categories()
-        for name in ("trial", "tokens_out"):
-            made[name] = self.array(name)[keep]
-        for name in ("correct", "truncated"):
-            made[name] = self.array(name)[keep].astype(bool)
-        forced_at = self.array("forced_at")[keep]
+        kinds = {"trial": np.int32, "tokens_out": np.int32, "correct": bool, "truncated": bool}
+        made |= {name: frame[name].to_numpy(kind) for name, kind in kinds.items()}
+        forced_at = frame["forced_at"].to_numpy()
         table = pd.DataFrame({name: made[name] for name in COLUMNS}, copy=False)
         if not forced_at.any():
             return table
@@ -369,15 +354,17 @@ def read_traces(
         bar.close()
     if not rows.settings:
         raise ValueError(f"no trials are left in {files[0]} after bad lines: {bad.seen[0]}")
-    keep = np.ones(len(rows.columns["line"]), bool)
+    frame = rows.frame()
     copied = "a copied line, or not sampled at all: the same answer, word for word, or the same request"
-    rows.drop_repeats(keep, ["mark"], copied, bad)
-    numbered = (rows.array("trial") >= 0).any()  # else nothing can be there twice
-    rows.number(keep)
-    if numbered:
-        rows.drop_repeats(keep, ["setting", "trial", "forced_at"], "the same trial of the same problem", bad)
+    frame = rows.without_repeats(frame, frame.loc[frame["mark"] != 0, ["mark"]], copied, bad)
+    bare = frame["trial"] < 0  # numbered in the order read
+    setting = frame.loc[bare, "setting"]
+    frame.loc[bare, "trial"] = setting.groupby(setting).cumcount().astype(np.int32)
+    if not bare.all():  # else nothing can be there twice
+        trials, again = frame[["setting", "trial", "forced_at"]], "the same trial of the same problem"
+        frame = rows.without_repeats(frame, trials, again, bad)
     bad.report()
-    table = rows.table(keep)
-    del rows  # a large file's rows, before the next step needs memory
+    table = rows.table(frame)
+    del rows, frame  # of a large file, before the next step needs memory
     _warn_of_uneven(table)
     return table

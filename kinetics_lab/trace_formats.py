@@ -20,19 +20,16 @@ from kinetics_lab.trace_values import (
     mark_of,
     problem_id,
     shortened,
+    stem_of,
     verdict_of,
     whole_number,
 )
 from kinetics_lab.traces import COLUMNS
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").rsplit(".", 1)[0]
-
-
 def _lm_eval(path: Path, first: Record, run: Run) -> Parse:
     """Samples logged by lm-evaluation-harness (see ``read_traces``)."""
-    found = re.fullmatch(r"samples_(.+?)(?:_\d{4}-\d\d-\d\dT[\d.-]+)?", _stem(path))
+    found = re.fullmatch(r"samples_(.+?)(?:_\d{4}-\d\d-\d\dT[\d.-]+)?", stem_of(path))
     task = run.task or (found[1] if found else run.said("task"))
     model, policy = run.said("model"), run.said("policy")
     metric, _, wanted = (run.metric or "").partition(",")
@@ -174,9 +171,8 @@ def _length(ids: object, name: str) -> int:
 
 
 def _ended_by_limit(reason: Any) -> bool:
-    name = (
-        reason.get("type") if isinstance(reason, dict) else reason
-    )  # SGLang: {"type": "length", "length": 8192}
+    # SGLang: {"type": "length", "length": 8192}
+    name = reason.get("type") if isinstance(reason, dict) else reason
     if name not in ("length", "stop", "eos", "tool_calls"):
         raise ValueError(f"finish_reason must be 'stop' or 'length' (an answer that ended); got {name!r}")
     return name == "length"
@@ -260,7 +256,7 @@ def recognise(path: Path, first: Record) -> str:
         return "table"
     if "resps" in first:
         return "lm-eval"
-    if not {"prediction", "attn_local", "kinetics_lab"}.isdisjoint(first) or NAME.fullmatch(_stem(path)):
+    if not {"prediction", "attn_local", "kinetics_lab"}.isdisjoint(first) or NAME.fullmatch(stem_of(path)):
         return "kinetics"
     if not {"outputs", "choices", "meta_info", "usage", "response"}.isdisjoint(first):
         return "requests"

@@ -25,6 +25,7 @@ from kinetics_lab.trace_values import (
     mark_of,
     problem_id,
     shortened,
+    stem_of,
     verdict_of,
     whole_number,
 )
@@ -68,16 +69,10 @@ def layout_name(task: str, model: str, policy: str) -> str:
     for ``:`` (``aime24_qwen3-0-6b_quest-512-16``). Raises ValueError for a task or model that cannot stand in a
     file's name, and for a policy that ``parse_policy`` refuses.
     """
-    require(
-        bool(re.fullmatch(r"[A-Za-z0-9][\w.+-]*", task, re.ASCII)),
-        "task must be letters, digits and . _ + - (it becomes part of a file's name)",
-        task,
-    )
-    require(
-        bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", model)),
-        "model must be letters, digits and . + - (it becomes part of a file's name)",
-        model,
-    )
+    for what, name, signs in (("task", task, ". _ + -"), ("model", model, ". + -")):
+        pattern = rf"[A-Za-z0-9][A-Za-z0-9{signs.replace(' ', '')}]*"
+        rule = f"{what} must be letters, digits and {signs} (it becomes part of a file's name)"
+        require(bool(re.fullmatch(pattern, name)), rule, name)
     found = parse_policy(policy)
     published = _published(found)
     return f"{task}_{model.replace('.', '-')}_{published[0] if published else str(found).replace(':', '-')}"
@@ -141,7 +136,7 @@ def _ours(first: Record, run: Run) -> Parse:
 
 def _of_the_paper(path: Path, first: Record, run: Run) -> Parse:
     """A published file: the policy in its name and in its metadata, which must agree."""
-    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    stem = stem_of(path)
     found = NAME.fullmatch(stem)
     if found is None:
         raise TraceFileError(

@@ -61,6 +61,11 @@ def mark_of(text: str) -> str | None:
     return text if len(text) >= 200 else None
 
 
+def stem_of(path: Path) -> str:
+    """The file's name without its suffixes, ``.jsonl.gz`` for example."""
+    return path.name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
 def shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

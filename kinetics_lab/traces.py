@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from kinetics_lab._errors import require
 from kinetics_lab.policies import parse_policy
-from kinetics_lab.results import write_whole
+from kinetics_lab.results import write_table
 
 SETTING = ["model", "task", "policy", "problem"]
 COLUMNS = ["model", "task", "problem", "trial", "policy", "tokens_in", "tokens_out", "correct", "truncated"]
@@ -295,5 +295,4 @@ def _answers(cut: pd.DataFrame, forced: pd.DataFrame, cap: int) -> tuple[np.ndar
 
 def write_traces(table: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """Check the trace table and write it as Parquet, whole or not at all; returns the path."""
-    checked = check_traces(table)
-    return write_whole(Path(path), lambda part: checked.to_parquet(part, index=False))
+    return write_table(Path(path), check_traces(table))

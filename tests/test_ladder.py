@@ -537,7 +537,7 @@ def test_what_tables_refuse(tmp_path, tiny, monkeypatch):
 
 def test_of_two_that_make_the_same_the_second_waits(tmp_path, tiny):
     make_table("training", "tiny", tmp_path)
-    with (tmp_path / "tiny" / "preset.txt").open() as held, ThreadPoolExecutor() as pool:
+    with (tmp_path / "tiny" / ".lock").open() as held, ThreadPoolExecutor() as pool:
         fcntl.flock(held, fcntl.LOCK_EX)
         second = pool.submit(make_table, "training", "tiny", tmp_path)
         with pytest.raises(TimeoutError):

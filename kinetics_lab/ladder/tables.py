@@ -5,7 +5,6 @@ What is made stays in a folder of the preset's own: a stopped run goes on, and t
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -22,17 +21,14 @@ from kinetics_lab._errors import lookup, require
 from kinetics_lab.datafiles import read_table
 from kinetics_lab.ladder import Preset, model_name, preset
 from kinetics_lab.ladder.task import support, verify
-from kinetics_lab.results import write_whole
+from kinetics_lab.results import locked, write_table, write_text
 from kinetics_lab.traces import check_traces
 
 if TYPE_CHECKING:
     from kinetics_lab.ladder.model import Reasoner
 
 KINDS = ("traces", "training", "walks")
-DEFAULT = "cpu"  # the preset that the chapters' sentences are about
-COMMITTED = {
-    DEFAULT: "ladder"
-}  # presets whose tables the project carries, and how their data files' names begin
+DEFAULT = "cpu"  # the preset that the chapters' sentences are about, and whose tables the project carries
 FOLDER = "_build/ladder"
 WALKS = 4  # trials of every problem whose walks are kept, the first ones
 
@@ -94,9 +90,9 @@ def tables(
     if retrain:
         found = {kind: pd.read_parquet(make_table(kind, name, folder, device=device)) for kind in KINDS}
     else:
-        rule = f"preset must be {' or '.join(COMMITTED)}, whose tables the project carries, unless retrain is true"
-        require(name in COMMITTED, rule, name)
-        found = {kind: read_table(f"{COMMITTED[name]}_{kind}") for kind in KINDS}
+        rule = f"preset must be {DEFAULT}, whose tables the project carries, unless retrain is true"
+        require(name == DEFAULT, rule, name)
+        found = {kind: read_table(f"ladder_{kind}") for kind in KINDS}
     return Tables(name, retrain, **found)
 
 
@@ -117,15 +113,11 @@ def make_table(
     except ImportError:
         raise ValueError("training a ladder needs PyTorch: pip install 'kinetics-lab[kernels]'") from None
     show, threads = sys.stderr.isatty() if progress is None else progress, torch.get_num_threads()
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "preset.txt").open("a+") as stamp:
-        fcntl.flock(stamp, fcntl.LOCK_EX)
-        stamp.seek(0)
-        same = (stamp.read() or repr(plan)) == repr(plan)
+    stamp = home / "preset.txt"
+    with locked(home / ".lock"):
+        same = not stamp.exists() or stamp.read_text(encoding="utf-8") == repr(plan)
         require(same, "folder holds another version of this preset: delete it or name another", str(home))
-        stamp.truncate(0)
-        stamp.write(repr(plan))
-        stamp.flush()
+        write_text(stamp, repr(plan))
         # Models this small lose time to a second thread, and results depend on the number of threads.
         torch.set_num_threads(1)
         try:
@@ -133,9 +125,7 @@ def make_table(
         finally:
             torch.set_num_threads(threads)
         part = "".join(f".{name}" for name in only)  # a part never replaces the whole
-        return write_whole(
-            out or home / f"{kind}{part}.parquet", lambda part: table.to_parquet(part, index=False)
-        )
+        return write_table(out or home / f"{kind}{part}.parquet", table)
 
 
 Models = Iterator[tuple[str, int, "Reasoner", list[dict[str, float]]]]
@@ -154,7 +144,7 @@ def _models(plan: Preset, home: Path, device: str, only: Sequence[str], show: bo
 def _kept(path: Path, do: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """The table at ``path``, made where it is not there yet."""
     if not path.is_file():
-        write_whole(path, lambda part: do().to_parquet(part, index=False))
+        write_table(path, do())
     return pd.read_parquet(path)
 
 
