@@ -260,7 +260,7 @@ def region(data: Data, best: np.ndarray, target: float, held: int = 0) -> np.nda
         steps = np.sin(np.linspace(0, np.pi / 2, 6 if held else 10))
         for share in steps if end != middle else steps[:1]:
             fit = fit.copy()
-            fit[place] = middle + share * (end - middle)
+            fit[place] = (1 - share) * middle + share * end  # exactly the end at last: it may be the cap
             fit = _minimise(data, fit, held + 1)
             slices.append(region(data, fit, target, held + 1))
     return np.concatenate(slices)
