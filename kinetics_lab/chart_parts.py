@@ -213,7 +213,10 @@ def colour(
     if column is None:
         return alt.value(SERIES[0])
     names = order(table, column, sort)
-    scale = alt.Scale(domain=names, range=palette(names, ordered))
+    # small to large: a name keeps its colour where others of ``sort`` are absent
+    wanted = [plain(v) for v in sort] if ordered and sort is not None and len(sort) <= len(SIZES) else names
+    hues = dict(zip(wanted, palette(wanted, ordered), strict=True))
+    scale = alt.Scale(domain=names, range=[hues[name] for name in names])
     return alt.Color(field=column, type="nominal", scale=scale, legend=legend(names, **style))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab import chart_parts as parts
+from kinetics_lab._errors import among
 from kinetics_lab.chart_html import MimeRender, mimebundle, table_html, write_bundle
 from kinetics_lab.chart_parts import INK, SERIES, SHAPES, SIZES, Rules, theme
 from kinetics_lab.chart_slider import Slider
@@ -27,6 +28,8 @@ __all__ = [
 ]  # fmt: skip
 
 Names = Sequence[Any] | None
+GROUND = "rgba(128, 128, 128, 0.25)"  # on a light and on a dark page
+BAR = "M-1,-0.12L1,-0.12L1,0.12L-1,0.12Z"  # in a legend, of a series that is a line alone
 Range = tuple[float, float] | None
 
 
@@ -119,7 +122,9 @@ def fit(
     drawn = alt.Chart(curve).encode(**place)
     if series is not None:
         names = parts.order(both, series, sort)
-        shapes = alt.Scale(domain=names, range=list(SHAPES[: len(names)]))
+        dotted = set(parts.order(dots, series, sort))
+        marks_of = [shape if name in dotted else BAR for name, shape in zip(names, SHAPES, strict=False)]
+        shapes = alt.Scale(domain=names, range=marks_of)
         place["shape"] = alt.Shape(field=series, type="nominal", scale=shapes, legend=parts.legend(names))
     tips = parts.tooltips(dots, {x: x_title, y: y_title}, tooltip_columns or [series, x, y])
     marks = parts.within(alt.Chart(dots), **{x: x_domain, y: y_domain})
@@ -268,19 +273,24 @@ def heatmap(
 def regions(
     table: pd.DataFrame, x: str, y: str, name: str, *, x_title: str, y_title: str, description: str,
     title: str | None = None, sure: str | None = None, sort: Names = None, ordered: bool = False,
-    sort_x: Names = None, sort_y: Names = None, slider: Slider | None = None,
+    sort_x: Names = None, sort_y: Names = None, slider: Slider | None = None, rest: str | None = None,
 ) -> alt.Chart:  # fmt: skip
     """Who wins where: a cell for each (x, y) in the colour of ``name``; the paler, the less ``sure`` (0 to 1).
 
-    A cell may be missing: nobody wins there. Numeric rows grow upwards; the slider must be a filter.
+    A cell may be missing: nobody wins there. Cells named ``rest`` are grey, as ground for the others. Numeric rows grow upwards; the slider must be a filter.
     """
     parts.check_text(x_title=x_title, y_title=y_title, description=description)
     data = parts.tidy(table, [x, y, name, sure, *(slider.columns() if slider else [])])
     rows = parts.upwards(data, y, sort_y)
+    hue = parts.colour(data, name, sort, ordered, symbolType="square")
+    if rest is not None:
+        names = parts.order(data, name, sort)
+        among(names, rest, f"{name}, rest:")
+        hue["scale"]["range"][names.index(rest)] = GROUND
     cells = alt.Chart(data).encode(
         x=parts.category(alt.X, data, x, x_title, sort_x),
         y=parts.category(alt.Y, data, y, y_title, rows),
-        color=parts.colour(data, name, sort, ordered, symbolType="square"),
+        color=hue,
         tooltip=parts.tooltips(data, {x: x_title, y: y_title}, [name, sure, x, y]),
     )
     if sure is not None:
@@ -289,8 +299,9 @@ def regions(
             raise ValueError(
                 f"column {sure!r} must lie between 0 and 1; got {shares.min():g} to {shares.max():g}"
             )
-        faint = alt.Scale(domain=[0.3, 1], range=[0.25, 1], clamp=True)
+        faint = alt.Scale(domain=[0.3, 1], range=[0.4, 1], clamp=True)
         cells = cells.encode(opacity=alt.Opacity(field=sure, type="quantitative", scale=faint, legend=None))
     if slider is not None:
         cells = slider.transform(cells, name)
-    return parts.finish(cells.mark_rect(), title, description, slider)
+    edged = cells.mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
+    return parts.finish(edged, title, description, slider)

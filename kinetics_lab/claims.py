@@ -28,7 +28,8 @@ class Claim:
     """One published number: ``tolerance`` is relative, ``atol`` absolute, ``why`` explains a difference.
 
     ``shown`` stands for a published value that is no number ("negligible"), with its unit. ``needs`` says what
-    is missing where no chapter can check the number yet; such a claim has no chapter and no finding.
+    is missing where no chapter can check the number yet; such a claim has no chapter and no finding. ``derived``: the
+    number follows from printed ones and is not printed itself.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Claim:
     why: str = ""
     shown: str = ""
     needs: str = ""
+    derived: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,23 @@ class Finding:
         claim = self.claim
         found = "" if self.value is None else number(self.value)
         if self.interval:
-            found += f" [{number(self.interval[0])}, {number(self.interval[1])}]"
+            found += f" [{number(self.interval[0], 4)}, {number(self.interval[1], 4)}]"
         return {
             "claim": claim.statement,
-            "where": claim.where,
+            "where": claim.where + "; follows from it" * claim.derived,
             "published": claim.shown or f"{number(claim.published)} {claim.unit}".strip(),
             "here": f"{found} {claim.unit}".strip() if found else "",
             "verdict": self.status,
             "why": {"differs": claim.why, "needs data": claim.needs}.get(self.status, ""),
             "chapter": claim.chapter,
             "id": claim.id,
+            "derived": claim.derived,
         }
 
 
-def number(value: float) -> str:
-    """A number in the book's tables: as it is if six digits say it exactly, else four significant digits."""
-    digits = 6 if float(f"{value:.6g}") == value else 4
+def number(value: float, most: int = 6) -> str:
+    """A number in the book's tables: as it is if ``most`` digits say it exactly, else four significant digits."""
+    digits = most if float(f"{value:.6g}") == value else 4
     if value == 0 or 1e-4 <= abs(value) < 1e7:
         decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
         text = f"{value:,.{max(decimals, 0)}f}"
@@ -157,10 +160,10 @@ def to_html(groups: Mapping[str, Iterable[Finding]]) -> str:
         if heading:
             lines.append(f'<tr class="kl-group"><th colspan="4">{heading}</th></tr>')
         for finding in findings:
-            row = {name: html.escape(text) for name, text in finding.row.items()}
+            row = {name: html.escape(str(text)) for name, text in finding.row.items()}
             why = f"<br><small>{row['why']}</small>" if row["why"] else ""
             cells = [
-                f"<td>{row['claim']}<br><small>{row['where']}</small></td>",
+                f"<td>{row['claim']}<br><small>{row['where']} [{row['id']}]</small></td>",
                 *(f'<td data-label="{name}: ">{row[name]}</td>' for name in ("published", "here")),
                 f'<td><strong class="kl-{row["verdict"].split()[0]}">{row["verdict"]}</strong>{why}</td>',
             ]

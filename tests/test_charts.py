@@ -406,3 +406,44 @@ def test_numbers_in_the_cells_only_where_there_is_room() -> None:
         return len(charts.heatmap(table, "x", "y", "v", **TEXT, value_title="v").to_dict()["layer"])
 
     assert (layers(12), layers(13)) == (2, 1)
+
+
+def test_a_name_keeps_its_colour_where_others_are_absent():
+    sizes = ["a", "b", "c", "d"]
+    whole = pd.DataFrame({"x": [1.0, 2] * 4, "y": 1.0, "size": np.repeat(sizes, 2)})
+
+    def hues(table):
+        chart = charts.lines(table, "x", "y", "size", ordered=True, sort=sizes, **TEXT).to_dict()
+        scale = next(layer["encoding"]["color"]["scale"] for layer in chart["layer"] if "encoding" in layer)
+        return dict(zip(scale["domain"], scale["range"], strict=True))
+
+    all_of_them, some = hues(whole), hues(whole[whole["size"] != "b"])
+    assert list(some) == ["a", "c", "d"]
+    assert some.items() <= all_of_them.items()
+    assert len(set(all_of_them.values())) == 4
+
+
+def test_a_line_without_points_has_a_line_in_the_legend():
+    dots = pd.DataFrame({"x": [1.0, 2], "y": [1.0, 2], "kind": "measured"})
+    line = pd.DataFrame({"x": [1.0, 2], "y": [1.0, 2], "kind": "law"})
+    chart = charts.fit(dots, line, "x", "y", "kind", **TEXT).to_dict()
+    shapes = [
+        layer["encoding"]["shape"]["scale"]
+        for layer in chart["layer"]
+        if "shape" in layer.get("encoding", {})
+    ]
+    assert dict(zip(shapes[0]["domain"], shapes[0]["range"], strict=True)) == {
+        "measured": "circle",
+        "law": charts.BAR,
+    }
+
+
+def test_the_rest_of_a_map_is_its_ground():
+    table = pd.DataFrame({"x": ["p", "q"], "y": ["r", "r"], "who": ["read", "not read"]})
+    names = ["read", "not read"]
+    made = charts.regions(table, "x", "y", "who", sort=names, rest="not read", **TEXT).to_dict()
+    scale = made["encoding"]["color"]["scale"]
+    assert dict(zip(scale["domain"], scale["range"], strict=True))["not read"] == charts.GROUND
+    assert scale["range"][0] == charts.SERIES[0]
+    with pytest.raises(ValueError, match="rest"):
+        charts.regions(table, "x", "y", "who", sort=names, rest="nobody", **TEXT)

@@ -155,4 +155,4 @@ def test_groups_get_their_headings_and_text_is_escaped():
     finding = Finding(Claim(id="x", chapter="1", where="a < b", statement="<i>", published=1.0), 1.0)
     page = claims.to_html({"<a>Chapter</a>": [finding]})
     assert '<th colspan="4"><a>Chapter</a></th>' in page
-    assert "&lt;i&gt;<br><small>a &lt; b</small>" in page
+    assert "&lt;i&gt;<br><small>a &lt; b [x]</small>" in page
