@@ -282,7 +282,7 @@ def regions(
     parts.check_text(x_title=x_title, y_title=y_title, description=description)
     data = parts.tidy(table, [x, y, name, sure, *(slider.columns() if slider else [])])
     rows = parts.upwards(data, y, sort_y)
-    hue = parts.colour(data, name, sort, ordered, symbolType="square")
+    hue = parts.colour(data, name, sort, ordered, symbolType="square", symbolStrokeWidth=0)
     if rest is not None:
         names = parts.order(data, name, sort)
         among(names, rest, f"{name}, rest:")
