@@ -273,7 +273,7 @@ def _measure(suite: Suite, case: Row, predicted: Row, bench: Bench) -> tuple[Row
     """Measured columns and no error, or none and one sentence."""
     try:
         if not bench.has_memory(predicted["memory_bytes"]):
-            return {}, f"needs {predicted['memory_bytes'] / 1e9:.1f} GB of GPU memory, more than is free"
+            return {}, f"needs {predicted['memory_bytes'] / 1e9:.1f} GB of memory, more than is free"
         return suite.measure(case, bench), None
     except Exception as error:  # whatever it is, it is recorded: a case without a row would look unmeasured
         return {}, sentence(error)

@@ -426,7 +426,7 @@ def test_a_case_that_does_not_fit_is_a_row_too(tmp_path, bench, monkeypatch):
     suite, measured = counting(memory=150e9)
     assert run_suite(suite, tmp_path, bench)
     assert not measured
-    assert set(table(tmp_path)["error"]) == {"needs 150.0 GB of GPU memory, more than is free"}
+    assert set(table(tmp_path)["error"]) == {"needs 150.0 GB of memory, more than is free"}
 
 
 def test_a_gpu_that_no_longer_answers_ends_the_run_with_its_row(tmp_path, bench, monkeypatch):
