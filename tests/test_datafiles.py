@@ -2,6 +2,7 @@
 
 import hashlib
 
+import pandas as pd
 import pytest
 
 from kinetics_lab import datafiles
@@ -27,7 +28,18 @@ def test_every_file_matches_its_entry(name):
 def test_every_file_is_listed():
     folder = datafiles.data_dir()
     listed = {entry["file"] for entry in datafiles.manifest().values()} | {"MANIFEST.toml"}
-    assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == listed
+    found = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
+    # rows of measurements say in themselves where they come from, and more come with every `make gpu`
+    assert {str(path) for path in found if path.parts[0] != "measurements"} == listed
+
+
+def test_measured_rows_say_where_they_come_from():
+    for path in (datafiles.data_dir() / "measurements").glob("*/*.parquet"):
+        rows = pd.read_parquet(path)
+        assert not rows["dirty"].any(), path
+        assert rows["commit"].str.fullmatch("[0-9a-f]{40}").all(), path
+        assert set(rows["device"]) <= {"cuda", "host"}, path
+        assert rows[["gpu", "torch", "date", "kernels_digest", "suite_version"]].notna().all(axis=None), path
 
 
 def test_a_good_file_is_read(tmp_path):

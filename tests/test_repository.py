@@ -96,7 +96,7 @@ def test_importing_the_package_imports_nothing_heavy():
     }
 
 
-DECODERS = {"ahead", "caches", "generate", "hf"}  # nothing but PyTorch: no chapter imports them
+DECODERS = {"ahead", "caches", "generate", "hf", "host"}  # nothing but PyTorch: no chapter imports them
 
 
 @pytest.mark.parametrize(
