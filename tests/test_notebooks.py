@@ -66,6 +66,8 @@ def test_the_source_is_clean(path):
             "tags", []
         )  # drawing a chart takes a line for each argument
         assert len(cell.source.splitlines()) <= (40 if folded else 25), cell.source
+        # an output shows a role of MyST as it is written
+        assert not re.search(r"\{(ref|eq|doc|cite)(:\w)?\}", cell.source), cell.source
     for cell in book.cells:
         assert cell.source.strip(), f"empty cell {cell.id}"
         assert not MACHINE_PATH.search(cell.source), cell.source
