@@ -27,7 +27,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import torch
 import triton
-from kinetics_kernels import configs, dense, layout, merge, score, select
+from kinetics_kernels import append, configs, dense, merge, score, select
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -169,9 +169,9 @@ def append_case(
             f"append step {x} D={head_dim} heads={heads}",
             configs.step_warps(heads * head_dim, fp8=fp8),
         )
-        return Case(name, layout._append_step_kernel, types, const, warps, 3, 1)
+        return Case(name, append.append_step_kernel, types, const, warps, 3, 1)
     types["T"], const["TILE"], const["REFRESH"] = "i32", configs.PROMPT_TILE, False
-    return Case(f"append prompt {x} D={head_dim}", layout._append_prompt_kernel, types, const, 4, 3, 4)
+    return Case(f"append prompt {x} D={head_dim}", append.append_prompt_kernel, types, const, 4, 3, 4)
 
 
 def cases() -> Iterator[Case]:

@@ -5,13 +5,8 @@ None of these checks reads a tensor's contents, so none of them waits for the GP
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from kinetics_kernels.layout import PagedKVCache
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 FP8 = torch.float8_e4m3fn  # of stored keys and values only
@@ -43,21 +38,13 @@ def tensor(
     require(x.is_contiguous(), f"{name} must be contiguous (call .contiguous())", f"strides {x.stride()}")
 
 
-def scaled(cache: PagedKVCache) -> None:
-    """An fp8 cache must have its scales before it is used."""
-    rule = "an fp8 cache must have k_scale and v_scale: give both, or call calibrate(k, v)"
-    require(cache.scaled, rule, "none")
-
-
-def query(q: Tensor, cache: PagedKVCache) -> int:
-    """Check ``q [B, Hq, D]`` against the cache; returns the group, Hq / Hkv."""
+def query(q: Tensor, n_kv: int) -> int:
+    """``q [B, Hq, D]`` must have a group of query heads for each of the ``n_kv`` KV heads; returns Hq / Hkv."""
     require(isinstance(q, Tensor), "q must be a torch.Tensor", type(q).__name__)
     require(q.dim() == 3, "q must have 3 dimensions (batch, query heads, head_dim)", tuple(q.shape))
-    n_q, n_kv = q.shape[1], cache.n_kv_heads
+    n_q = q.shape[1]
     require(n_q >= 1 and n_q % n_kv == 0, f"q must have a multiple of {n_kv} query heads (the KV heads)", n_q)
     require(n_q // n_kv <= MAX_GROUP, f"q must have at most {MAX_GROUP} query heads per KV head", n_q // n_kv)
-    tensor("q", q, (cache.batch, n_q, cache.head_dim), cache.input_dtypes, cache.device)
-    scaled(cache)
     return n_q // n_kv
 
 

@@ -150,7 +150,7 @@ def dense_decode(
     ``[B, Hq, D]``, zero for a request of length 0; with ``return_lse`` also the natural log-sum-exp of the
     scaled scores, fp32 ``[B, Hq]``, ``-inf`` there.
     """
-    checks.query(q, cache)
+    cache.check_query(q)
     if splits is not None:
         checks.whole("splits", splits, 1)
     if cache.debug:

@@ -83,7 +83,7 @@ def _score(
     q: Tensor, cache: PagedKVCache, key: Tensor, low: Tensor, scale: float | None, *,
     quest: bool = False, tokens: bool = False,
 ) -> Tensor:  # fmt: skip
-    group = checks.query(q, cache)
+    group = cache.check_query(q)
     rows = cache.max_tokens if tokens else cache.max_blocks
     out = torch.empty(cache.batch, cache.n_kv_heads, rows, dtype=torch.float32, device=cache.device)
     tile, warps, stages = configs.score_launch(cache.head_dim, quest=quest)

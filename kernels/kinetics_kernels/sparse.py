@@ -22,7 +22,7 @@ def sparse_decode(
     splits: int | None = None, return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """One decode step over what ``selection`` names. Arguments and results as in ``dense_decode``."""
-    checks.query(q, cache)
+    cache.check_query(q)
     if splits is not None:
         checks.whole("splits", splits, 1)
     heads = (cache.batch, cache.n_kv_heads)
