@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from kinetics_lab import frontier
-from kinetics_lab.datafiles import read_table
+from kinetics_lab.data import read_table
 from kinetics_lab.hardware import HARDWARE
 
 

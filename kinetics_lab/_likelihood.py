@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import among, require
+from kinetics_lab.errors import among, require
 
 SPACES = ("log", "linear")
 STEEPEST = 30.0  # |b| log(x_max / x_min) beyond which a curve is a step at one end, not a law

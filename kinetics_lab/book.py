@@ -18,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab import datafiles
-from kinetics_lab._errors import among
+from kinetics_lab import data as datafiles
+from kinetics_lab.errors import among
+from kinetics_lab.files import locked
 from kinetics_lab.parameters import declared_parameters, read_notebook
-from kinetics_lab.results import locked
 from kinetics_lab.runs import RunResult, execute_all
 
 TOOLCHAIN = ("altair", "jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme", "vl-convert-python")

@@ -15,7 +15,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kinetics_lab._errors import among, unknown
+from kinetics_lab.errors import among, unknown
 
 if TYPE_CHECKING:
     from kinetics_lab.chart_slider import Slider

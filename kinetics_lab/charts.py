@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab import chart_parts as parts
-from kinetics_lab._errors import among
 from kinetics_lab.chart_html import MimeRender, mimebundle, table_html, write_bundle
 from kinetics_lab.chart_parts import INK, SERIES, SHAPES, SIZES, Rules, theme
 from kinetics_lab.chart_slider import Slider
+from kinetics_lab.errors import among
 
 __all__ = [
     "SERIES", "SIZES", "MimeRender", "Slider", "compare", "enable", "fit", "heatmap", "lines", "regions",

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinetics_lab._errors import lookup, require
-from kinetics_lab.datafiles import data_path
+from kinetics_lab.data import data_path
+from kinetics_lab.errors import lookup, require
 
 if TYPE_CHECKING:
     import pandas as pd

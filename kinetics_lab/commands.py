@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab._errors import require
+from kinetics_lab.errors import require
 
 
 def cost(args: argparse.Namespace) -> None:

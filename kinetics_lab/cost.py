@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import among, require
+from kinetics_lab.errors import among, require
 from kinetics_lab.hardware import Hardware
 from kinetics_lab.policies import BlockTopK, Dense, Local, Policy, TopK
 from kinetics_lab.shapes import ModelShape

@@ -18,8 +18,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, stdtrit
 
-from kinetics_lab._errors import among, lookup, require
 from kinetics_lab.cost import decode_cost
+from kinetics_lab.errors import among, lookup, require
 from kinetics_lab.hardware import Hardware
 from kinetics_lab.policies import Policy, parse_policy
 from kinetics_lab.shapes import MODELS, ModelShape

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab import _grader, trace_files
-from kinetics_lab._errors import require, unknown
+from kinetics_lab.errors import require, unknown
 from kinetics_lab.trace_values import problem_id, shortened
 
 

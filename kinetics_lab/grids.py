@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab._errors import among
+from kinetics_lab.errors import among
 from kinetics_lab.parameters import check_parameters, yaml_loader
 from kinetics_lab.runs import project_root
 

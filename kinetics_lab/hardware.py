@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from kinetics_lab._errors import lookup, require
+from kinetics_lab.errors import lookup, require
 
 #: Bytes of one element stored in each precision.
 ELEMENT_BYTES: dict[str, float] = {"bf16": 2, "fp8": 1, "int8": 1, "fp4": 0.5, "paper": 2}

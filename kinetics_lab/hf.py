@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinetics_lab._errors import among, lookup, require
 from kinetics_lab.bench import captured
 from kinetics_lab.caches import open_cache
+from kinetics_lab.errors import among, lookup, require
 from kinetics_lab.policies import Dense, Policy
 from kinetics_lab.shapes import ModelShape
 

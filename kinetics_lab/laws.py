@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import among, require
 from kinetics_lab._likelihood import (
     SIGMA_PLACE,
     Data,
@@ -28,6 +27,7 @@ from kinetics_lab._likelihood import (
     threshold,
     values_at,
 )
+from kinetics_lab.errors import among, require
 from kinetics_lab.frontier import curves, interval, problem_weights
 from kinetics_lab.policies import parse_policy
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from kinetics_lab._errors import require
 from kinetics_lab.bench import Bench, Call, Row, sentence
 from kinetics_lab.cost import Cost, cost_parts
+from kinetics_lab.errors import require
 from kinetics_lab.hardware import HARDWARE
 from kinetics_lab.measure import Rates, Suite, element
 from kinetics_lab.policies import BlockTopK, Dense, Policy, balanced_block_size

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab._errors import among
+from kinetics_lab.errors import among
 
 
 def read_notebook(path: Path | str) -> Any:

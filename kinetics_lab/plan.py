@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from kinetics_lab import plan_inputs as inputs
-from kinetics_lab._errors import lookup, require
+from kinetics_lab.errors import lookup, require
 from kinetics_lab.frontier import (
     SETTING,
     TRIALS,

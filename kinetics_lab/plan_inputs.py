@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kinetics_lab._errors import lookup, require, unknown
 from kinetics_lab.cost import max_batch
-from kinetics_lab.datafiles import read_table
+from kinetics_lab.data import read_table
+from kinetics_lab.errors import lookup, require, unknown
 from kinetics_lab.frontier import SUMMARY, TRIALS, cost_table
 from kinetics_lab.hardware import Hardware
 from kinetics_lab.policies import POLICIES, TopK, parse_policy

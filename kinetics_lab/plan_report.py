@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from kinetics_lab.files import write_text
 from kinetics_lab.plan import UNITS
 from kinetics_lab.plan_inputs import by_reason
-from kinetics_lab.results import write_text
 
 NOTEBOOK = Path("notebooks", "35_plan_your_own.ipynb")
 ALLOCATED = {"uniform": "one setting for all problems", "oracle": "an oracle's choice for each problem"}

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import lookup, require
+from kinetics_lab.errors import lookup, require
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import lookup, require
 from kinetics_lab.cost import Cost, decode_cost
+from kinetics_lab.errors import lookup, require
 from kinetics_lab.frontier import pareto_frontier, reigns
 from kinetics_lab.hardware import Hardware
 from kinetics_lab.policies import Dense, Policy

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from kinetics_lab._errors import require
+from kinetics_lab.errors import require
 from kinetics_lab.frontier import Allocation, interval, oracle_allocation, problem_weights
 from kinetics_lab.traces import pass_at_k
 

@@ -24,10 +24,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from kinetics_lab._errors import among
-from kinetics_lab.datafiles import data_dir
+from kinetics_lab.data import data_dir
+from kinetics_lab.errors import among
+from kinetics_lab.files import ROW, TABLE, at_path, is_ours, locked, write_text
 from kinetics_lab.parameters import check_parameters, read_notebook, read_parameters
-from kinetics_lab.results import ROW, TABLE, at_path, is_ours, locked, write_text
 
 LIBRARIES = ("altair", "ipykernel", "numpy", "pandas", "papermill", "pyarrow", "scipy", "vl-convert-python")
 # modules no notebook calls: changing them leaves every run valid

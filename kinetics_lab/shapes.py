@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab._errors import lookup, require
+from kinetics_lab.errors import lookup, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab._errors import lookup, require
 from kinetics_lab.attention_suites import (
     BUDGETS,
     DENSE,
@@ -28,6 +27,7 @@ from kinetics_lab.attention_suites import (
     random_tensor,
 )
 from kinetics_lab.bench import HOST, Bench, Call, Row, open_bench
+from kinetics_lab.errors import lookup, require
 from kinetics_lab.measure import (
     Rates,
     Suite,

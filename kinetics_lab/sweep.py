@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab import sweep_points
-from kinetics_lab._errors import among, require
+from kinetics_lab.errors import among, require
+from kinetics_lab.files import at_path, is_ours, locked, write_text
 from kinetics_lab.grids import Grid, brief, read_grid
-from kinetics_lab.results import at_path, is_ours, locked, write_text
 from kinetics_lab.runs import declared_result, project_root, run_keys, versions
 from kinetics_lab.sweep_points import Line, line_of, state
 from kinetics_lab.sweep_report import KIND, gather, read_log, summarize

@@ -18,8 +18,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from kinetics_lab._errors import require
-from kinetics_lab.results import locked, write_text
+from kinetics_lab.errors import require
+from kinetics_lab.files import locked, write_text
 from kinetics_lab.runs import NotebookError, run_key, run_notebook
 
 Task = dict[str, Any]  # arguments of run_point

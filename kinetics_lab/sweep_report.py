@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pandas.api.types import infer_dtype
 
-from kinetics_lab import results
+from kinetics_lab import files as results
 from kinetics_lab.grids import brief, canonical
 from kinetics_lab.sweep_points import Line, line_of, state
 

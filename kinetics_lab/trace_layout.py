@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab._errors import require
+from kinetics_lab.errors import require
 from kinetics_lab.policies import BlockTopK, Dense, Local, Policy, TopK, parse_policy
 from kinetics_lab.shapes import MODELS
 from kinetics_lab.trace_values import (

@@ -19,7 +19,7 @@ DEFAULT = ROOT / "notebooks" / "params" / "default.yml"
 @pytest.fixture(scope="session")
 def summary() -> Any:
     """The authors' results per problem: AIME 2024, six Qwen3 models, 42 settings."""
-    from kinetics_lab.datafiles import read_table
+    from kinetics_lab.data import read_table
 
     return read_table("aime24_qwen3_best_of_n")
 

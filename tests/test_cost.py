@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinetics_lab.cost import Cost, attended, cost_parts, decode_cost, max_batch, prefill_cost
-from kinetics_lab.datafiles import read_table
+from kinetics_lab.data import read_table
 from kinetics_lab.hardware import hardware
 from kinetics_lab.policies import BlockTopK, Dense, Local, Quest, RandomSelect, StridedBlockTopK, TopK
 from kinetics_lab.shapes import MODELS

@@ -5,7 +5,7 @@ import hashlib
 import pandas as pd
 import pytest
 
-from kinetics_lab import datafiles
+from kinetics_lab import data as datafiles
 
 
 def make(folder, *, text="a,b\n1,2\n", sha256=None, extra='[demo.columns]\na = "x"\nb = "y"\n'):

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from kinetics_lab import frontier
 from kinetics_lab.cost import decode_cost
-from kinetics_lab.datafiles import read_table
+from kinetics_lab.data import read_table
 from kinetics_lab.hardware import HARDWARE
 from kinetics_lab.policies import BlockTopK, parse_policy
 from kinetics_lab.shapes import MODELS

@@ -18,7 +18,7 @@ import pytest
 
 from kinetics_lab import ladder
 from kinetics_lab.cost import decode_cost
-from kinetics_lab.datafiles import read_table
+from kinetics_lab.data import read_table
 from kinetics_lab.ladder import PRESETS, SIZES, Preset, preset
 from kinetics_lab.ladder.tables import KINDS as TABLES
 from kinetics_lab.ladder.tables import make_table, tables, trace_table

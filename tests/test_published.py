@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kinetics_lab.datafiles import data_dir, manifest, read_table
+from kinetics_lab.data import data_dir, manifest, read_table
 from kinetics_lab.policies import parse_policy
 from kinetics_lab.shapes import MODELS
 

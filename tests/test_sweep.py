@@ -16,7 +16,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kinetics_lab import results, runs, sweep_points, sweep_report
+from kinetics_lab import files as results
+from kinetics_lab import runs, sweep_points, sweep_report
 from kinetics_lab.cli import main
 from kinetics_lab.grids import canonical, read_grid
 from kinetics_lab.parameters import read_notebook

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinetics_lab.datafiles import read_table
+from kinetics_lab.data import read_table
 from kinetics_lab.traces import (
     COLUMNS,
     SETTING,

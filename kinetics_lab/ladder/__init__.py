@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from kinetics_lab._errors import lookup
+from kinetics_lab.errors import lookup
 from kinetics_lab.ladder.task import World
 from kinetics_lab.shapes import ModelShape
 

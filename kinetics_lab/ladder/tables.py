@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from kinetics_lab._errors import lookup, require
-from kinetics_lab.datafiles import read_table
+from kinetics_lab.data import read_table
+from kinetics_lab.errors import lookup, require
+from kinetics_lab.files import locked, write_table, write_text
 from kinetics_lab.ladder import Preset, model_name, preset
 from kinetics_lab.ladder.task import support, verify
-from kinetics_lab.results import locked, write_table, write_text
 from kinetics_lab.traces import check_traces
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from functools import cache
 
 import numpy as np
 
-from kinetics_lab._errors import require
+from kinetics_lab.errors import require
 
 AGREE = 2  # records that make an edge true
 TEST_SEED = 20_000  # of test problems and uniform numbers; training seeds are small

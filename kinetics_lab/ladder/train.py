@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kinetics_lab._errors import require
+from kinetics_lab.errors import require
+from kinetics_lab.files import write_whole
 from kinetics_lab.ladder import SIZES, Preset, model_name
 from kinetics_lab.ladder.model import Reasoner
 from kinetics_lab.ladder.task import World, make, teach
-from kinetics_lab.results import write_whole
 
 MUON_LR, ADAM_LR = 0.02, 3e-3  # the second at width 64
 WARM, DECAY = 1 / 40, 0.6  # shares of the training in which the learning rate rises, and falls

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import triton
 
-from kinetics_lab.datafiles import data_path, read_table
+from kinetics_lab.data import data_path, read_table
 
 CHECK = Path(__file__).parents[2] / "kernels" / "aot_check.py"
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from kinetics_lab._errors import require
+from kinetics_lab.errors import require
 
 TABLE, ROW = "result.parquet", "result.json"
 RESERVED = ("param.", "sweep.")  # columns that a sweep puts in front of a result's own

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinetics_lab._errors import lookup
+from kinetics_lab.errors import lookup
 
 if TYPE_CHECKING:
     import pandas as pd
