@@ -14,8 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from kinetics_lab.cost.policies import (
+    BlockTopK,
+    Dense,
+    Local,
+    Policy,
+    Quest,
+    RandomSelect,
+    StridedBlockTopK,
+    TopK,
+)
 from kinetics_lab.errors import require
-from kinetics_lab.policies import BlockTopK, Dense, Local, Policy, Quest, RandomSelect, StridedBlockTopK, TopK
 
 SEED = 0  # of the random policy
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import kinetics_lab
 from kinetics_lab import commands as do
-from kinetics_lab.cost import COMBINES, COUNTINGS
+from kinetics_lab.cost.request import COMBINES, COUNTINGS
 
 
 def named(text: str) -> tuple[str, str]:

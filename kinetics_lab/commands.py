@@ -18,14 +18,14 @@ from kinetics_lab.errors import require
 
 def cost(args: argparse.Namespace) -> None:
     """Print one JSON line: flops, bytes, eflops, seconds and the arguments they belong to."""
-    from kinetics_lab.cost import decode_cost
-    from kinetics_lab.hardware import hardware
-    from kinetics_lab.policies import parse_policy
-    from kinetics_lab.shapes import model
+    from kinetics_lab.cost.hardware import find_hardware
+    from kinetics_lab.cost.policies import parse_policy
+    from kinetics_lab.cost.request import decode_cost
+    from kinetics_lab.cost.shapes import find_model
 
-    device = hardware(args.hardware, args.precision)
+    device = find_hardware(args.hardware, args.precision)
     found = decode_cost(
-        model(args.model),
+        find_model(args.model),
         parse_policy(args.policy),
         args.n_in,
         args.n_out,
@@ -216,7 +216,7 @@ def traces(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     """Print the best setting for each budget, with its accuracy, cost and how sure the choice is."""
     from kinetics_lab import plan_inputs, plan_report
-    from kinetics_lab.hardware import hardware
+    from kinetics_lab.cost.hardware import find_hardware
     from kinetics_lab.plan import plan
 
     with warned():
@@ -227,7 +227,7 @@ def plan(args: argparse.Namespace) -> None:
         args.dense_layers = 0 if args.traces else plan_inputs.EMBEDDED_DENSE_LAYERS
     names = ("unit", "allocation", "policies", "topk", "trials", "caps", "batch", "dense_layers")
     given = {name: getattr(args, name) for name in names}
-    device = hardware(args.hardware, args.precision, args.n_devices)
+    device = find_hardware(args.hardware, args.precision, args.n_devices)
     models = plan_inputs.name_models(args.model, data)
     shapes = plan_inputs.own_models(models)
     found = plan(data, device, args.budget, shapes=shapes, **given)

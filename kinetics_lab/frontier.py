@@ -18,11 +18,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, stdtrit
 
-from kinetics_lab.cost import decode_cost
+from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.policies import Policy, parse_policy
+from kinetics_lab.cost.request import decode_cost
+from kinetics_lab.cost.shapes import MODELS, ModelShape
 from kinetics_lab.errors import among, lookup, require
-from kinetics_lab.hardware import Hardware
-from kinetics_lab.policies import Policy, parse_policy
-from kinetics_lab.shapes import MODELS, ModelShape
 from kinetics_lab.traces import pass_at_k
 
 TRIALS = (1, 2, 4, 8, 16, 32)
@@ -52,7 +52,7 @@ def cost_table(
         summary: columns of ``SUMMARY`` and, for Long-CoT, ``cap``.
         params: P by model where the counting's own is not wanted.
         price_as: the policy to price a row as, given its own (sink tokens that the engine read, for example).
-        options: of :func:`kinetics_lab.cost.decode_cost` (counting, dense_layers, ...); the size of a cached
+        options: of :func:`kinetics_lab.cost.request.decode_cost` (counting, dense_layers, ...); the size of a cached
             element is the hardware's unless told.
 
     Added columns: ``n_trials`` (N), ``accuracy``, ``tokens`` (N E[L]), ``rms_tokens`` (sqrt(E[L^2])),

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from kinetics_lab.bench import captured
 from kinetics_lab.caches import open_cache
+from kinetics_lab.cost.policies import Dense, Policy
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import among, lookup, require
-from kinetics_lab.policies import Dense, Policy
-from kinetics_lab.shapes import ModelShape
 
 try:
     import transformers

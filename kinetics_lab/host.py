@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from kinetics_lab.bench import WARM_S, Call, WallTimer
+from kinetics_lab.cost.policies import BlockTopK, Dense, Policy
 from kinetics_lab.errors import require
-from kinetics_lab.policies import BlockTopK, Dense, Policy
 
 
 def free_memory() -> float:

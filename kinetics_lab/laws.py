@@ -27,9 +27,9 @@ from kinetics_lab._likelihood import (
     threshold,
     values_at,
 )
+from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import among, require
 from kinetics_lab.frontier import curves, interval, problem_weights
-from kinetics_lab.policies import parse_policy
 
 if TYPE_CHECKING:
     import pandas as pd

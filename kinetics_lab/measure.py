@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kinetics_lab.bench import HOST, WARM_S, Bench, CudaTimer, Row, kernels_digest, rounds, sentence
+from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.files import write_whole
-from kinetics_lab.hardware import HARDWARE
 
 if TYPE_CHECKING:
     import pandas as pd

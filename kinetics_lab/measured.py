@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.cost import COMBINES, Cost
+from kinetics_lab.cost.hardware import HARDWARE, Hardware
+from kinetics_lab.cost.request import COMBINES, Cost
 from kinetics_lab.data import data_dir
 from kinetics_lab.errors import lookup, require, unknown
-from kinetics_lab.hardware import HARDWARE, Hardware
 from kinetics_lab.measure import Rates, measured_rates, read_rows
 from kinetics_lab.suites import measure, suites
 

@@ -11,12 +11,12 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from kinetics_lab.bench import Bench, Call, Row, sentence
-from kinetics_lab.cost import Cost, cost_parts
+from kinetics_lab.cost.hardware import HARDWARE
+from kinetics_lab.cost.policies import BlockTopK, Dense, Policy, balanced_block_size
+from kinetics_lab.cost.request import Cost, cost_parts
+from kinetics_lab.cost.shapes import MODELS, ModelShape
 from kinetics_lab.errors import require
-from kinetics_lab.hardware import HARDWARE
 from kinetics_lab.measure import Rates, Suite, element
-from kinetics_lab.policies import BlockTopK, Dense, Policy, balanced_block_size
-from kinetics_lab.shapes import MODELS, ModelShape
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,6 +1,6 @@
 """What to run for a budget: model, policy, number of trials, length cap; how sure that is, and what it leaves.
 
-Costs are those of the law (:mod:`kinetics_lab.cost`) at the hardware's peak rates, a lower bound. Accuracy is
+Costs are those of the law (:mod:`kinetics_lab.cost.request`) at the hardware's peak rates, a lower bound. Accuracy is
 Pass@N: more than one trial helps those who can tell a right answer from a wrong one.
 """
 
@@ -14,6 +14,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from kinetics_lab import plan_inputs as inputs
+from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.policies import parse_policy
+from kinetics_lab.cost.shapes import MODELS, ModelShape
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.frontier import (
     SETTING,
@@ -25,10 +28,7 @@ from kinetics_lab.frontier import (
     problem_weights,
     uniform_allocation,
 )
-from kinetics_lab.hardware import Hardware
-from kinetics_lab.policies import parse_policy
 from kinetics_lab.resample import out_of_sample, split_trials
-from kinetics_lab.shapes import MODELS, ModelShape
 from kinetics_lab.traces import pass_at_k
 
 ALLOCATIONS = {"uniform": uniform_allocation, "oracle": oracle_allocation}

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.cost import max_batch
+from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.policies import POLICIES, TopK, parse_policy
+from kinetics_lab.cost.request import max_batch
+from kinetics_lab.cost.shapes import MODELS, ModelShape
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import lookup, require, unknown
 from kinetics_lab.frontier import SUMMARY, TRIALS, cost_table
-from kinetics_lab.hardware import Hardware
-from kinetics_lab.policies import POLICIES, TopK, parse_policy
-from kinetics_lab.shapes import MODELS, ModelShape
 from kinetics_lab.trace_files import read_traces
 from kinetics_lab.traces import check_traces, summarize
 

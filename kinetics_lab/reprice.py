@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from kinetics_lab.cost import Cost, decode_cost
+from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.policies import Dense, Policy
+from kinetics_lab.cost.request import Cost, decode_cost
+from kinetics_lab.cost.shapes import ModelShape, find_model
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.frontier import pareto_frontier, reigns
-from kinetics_lab.hardware import Hardware
-from kinetics_lab.policies import Dense, Policy
-from kinetics_lab.shapes import ModelShape, model
 
 _LONGEST = 1e9  # tokens: beyond any context window
 
@@ -34,7 +34,7 @@ def length_at(
     combine: str = "add",
     **options: Any,
 ) -> np.ndarray:
-    """Generated tokens that ``cost`` pays for: the inverse of :func:`kinetics_lab.cost.decode_cost` in ``n_out``.
+    """Generated tokens that ``cost`` pays for: the inverse of :func:`kinetics_lab.cost.request.decode_cost` in ``n_out``.
 
     Bisection, to 1e-9 of the length; ``cost``, ``n_in`` and ``n_trials`` broadcast. Where the counting makes
     the cost jump (the floors of the released block search) it is the length at the jump.
@@ -82,7 +82,7 @@ def lengths(
     found = np.empty(len(table))
     for name, rows in table.groupby("model").indices.items():
         paid = table[cost].to_numpy(float)[rows]
-        found[rows] = length_at(model(str(name)), Dense(), paid, n_in, hardware=hardware, **options)
+        found[rows] = length_at(find_model(str(name)), Dense(), paid, n_in, hardware=hardware, **options)
     return found
 
 
@@ -96,7 +96,7 @@ def price(
     flops, moved = np.empty(len(table)), np.empty(len(table))
     for name, rows in table.groupby("model").indices.items():
         n_out, own = table.tokens.to_numpy(float)[rows], (params or {}).get(str(name))
-        found = decode_cost(model(str(name)), Dense(), n_in, n_out, params=own, **options)
+        found = decode_cost(find_model(str(name)), Dense(), n_in, n_out, params=own, **options)
         flops[rows], moved[rows] = found.flops, found.bytes
     return Cost(flops, moved)
 

@@ -27,6 +27,7 @@ from kinetics_lab.attention_suites import (
     random_tensor,
 )
 from kinetics_lab.bench import HOST, Bench, Call, Row, open_bench
+from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.measure import (
     Rates,
@@ -41,7 +42,6 @@ from kinetics_lab.measure import (
     tell,
 )
 from kinetics_lab.model_suite import MODEL
-from kinetics_lab.shapes import MODELS
 
 # ---- roofline -------------------------------------------------------------------------------------------------
 

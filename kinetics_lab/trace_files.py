@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import lookup
-from kinetics_lab.policies import parse_policy
 from kinetics_lab.trace_formats import FORMATS, Parse, recognise
 from kinetics_lab.trace_values import (
     Record,

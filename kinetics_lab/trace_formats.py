@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab.policies import parse_policy
+from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.trace_layout import NAME, kinetics
 from kinetics_lab.trace_values import (
     Parse,

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import require
 from kinetics_lab.files import write_table
-from kinetics_lab.policies import parse_policy
 
 SETTING = ["model", "task", "policy", "problem"]
 COLUMNS = ["model", "task", "problem", "trial", "policy", "tokens_in", "tokens_out", "correct", "truncated"]

@@ -27,8 +27,8 @@ def summary() -> Any:
 @pytest.fixture(scope="session")
 def priced(summary: Any) -> Any:
     """Their cost table at the published hardware, all numbers of trials."""
+    from kinetics_lab.cost.hardware import HARDWARE
     from kinetics_lab.frontier import cost_table
-    from kinetics_lab.hardware import HARDWARE
 
     return cost_table(summary, HARDWARE["b200-paper"])
 

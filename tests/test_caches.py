@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from kinetics_lab.policies import parse_policy
+from kinetics_lab.cost.policies import parse_policy
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'kernels')")
 if not torch.cuda.is_available():

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinetics_lab.cost import Cost, attended, cost_parts, decode_cost, max_batch, prefill_cost
+from kinetics_lab.cost.hardware import find_hardware
+from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Quest, RandomSelect, StridedBlockTopK, TopK
+from kinetics_lab.cost.request import Cost, attended, cost_parts, decode_cost, max_batch, prefill_cost
+from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.data import read_table
-from kinetics_lab.hardware import hardware
-from kinetics_lab.policies import BlockTopK, Dense, Local, Quest, RandomSelect, StridedBlockTopK, TopK
-from kinetics_lab.shapes import MODELS
 
 QWEN, MOE, MLA = MODELS["qwen3-8b"], MODELS["qwen3-30b-a3b"], MODELS["deepseek-v3"]
-B200 = hardware("b200-paper")
+B200 = find_hardware("b200-paper")
 FINE = 8  # substeps per token: the midpoint rule then is exact but for the one cell in which the budget binds
 
 
@@ -322,15 +322,15 @@ def test_prefill_counts_the_causal_triangle():
 
 
 def test_max_batch_fills_the_memory_and_no_more():
-    shape, hw = MODELS["qwen3-32b"], hardware("b200-paper", n_devices=8)
+    shape, hw = MODELS["qwen3-32b"], find_hardware("b200-paper", n_devices=8)
     fits = max_batch(shape, hw, 16384)
     assert fits == 342
     sequence = shape.kv_bytes_per_token() * 16384
     used = shape.n_params * 2 + fits * sequence
     assert used <= hw.memory < used + sequence
     assert max_batch(shape, hw, 16384, reserve=0.1) < fits < max_batch(shape, hw, 16384, bytes_per_element=1)
-    assert max_batch(shape, hardware("tpu-v5e"), 16384) == 0
-    one = hardware("h200")  # all experts are stored, whichever are active
+    assert max_batch(shape, find_hardware("tpu-v5e"), 16384) == 0
+    one = find_hardware("h200")  # all experts are stored, whichever are active
     beside_all_experts = (one.memory - 2 * MOE.n_params) // (MOE.kv_bytes_per_token() * 16384)
     assert max_batch(MOE, one, 16384) == beside_all_experts > 0
     with pytest.raises(ValueError, match=r"reserve must be in \[0, 1\)"):

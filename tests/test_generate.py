@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinetics_lab.shapes import ModelShape
+from kinetics_lab.cost.shapes import ModelShape
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'generate')")
 pytest.importorskip("transformers", reason="needs transformers (the extra 'generate')")

@@ -2,14 +2,14 @@
 
 import pytest
 
-from kinetics_lab.hardware import ELEMENT_BYTES, HARDWARE, hardware
+from kinetics_lab.cost.hardware import ELEMENT_BYTES, HARDWARE, find_hardware
 
 
 def test_the_papers_b200_and_a_consistent_one():
-    paper = hardware("b200-paper")
+    paper = find_hardware("b200-paper")
     assert (paper.intensity, paper.peak_flops, paper.bytes_per_element) == (562.5, 4500e12, 2)
-    assert hardware("b200").intensity == 281.25  # dense BF16 at 2 bytes
-    fp8 = hardware("b200", "fp8")
+    assert find_hardware("b200").intensity == 281.25  # dense BF16 at 2 bytes
+    fp8 = find_hardware("b200", "fp8")
     assert (fp8.intensity, fp8.bytes_per_element) == (562.5, 1)
 
 
@@ -27,7 +27,7 @@ def test_figures_are_in_si_units_and_have_a_source(name):
 
 
 def test_several_devices_scale_everything_but_intensity():
-    one, eight = hardware("h200"), hardware("h200", n_devices=8)
+    one, eight = find_hardware("h200"), find_hardware("h200", n_devices=8)
     assert (eight.peak_flops, eight.bandwidth, eight.memory) == (
         8 * one.peak_flops,
         8 * one.bandwidth,
@@ -39,17 +39,17 @@ def test_several_devices_scale_everything_but_intensity():
 
 
 def test_with_intensity_keeps_the_peak():
-    hw = hardware("b200-paper").with_intensity(100)
+    hw = find_hardware("b200-paper").with_intensity(100)
     assert (hw.intensity, hw.peak_flops) == (pytest.approx(100), 4500e12)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: hardware("h20"), "hardware 'h20' is not known; did you mean h200"),
-        (lambda: hardware("a100", "fp8"), "a100: precision 'fp8' is not known"),
-        (lambda: hardware("h100", n_devices=0), "n_devices must be at least 1; got 0"),
-        (lambda: hardware("h100").with_intensity(-1), "intensity must be positive .*; got -1"),
+        (lambda: find_hardware("h20"), "hardware 'h20' is not known; did you mean h200"),
+        (lambda: find_hardware("a100", "fp8"), "a100: precision 'fp8' is not known"),
+        (lambda: find_hardware("h100", n_devices=0), "n_devices must be at least 1; got 0"),
+        (lambda: find_hardware("h100").with_intensity(-1), "intensity must be positive .*; got -1"),
     ],
 )
 def test_bad_requests_say_what_would_be_right(call, message):

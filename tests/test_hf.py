@@ -7,8 +7,8 @@ import os
 import pytest
 
 from kinetics_lab import caches
-from kinetics_lab.policies import parse_policy
-from kinetics_lab.shapes import MODELS, ModelShape
+from kinetics_lab.cost.policies import parse_policy
+from kinetics_lab.cost.shapes import MODELS, ModelShape
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'generate')")
 pytest.importorskip("transformers", reason="needs transformers (the extra 'generate')")

@@ -9,8 +9,8 @@ import pytest
 
 from kinetics_lab import measured, model_suite
 from kinetics_lab.bench import HOST, kernels_digest, open_bench
+from kinetics_lab.cost.policies import BlockTopK, Dense
 from kinetics_lab.measure import Rates, read_rows, run_suite
-from kinetics_lab.policies import BlockTopK, Dense
 from kinetics_lab.suites import SUITES, suites
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'kernels')")

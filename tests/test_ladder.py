@@ -17,13 +17,13 @@ import pandas as pd
 import pytest
 
 from kinetics_lab import ladder
-from kinetics_lab.cost import decode_cost
+from kinetics_lab.cost.policies import parse_policy
+from kinetics_lab.cost.request import decode_cost
 from kinetics_lab.data import read_table
 from kinetics_lab.ladder import PRESETS, SIZES, Preset, preset
 from kinetics_lab.ladder.tables import KINDS as TABLES
 from kinetics_lab.ladder.tables import make_table, tables, trace_table
 from kinetics_lab.ladder.task import Problems, World, exam, make, teach, verify
-from kinetics_lab.policies import parse_policy
 from kinetics_lab.runs import run_notebook
 from kinetics_lab.traces import check_traces, summarize
 

@@ -15,14 +15,14 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from kinetics_lab import plan_inputs, plan_report
-from kinetics_lab.cost import decode_cost, max_batch
+from kinetics_lab.cost.hardware import HARDWARE
+from kinetics_lab.cost.policies import parse_policy
+from kinetics_lab.cost.request import decode_cost, max_batch
+from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.frontier import cost_table, problem_weights
-from kinetics_lab.hardware import HARDWARE
 from kinetics_lab.plan import ALLOCATIONS, plan, split_traces
 from kinetics_lab.plan_inputs import EMBEDDED, by_reason, load, name_models, own_models, price
-from kinetics_lab.policies import parse_policy
 from kinetics_lab.resample import out_of_sample, split_trials
-from kinetics_lab.shapes import MODELS
 from kinetics_lab.traces import COLUMNS, summarize, write_traces
 
 H200 = HARDWARE["h200"]

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from kinetics_lab import policies
-from kinetics_lab.policies import (
+from kinetics_lab.cost import policies
+from kinetics_lab.cost.policies import (
     BlockTopK,
     Dense,
     Local,

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from kinetics_lab import frontier, resample
-from kinetics_lab.hardware import HARDWARE
+from kinetics_lab.cost.hardware import HARDWARE
 
 B200 = HARDWARE["b200-paper"]
 

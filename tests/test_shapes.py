@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kinetics_lab.shapes import MODELS, ModelShape, model
+from kinetics_lab.cost.shapes import MODELS, ModelShape, find_model
 
 # All parameters, as published with the weights (exact) or counted from the published shapes.
 N_PARAMS = {
@@ -203,22 +203,22 @@ def test_a_missing_key_and_a_broken_file_are_named(tmp_path):
 
 
 def test_a_model_may_be_a_config_of_your_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("kinetics_lab.shapes.MODELS", dict(MODELS))
+    monkeypatch.setattr("kinetics_lab.cost.shapes.MODELS", dict(MODELS))
     path = tmp_path / "mine" / "config.json"
     path.parent.mkdir()
     path.write_text(json.dumps(CONFIGS["llama3-1b"]))
-    own = model(str(path))
+    own = find_model(str(path))
     assert (own.name, own.family, own.n_params) == ("mine", "own", 1_235_814_400)
-    assert model(str(path)) is own
+    assert find_model(str(path)) is own
     with pytest.raises(FileNotFoundError, match="absent.json"):
-        model(str(tmp_path / "absent.json"))
+        find_model(str(tmp_path / "absent.json"))
 
 
 def test_unknown_model_names_its_neighbours():
     with pytest.raises(ValueError, match="model 'qwen3-7b' is not known; did you mean .*qwen3-8b"):
-        model("qwen3-7b")
+        find_model("qwen3-7b")
     with pytest.raises(ValueError, match="known: .*deepseek-v3"):
-        model("zzz")
+        find_model("zzz")
 
 
 @pytest.mark.parametrize(

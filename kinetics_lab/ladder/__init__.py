@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import lookup
 from kinetics_lab.ladder.task import World
-from kinetics_lab.shapes import ModelShape
 
 
 @dataclass(frozen=True)

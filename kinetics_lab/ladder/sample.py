@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from kinetics_lab.caches import PagedCache, PlainCache
+from kinetics_lab.cost.policies import Dense, Policy, parse_policy
 from kinetics_lab.ladder import Preset
 from kinetics_lab.ladder.model import Reasoner
 from kinetics_lab.ladder.task import TEST_SEED, exam
-from kinetics_lab.policies import Dense, Policy, parse_policy
 
 
 @torch.no_grad()

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Policy, TopK
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import among, require
-from kinetics_lab.hardware import Hardware
-from kinetics_lab.policies import BlockTopK, Dense, Local, Policy, TopK
-from kinetics_lab.shapes import ModelShape
 
 COUNTINGS = ("exact", "paper", "released")
 COMBINES = ("add", "max")

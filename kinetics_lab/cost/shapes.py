@@ -363,7 +363,7 @@ MODELS: dict[str, ModelShape] = {
 }
 
 
-def model(name: str) -> ModelShape:
+def find_model(name: str) -> ModelShape:
     """The shape called ``name``: one of MODELS, or the path of a Hugging Face ``config.json``, which joins them.
 
     Raises ``ValueError`` with the near matches for another name, ``FileNotFoundError`` for a missing file.

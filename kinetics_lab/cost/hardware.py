@@ -94,7 +94,7 @@ HARDWARE: dict[str, Hardware] = {
 }  # fmt: skip
 
 
-def hardware(name: str, precision: str | None = None, n_devices: int = 1) -> Hardware:
+def find_hardware(name: str, precision: str | None = None, n_devices: int = 1) -> Hardware:
     """The accelerator called ``name``, at ``precision`` (default: its own); near matches in the error."""
     found = lookup(HARDWARE, name, "hardware")
     return (found.at(precision) if precision else found).times(n_devices)
