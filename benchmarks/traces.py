@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.trace_files import read_traces
-from kinetics_lab.traces import summarize
+from kinetics_lab.traces.read import read_traces
+from kinetics_lab.traces.table import summarize
 
 N_PROBLEMS = 30
 

@@ -47,10 +47,6 @@ _SUBMODULES = (
     "sweep",
     "sweep_points",
     "sweep_report",
-    "trace_files",
-    "trace_formats",
-    "trace_layout",
-    "trace_values",
     "traces",
 )
 __all__ = ["__version__", *_SUBMODULES]

@@ -195,8 +195,8 @@ def measure(args: argparse.Namespace) -> None:
 
 def traces(args: argparse.Namespace) -> None:
     """Read traces of any supported format, write them as one Parquet table and say what was found."""
-    from kinetics_lab.trace_files import read_traces
-    from kinetics_lab.traces import write_traces
+    from kinetics_lab.traces.read import read_traces
+    from kinetics_lab.traces.table import write_traces
 
     if args.out.suffix != ".parquet":
         raise ValueError(f"-o must name a .parquet file, which is what is written; got {str(args.out)!r}")

@@ -1,7 +1,7 @@
 """From a summary of traces to a law: price every setting, choose the best under each cost, say how sure that is.
 
 A *summary* has one row per model, policy and problem: how many traces, how many correct, the moments of
-their lengths (see :mod:`kinetics_lab.traces`). :func:`cost_table` prices each row for each number of trials N.
+their lengths (see :mod:`kinetics_lab.traces.table`). :func:`cost_table` prices each row for each number of trials N.
 An :class:`Allocation` says which setting every problem gets under every cost; all curves, winners, intervals
 and token counts are read off it (how sure they are: :mod:`kinetics_lab.resample`). Costs are eFLOPs, lengths tokens, accuracies shares of problems solved.
 """
@@ -23,7 +23,7 @@ from kinetics_lab.cost.policies import Policy, parse_policy
 from kinetics_lab.cost.request import decode_cost
 from kinetics_lab.cost.shapes import MODELS, ModelShape
 from kinetics_lab.errors import among, lookup, require
-from kinetics_lab.traces import pass_at_k
+from kinetics_lab.traces.table import pass_at_k
 
 TRIALS = (1, 2, 4, 8, 16, 32)
 SUMMARY = (

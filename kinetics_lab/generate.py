@@ -29,7 +29,7 @@ from kinetics_lab.cost.policies import Policy, Quest, RandomSelect, parse_policy
 from kinetics_lab.errors import require
 from kinetics_lab.grade import Problem
 from kinetics_lab.hf import Decoder, Prompt, shape_of
-from kinetics_lab.trace_layout import layout_metadata, layout_name
+from kinetics_lab.traces.layout import layout_metadata, layout_name
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 

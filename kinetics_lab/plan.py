@@ -29,7 +29,7 @@ from kinetics_lab.frontier import (
     uniform_allocation,
 )
 from kinetics_lab.resample import out_of_sample, split_trials
-from kinetics_lab.traces import pass_at_k
+from kinetics_lab.traces.table import pass_at_k
 
 ALLOCATIONS = {"uniform": uniform_allocation, "oracle": oracle_allocation}
 UNITS = {"s": "device seconds", "eflops": "eFLOPs"}
@@ -60,7 +60,7 @@ def plan(
     """The best setting for each task and budget (ascending); a budget that nothing fits has a row that says so.
 
     Args:
-        data: a trace table, or a summary of one (see :mod:`kinetics_lab.traces`).
+        data: a trace table, or a summary of one (see :mod:`kinetics_lab.traces.table`).
         budgets: for all trials of one problem, in ``unit``: "s" for seconds of ONE device at its peak rates, or
             "eflops".
         allocation: "uniform", one setting for all problems, or "oracle", its own for each: the paper's

@@ -18,8 +18,8 @@ from kinetics_lab.cost.shapes import MODELS, ModelShape
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import lookup, require, unknown
 from kinetics_lab.frontier import SUMMARY, TRIALS, cost_table
-from kinetics_lab.trace_files import read_traces
-from kinetics_lab.traces import check_traces, summarize
+from kinetics_lab.traces.read import read_traces
+from kinetics_lab.traces.table import check_traces, summarize
 
 EMBEDDED = "aime24_qwen3_best_of_n"
 EMBEDDED_DENSE_LAYERS = 1  # the engine behind it keeps the first layer dense unless told otherwise

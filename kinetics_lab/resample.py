@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from kinetics_lab.errors import require
 from kinetics_lab.frontier import Allocation, interval, oracle_allocation, problem_weights
-from kinetics_lab.traces import pass_at_k
+from kinetics_lab.traces.table import pass_at_k
 
 
 def _redrawn(

@@ -29,7 +29,7 @@ if not torch.cuda.is_available():
 from kinetics_lab import answers, hf  # noqa: E402
 from kinetics_lab.generate import Settings, draw, generate, repeats  # noqa: E402
 from kinetics_lab.grade import Grade, Problem  # noqa: E402
-from kinetics_lab.trace_files import read_traces  # noqa: E402
+from kinetics_lab.traces.read import read_traces  # noqa: E402
 
 LETTERS = string.ascii_letters + string.digits + string.punctuation + " \n"
 PROBLEMS = [

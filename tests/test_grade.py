@@ -15,7 +15,7 @@ pytest.importorskip("math_verify")
 from kinetics_lab import _grader
 from kinetics_lab import grade as module
 from kinetics_lab.grade import HUB, Grade, Problem, grade, problems
-from kinetics_lab.trace_values import problem_id
+from kinetics_lab.traces.trial import problem_id
 
 
 def refused(message):

@@ -25,7 +25,7 @@ from kinetics_lab.ladder.tables import KINDS as TABLES
 from kinetics_lab.ladder.tables import make_table, tables, trace_table
 from kinetics_lab.ladder.task import Problems, World, exam, make, teach, verify
 from kinetics_lab.runs import run_notebook
-from kinetics_lab.traces import check_traces, summarize
+from kinetics_lab.traces.table import check_traces, summarize
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'kernels')")
 if not torch.cuda.is_available():

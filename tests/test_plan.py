@@ -23,7 +23,7 @@ from kinetics_lab.frontier import cost_table, problem_weights
 from kinetics_lab.plan import ALLOCATIONS, plan, split_traces
 from kinetics_lab.plan_inputs import EMBEDDED, by_reason, load, name_models, own_models, price
 from kinetics_lab.resample import out_of_sample, split_trials
-from kinetics_lab.traces import COLUMNS, summarize, write_traces
+from kinetics_lab.traces.table import COLUMNS, summarize, write_traces
 
 H200 = HARDWARE["h200"]
 DEPLOYED = [

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kinetics_lab import trace_files, trace_values
-from kinetics_lab.trace_files import read_traces
-from kinetics_lab.trace_layout import layout_metadata, layout_name
-from kinetics_lab.trace_values import problem_id
-from kinetics_lab.traces import COLUMNS, check_traces, summarize, write_traces
+from kinetics_lab.traces import read as trace_files
+from kinetics_lab.traces import trial as trace_values
+from kinetics_lab.traces.layout import layout_metadata, layout_name
+from kinetics_lab.traces.read import read_traces
+from kinetics_lab.traces.table import COLUMNS, check_traces, summarize, write_traces
+from kinetics_lab.traces.trial import problem_id
 
 QUESTIONS = ["What is 2 + 2?", "Name  the\nlargest prime below 10.", "How many sides has a cube?"]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinetics_lab.data import read_table
-from kinetics_lab.traces import (
+from kinetics_lab.traces.table import (
     COLUMNS,
     SETTING,
     _variance,

@@ -22,7 +22,7 @@ from kinetics_lab.errors import lookup, require
 from kinetics_lab.files import locked, write_table, write_text
 from kinetics_lab.ladder import Preset, model_name, preset
 from kinetics_lab.ladder.task import support, verify
-from kinetics_lab.traces import check_traces
+from kinetics_lab.traces.table import check_traces
 
 if TYPE_CHECKING:
     from kinetics_lab.ladder.model import Reasoner

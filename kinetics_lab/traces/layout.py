@@ -15,7 +15,7 @@ from typing import Any
 from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Policy, TopK, parse_policy
 from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.errors import require
-from kinetics_lab.trace_values import (
+from kinetics_lab.traces.trial import (
     Parse,
     Record,
     Run,
@@ -85,7 +85,7 @@ def layout_metadata(policy: str) -> dict[str, int | None]:
 
 
 def kinetics(path: Path, first: Record, run: Run) -> Parse:
-    """The line parser for a file with this first line (see ``kinetics_lab.trace_files.read_traces``)."""
+    """The line parser for a file with this first line (see ``kinetics_lab.traces.read.read_traces``)."""
     if "prediction" in first:
         raise TraceFileError(
             "the first line must hold the metadata (attn_local, attn_topk, ...); it is a trial"

@@ -1,4 +1,4 @@
-"""One line parser per format of trace file (described in ``kinetics_lab.trace_files.read_traces``)."""
+"""One line parser per format of trace file (described in ``kinetics_lab.traces.read.read_traces``)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.trace_layout import NAME, kinetics
-from kinetics_lab.trace_values import (
+from kinetics_lab.traces.layout import NAME, kinetics
+from kinetics_lab.traces.table import COLUMNS
+from kinetics_lab.traces.trial import (
     Parse,
     Record,
     Run,
@@ -24,7 +25,6 @@ from kinetics_lab.trace_values import (
     verdict_of,
     whole_number,
 )
-from kinetics_lab.traces import COLUMNS
 
 
 def _lm_eval(path: Path, first: Record, run: Run) -> Parse:

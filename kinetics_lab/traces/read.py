@@ -1,4 +1,4 @@
-"""Reading reasoning traces: four kinds of file become the trace table of ``kinetics_lab.traces``.
+"""Reading reasoning traces: four kinds of file become the trace table of ``kinetics_lab.traces.table``.
 
 Files are read line by line and only numbers are kept, so a file may be far larger than memory. A bad line is an
 error that names file, line, value and what would be right, unless ``skip_bad`` allows it.
@@ -27,17 +27,9 @@ import pandas as pd
 
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import lookup
-from kinetics_lab.trace_formats import FORMATS, Parse, recognise
-from kinetics_lab.trace_values import (
-    Record,
-    Run,
-    Tokenizer,
-    TraceFileError,
-    Trial,
-    shortened,
-    token_counter,
-)
-from kinetics_lab.traces import COLUMNS, SETTING, check_traces
+from kinetics_lab.traces.formats import FORMATS, Parse, recognise
+from kinetics_lab.traces.table import COLUMNS, SETTING, check_traces
+from kinetics_lab.traces.trial import Record, Run, Tokenizer, TraceFileError, Trial, shortened, token_counter
 
 
 class _Progress:
@@ -297,7 +289,7 @@ def read_traces(
     skip_bad: int = 0,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """The trace table (see ``kinetics_lab.traces``) of one or more files, or of all files in a folder.
+    """The trace table (see ``kinetics_lab.traces.table``) of one or more files, or of all files in a folder.
 
     Problems are named by ``problem_id`` of the question's text (or by the id the file gives), trials are numbered
     in the order read, over all files. Progress (lines, MB/s, time left) goes to stderr where that is a terminal;
