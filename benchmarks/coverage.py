@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of `kinetics_lab.laws` hold the truth, on synthetic data at fixed seeds.
+"""How often the 95 % intervals of `kinetics_lab.laws.powerlaw` hold the truth, on synthetic data at fixed seeds.
 
     python benchmarks/coverage.py [--runs 2000] [--workers 2] [--case NAME ...]
 
@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from kinetics_lab.laws import bootstrap, fit_power_law, grid_bounds
+from kinetics_lab.laws.powerlaw import bootstrap, fit_power_law, grid_bounds
 
 GRID = (32, 64, 128, 256, 512, 1024)
 #: name -> (a, b, c), points, x from, x to, residual scale, options of the fit

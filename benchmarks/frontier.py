@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 
-from kinetics_lab import frontier
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.data import read_table
+from kinetics_lab.laws import frontier
 
 
 def loop(table, costs):

@@ -18,7 +18,7 @@ from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.shapes import MODELS, ModelShape
 from kinetics_lab.errors import lookup, require
-from kinetics_lab.frontier import (
+from kinetics_lab.laws.frontier import (
     SETTING,
     TRIALS,
     Allocation,
@@ -28,7 +28,7 @@ from kinetics_lab.frontier import (
     problem_weights,
     uniform_allocation,
 )
-from kinetics_lab.resample import out_of_sample, split_trials
+from kinetics_lab.laws.resample import out_of_sample, split_trials
 from kinetics_lab.traces.table import pass_at_k
 
 ALLOCATIONS = {"uniform": uniform_allocation, "oracle": oracle_allocation}

@@ -17,7 +17,7 @@ from kinetics_lab.cost.request import max_batch
 from kinetics_lab.cost.shapes import MODELS, ModelShape
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import lookup, require, unknown
-from kinetics_lab.frontier import SUMMARY, TRIALS, cost_table
+from kinetics_lab.laws.frontier import SUMMARY, TRIALS, cost_table
 from kinetics_lab.traces.read import read_traces
 from kinetics_lab.traces.table import check_traces, summarize
 

@@ -28,7 +28,7 @@ def summary() -> Any:
 def priced(summary: Any) -> Any:
     """Their cost table at the published hardware, all numbers of trials."""
     from kinetics_lab.cost.hardware import HARDWARE
-    from kinetics_lab.frontier import cost_table
+    from kinetics_lab.laws.frontier import cost_table
 
     return cost_table(summary, HARDWARE["b200-paper"])
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from kinetics_lab import frontier
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.policies import BlockTopK, parse_policy
 from kinetics_lab.cost.request import decode_cost
 from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.data import read_table
+from kinetics_lab.laws import frontier
 
 B200 = HARDWARE["b200-paper"]
 RELEASED = {"params": {"qwen3-14b": 14.33e9}, "counting": "released"}

@@ -13,9 +13,9 @@ from scipy import optimize, stats
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from kinetics_lab import laws
 from kinetics_lab.data import read_table
-from kinetics_lab.laws import (
+from kinetics_lab.laws import powerlaw as laws
+from kinetics_lab.laws.powerlaw import (
     SharedBudget,
     bootstrap,
     compare_forms,

@@ -19,10 +19,10 @@ from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.request import decode_cost, max_batch
 from kinetics_lab.cost.shapes import MODELS
-from kinetics_lab.frontier import cost_table, problem_weights
+from kinetics_lab.laws.frontier import cost_table, problem_weights
+from kinetics_lab.laws.resample import out_of_sample, split_trials
 from kinetics_lab.plan import ALLOCATIONS, plan, split_traces
 from kinetics_lab.plan_inputs import EMBEDDED, by_reason, load, name_models, own_models, price
-from kinetics_lab.resample import out_of_sample, split_trials
 from kinetics_lab.traces.table import COLUMNS, summarize, write_traces
 
 H200 = HARDWARE["h200"]

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kinetics_lab import frontier, resample
 from kinetics_lab.cost.hardware import HARDWARE
+from kinetics_lab.laws import frontier, resample
 
 B200 = HARDWARE["b200-paper"]
 

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from kinetics_lab.errors import require
-from kinetics_lab.frontier import Allocation, interval, oracle_allocation, problem_weights
+from kinetics_lab.laws.frontier import Allocation, interval, oracle_allocation, problem_weights
 from kinetics_lab.traces.table import pass_at_k
 
 

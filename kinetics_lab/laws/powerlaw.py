@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab._likelihood import (
+from kinetics_lab.cost.policies import parse_policy
+from kinetics_lab.errors import among, require
+from kinetics_lab.laws.frontier import curves, interval, problem_weights
+from kinetics_lab.laws.likelihood import (
     SIGMA_PLACE,
     Data,
     abc,
@@ -27,9 +30,6 @@ from kinetics_lab._likelihood import (
     threshold,
     values_at,
 )
-from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.errors import among, require
-from kinetics_lab.frontier import curves, interval, problem_weights
 
 if TYPE_CHECKING:
     import pandas as pd

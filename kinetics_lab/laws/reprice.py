@@ -18,7 +18,7 @@ from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.request import Cost, decode_cost
 from kinetics_lab.cost.shapes import ModelShape, find_model
 from kinetics_lab.errors import lookup, require
-from kinetics_lab.frontier import pareto_frontier, reigns
+from kinetics_lab.laws.frontier import pareto_frontier, reigns
 
 _LONGEST = 1e9  # tokens: beyond any context window
 
@@ -125,7 +125,7 @@ def cost_at(cost: ArrayLike, accuracy: ArrayLike, level: ArrayLike) -> np.ndarra
     """Cost at which a drawn curve reaches each level, interpolated on a log axis; NaN beyond its ends.
 
     For curves read from figures, which join their points; the cheapest POINT that reaches a level is
-    :func:`kinetics_lab.frontier.cost_to_reach`. ``cost`` ascends; dips of ``accuracy`` are levelled.
+    :func:`kinetics_lab.laws.frontier.cost_to_reach`. ``cost`` ascends; dips of ``accuracy`` are levelled.
     """
     cost, accuracy, level = (np.asarray(x, float) for x in (cost, accuracy, level))
     require((cost > 0) & (np.diff(cost, prepend=0) > 0), "cost must be positive and ascending", cost)

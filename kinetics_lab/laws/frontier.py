@@ -3,7 +3,7 @@
 A *summary* has one row per model, policy and problem: how many traces, how many correct, the moments of
 their lengths (see :mod:`kinetics_lab.traces.table`). :func:`cost_table` prices each row for each number of trials N.
 An :class:`Allocation` says which setting every problem gets under every cost; all curves, winners, intervals
-and token counts are read off it (how sure they are: :mod:`kinetics_lab.resample`). Costs are eFLOPs, lengths tokens, accuracies shares of problems solved.
+and token counts are read off it (how sure they are: :mod:`kinetics_lab.laws.resample`). Costs are eFLOPs, lengths tokens, accuracies shares of problems solved.
 """
 
 from __future__ import annotations
