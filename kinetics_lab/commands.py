@@ -215,9 +215,10 @@ def traces(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Print the best setting for each budget, with its accuracy, cost and how sure the choice is."""
-    from kinetics_lab import plan_inputs, plan_report
     from kinetics_lab.cost.hardware import find_hardware
-    from kinetics_lab.plan import plan
+    from kinetics_lab.planner import offers as plan_inputs
+    from kinetics_lab.planner import text as plan_report
+    from kinetics_lab.planner.plan import plan
 
     with warned():
         data = plan_inputs.load(args.traces)

@@ -159,7 +159,7 @@ def chart(out: Path | str) -> alt.LayerChart:
 
 def summarize(out: Path | str) -> list[Path]:
     """Run the summary notebook over a sweep's folder: the notebook, and where nbconvert is installed a page."""
-    from kinetics_lab.plan_report import pages
+    from kinetics_lab.planner.text import pages
     from kinetics_lab.runs import run_notebook
 
     run = run_notebook(TEMPLATE, out=Path(out, "summary"), progress=False)

@@ -190,9 +190,9 @@ PLAN = ["plan", "--budget", "0.1", "5"]
 
 
 def test_plan_prints_a_table_of_the_embedded_traces(capsys):
-    from kinetics_lab import plan_report
     from kinetics_lab.data import read_table
-    from kinetics_lab.plan import plan
+    from kinetics_lab.planner import text as plan_report
+    from kinetics_lab.planner.plan import plan
 
     assert cli.main([*PLAN, "--hardware", "h100", "--precision", "fp8"]) == 0
     out, err = capsys.readouterr()

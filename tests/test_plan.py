@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from kinetics_lab import plan_inputs, plan_report
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.request import decode_cost, max_batch
 from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.laws.frontier import cost_table, problem_weights
 from kinetics_lab.laws.resample import out_of_sample, split_trials
-from kinetics_lab.plan import ALLOCATIONS, plan, split_traces
-from kinetics_lab.plan_inputs import EMBEDDED, by_reason, load, name_models, own_models, price
+from kinetics_lab.planner import offers as plan_inputs
+from kinetics_lab.planner import text as plan_report
+from kinetics_lab.planner.offers import EMBEDDED, by_reason, load, name_models, own_models, price
+from kinetics_lab.planner.plan import ALLOCATIONS, plan, split_traces
 from kinetics_lab.traces.table import COLUMNS, summarize, write_traces
 
 H200 = HARDWARE["h200"]

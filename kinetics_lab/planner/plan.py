@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from kinetics_lab import plan_inputs as inputs
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.shapes import MODELS, ModelShape
@@ -29,6 +28,7 @@ from kinetics_lab.laws.frontier import (
     uniform_allocation,
 )
 from kinetics_lab.laws.resample import out_of_sample, split_trials
+from kinetics_lab.planner import offers as inputs
 from kinetics_lab.traces.table import pass_at_k
 
 ALLOCATIONS = {"uniform": uniform_allocation, "oracle": oracle_allocation}

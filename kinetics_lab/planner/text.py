@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from kinetics_lab.files import write_text
-from kinetics_lab.plan import UNITS
-from kinetics_lab.plan_inputs import by_reason
+from kinetics_lab.planner.offers import by_reason
+from kinetics_lab.planner.plan import UNITS
 
 NOTEBOOK = Path("notebooks", "35_plan_your_own.ipynb")
 ALLOCATED = {"uniform": "one setting for all problems", "oracle": "an oracle's choice for each problem"}
