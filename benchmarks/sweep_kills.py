@@ -20,9 +20,9 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from kinetics_lab.sweep_report import read_log
+from kinetics_lab.book.sweep_report import read_log
 
-START = "import sys; from kinetics_lab.sweep import sweep; sweep(*sys.argv[1:3], workers=int(sys.argv[3]), summary=False)"
+START = "import sys; from kinetics_lab.book.sweep import sweep; sweep(*sys.argv[1:3], workers=int(sys.argv[3]), summary=False)"
 CELLS = """
 import os, pathlib, time
 from kinetics_lab.results import record

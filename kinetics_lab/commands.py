@@ -48,7 +48,7 @@ def scalar(text: str) -> Any:
     """The value that a file of parameters would give for ``text``."""
     import yaml
 
-    from kinetics_lab.parameters import yaml_loader
+    from kinetics_lab.book.parameters import yaml_loader
 
     try:
         return yaml.load(text, yaml_loader())
@@ -58,8 +58,8 @@ def scalar(text: str) -> Any:
 
 def run(args: argparse.Namespace) -> None:
     """Execute one notebook and print its run folder."""
-    from kinetics_lab.parameters import read_parameters
-    from kinetics_lab.runs import run_notebook
+    from kinetics_lab.book.parameters import read_parameters
+    from kinetics_lab.book.runs import run_notebook
 
     notebook = Path(args.notebook)
     parameters: dict[str, Any] = {}
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
 def sweep(args: argparse.Namespace) -> None:
     """Run the points of a grid that the folder does not hold yet; print the table of results and the summary page."""
-    from kinetics_lab import sweep as sweeps
+    from kinetics_lab.book import sweep as sweeps
 
     if args.dry_run:
         print(*sweeps.listing(args.grid, args.out), sep="\n")
@@ -91,7 +91,7 @@ def sweep(args: argparse.Namespace) -> None:
 
 def book(args: argparse.Namespace) -> None:
     """Execute the notebooks, build the book and print the path of its first page."""
-    from kinetics_lab.book import build_book
+    from kinetics_lab.book.build import build_book
 
     out = args.out or Path("_build", "preview" if args.only else "book")
     print(build_book(Path(), args.file, out, only=args.only))
@@ -99,7 +99,7 @@ def book(args: argparse.Namespace) -> None:
 
 def pdf(args: argparse.Namespace) -> None:
     """Build the book as one page, print it with Chromium and print the path of the PDF."""
-    from kinetics_lab.book import build_book, print_pdf
+    from kinetics_lab.book.build import build_book, print_pdf
 
     print_pdf(build_book(Path(), args.file, Path("_build", "single"), builder="singlehtml"), args.out)
     print(args.out.resolve())
@@ -129,7 +129,7 @@ def serve(args: argparse.Namespace) -> None:
 
 def claims(args: argparse.Namespace) -> None:
     """Print the scorecard of the newest runs: every published number beside the one found here."""
-    from kinetics_lab.claims import scorecard
+    from kinetics_lab.book.claims import scorecard
 
     merged = sorted(Path("_build", "runs").glob("claims-*.jsonl"), key=lambda path: path.stat().st_mtime)
     if not merged and not args.findings:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kinetics_lab.book import build_book
-from kinetics_lab.runs import RunResult, execute_all
+from kinetics_lab.book.build import build_book
+from kinetics_lab.book.runs import RunResult, execute_all
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

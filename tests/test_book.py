@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kinetics_lab.book import (
+from kinetics_lab.book.build import (
     PRINT_STYLE,
     BookError,
     build_book,
@@ -141,7 +141,7 @@ def test_without_an_address_no_button_leads_anywhere(first_build):
 
 
 def test_an_unchanged_book_is_not_built_again_and_a_changed_one_is(first_build, small, capsys, monkeypatch):
-    import kinetics_lab.book as module
+    import kinetics_lab.book.build as module
 
     def refuse(*_):
         raise AssertionError("built again")

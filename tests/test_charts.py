@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kinetics_lab import chart_html, chart_parts, charts
+from kinetics_lab.book import charts
+from kinetics_lab.book.charts import html as chart_html
+from kinetics_lab.book.charts import parts as chart_parts
 
 ROOT = Path(__file__).parent.parent
 WHITE, DARK = "#ffffff", "#121212"  # page colours of the book's theme

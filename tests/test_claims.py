@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from kinetics_lab import claims
-from kinetics_lab.claims import Claim, Finding, load_claims, number, read_findings, record, scorecard
+from kinetics_lab.book import claims
+from kinetics_lab.book.claims import Claim, Finding, load_claims, number, read_findings, record, scorecard
 
 
 def claim(**more):

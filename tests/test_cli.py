@@ -146,7 +146,7 @@ def test_claims_of_no_run(tmp_path, monkeypatch, capsys):
 
 
 def test_claims_prints_the_newest_findings(tmp_path, monkeypatch, capsys):
-    from kinetics_lab.claims import load_claims
+    from kinetics_lab.book.claims import load_claims
 
     runs = tmp_path / "_build" / "runs"
     runs.mkdir(parents=True)

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from kinetics_lab import ladder
+from kinetics_lab.book.runs import run_notebook
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.request import decode_cost
 from kinetics_lab.data import read_table
@@ -24,7 +25,6 @@ from kinetics_lab.ladder import PRESETS, SIZES, Preset, preset
 from kinetics_lab.ladder.tables import KINDS as TABLES
 from kinetics_lab.ladder.tables import make_table, tables, trace_table
 from kinetics_lab.ladder.task import Problems, World, exam, make, teach, verify
-from kinetics_lab.runs import run_notebook
 from kinetics_lab.traces.table import check_traces, summarize
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'kernels')")

@@ -16,9 +16,9 @@ import pytest
 
 from kinetics_lab import measure, measured
 from kinetics_lab.bench import CPU, Bench, WallTimer, summary
+from kinetics_lab.book.parameters import read_notebook
+from kinetics_lab.book.runs import run_notebook
 from kinetics_lab.measured import FORMS, TimeLaw, fit_time_law, halves
-from kinetics_lab.parameters import read_notebook
-from kinetics_lab.runs import run_notebook
 from kinetics_lab.suites import SUITES
 
 CHAPTERS = {

@@ -16,11 +16,11 @@ import pytest
 
 from kinetics_lab import measure, model_suite
 from kinetics_lab.bench import CPU
+from kinetics_lab.book.runs import run_notebook
 from kinetics_lab.cost.policies import Dense
 from kinetics_lab.cost.shapes import MODELS, ModelShape
 from kinetics_lab.measure import Rates, datasheet_rates
 from kinetics_lab.model_suite import by_model, filled, filling, fitting_batch, model_limits
-from kinetics_lab.runs import run_notebook
 
 if importlib.util.find_spec("torch"):
     import torch

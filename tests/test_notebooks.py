@@ -14,8 +14,8 @@ import nbformat
 import pytest
 import yaml
 
-from kinetics_lab.parameters import declared_parameters, read_notebook, read_parameters
-from kinetics_lab.runs import collects_claims, execute_all
+from kinetics_lab.book.parameters import declared_parameters, read_notebook, read_parameters
+from kinetics_lab.book.runs import collects_claims, execute_all
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from kinetics_lab import runs
-from kinetics_lab.parameters import check_parameters, declared_parameters, read_notebook, read_parameters
-from kinetics_lab.runs import NotebookError, execute_all, run_key, run_notebook
+from kinetics_lab.book import runs
+from kinetics_lab.book.parameters import check_parameters, declared_parameters, read_notebook, read_parameters
+from kinetics_lab.book.runs import NotebookError, execute_all, run_key, run_notebook
 
 PARAMETERS = "# parameters\nn = 3  # tokens\nmodel: str = 'qwen3-8b'\nrate = 0.5\nmany = 2 * 8\nother = None"
 
@@ -353,7 +353,7 @@ def test_of_two_that_want_the_same_run_one_waits(project):
 
 
 def test_measured_rows_make_old_runs_stale(tmp_path, monkeypatch):
-    from kinetics_lab.runs import source_digest
+    from kinetics_lab.book.runs import source_digest
 
     monkeypatch.setenv("KINETICS_DATA", str(tmp_path))
     (tmp_path / "MANIFEST.toml").write_text("")

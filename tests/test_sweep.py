@@ -16,13 +16,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kinetics_lab import files as results
-from kinetics_lab import runs, sweep_points, sweep_report
+from kinetics_lab.book import results, runs, sweep_points, sweep_report
+from kinetics_lab.book.grids import canonical, read_grid
+from kinetics_lab.book.parameters import read_notebook
+from kinetics_lab.book.sweep import listing, sweep
+from kinetics_lab.book.sweep_points import SourceChangedError
 from kinetics_lab.cli import main
-from kinetics_lab.grids import canonical, read_grid
-from kinetics_lab.parameters import read_notebook
-from kinetics_lab.sweep import listing, sweep
-from kinetics_lab.sweep_points import SourceChangedError
+from kinetics_lab.files import write_whole
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = """
@@ -36,11 +36,11 @@ pause = 0.0  # seconds
 WORK = """
 import os, time
 from pathlib import Path
-from kinetics_lab.results import record
+from kinetics_lab.book.results import hand_over
 time.sleep(pause)
 if n == 13 and not Path("mended").exists():
     raise RuntimeError("thirteen")
-record({"square": n * n, "said": word, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")})
+hand_over({"square": n * n, "said": word, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")})
 """
 
 
@@ -505,12 +505,12 @@ def test_what_cannot_be_written_names_its_path_and_leaves_no_half(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match=r"No space left on device: '.*table\.parquet'"):
-        results.write_whole(tmp_path / "table.parquet", half)
+        write_whole(tmp_path / "table.parquet", half)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_command(grid, project, capsys, monkeypatch):
-    monkeypatch.setattr("kinetics_lab.sweep.summarize", lambda out: [out / "summary" / "page.html"])
+    monkeypatch.setattr("kinetics_lab.book.sweep.summarize", lambda out: [out / "summary" / "page.html"])
     out, path = project / "out", grid("axes: {n: [13, 2]}")
     command = ["sweep", str(path), "-o", str(out)]
     assert main([*command, "--dry-run"]) == 0
@@ -532,7 +532,9 @@ def test_the_command(grid, project, capsys, monkeypatch):
 
 # --- kills --------------------------------------------------------------------------------------
 
-SWEEP = "import sys; from kinetics_lab.sweep import sweep; sweep(sys.argv[1], sys.argv[2], summary=False)"
+SWEEP = (
+    "import sys; from kinetics_lab.book.sweep import sweep; sweep(sys.argv[1], sys.argv[2], summary=False)"
+)
 
 
 def test_ctrl_c_stops_the_kernels_and_leaves_what_can_go_on(grid, project):
@@ -609,16 +611,16 @@ def test_a_sweep_killed_before_its_marker_goes_on(grid, project):
 def test_record_hands_over_in_a_run_and_only_returns_outside(tmp_path, monkeypatch):
     table = pd.DataFrame({"a": [1, 2]}, index=pd.Index(["x", "y"], name="who"))
     monkeypatch.delenv("KINETICS_RUN_DIR", raising=False)
-    assert results.record(table) is table
-    assert results.read(tmp_path) is None
+    assert results.hand_over(table) is table
+    assert results.read_result(tmp_path) is None
     monkeypatch.setenv("KINETICS_RUN_DIR", str(tmp_path))
     row = {"a": 1.5, "b": None, "c": pd.Series([7]).iloc[0], "d": "x"}
-    assert results.record(row) is row
-    assert results.read(tmp_path).to_dict("records") == [{"a": 1.5, "b": None, "c": 7, "d": "x"}]
-    results.record(table)
-    pd.testing.assert_frame_equal(results.read(tmp_path), table.reset_index())
-    results.record(table.reset_index(drop=True)[1:])  # an unnamed index is no column
-    assert list(results.read(tmp_path)) == ["a"]
+    assert results.hand_over(row) is row
+    assert results.read_result(tmp_path).to_dict("records") == [{"a": 1.5, "b": None, "c": 7, "d": "x"}]
+    results.hand_over(table)
+    pd.testing.assert_frame_equal(results.read_result(tmp_path), table.reset_index())
+    results.hand_over(table.reset_index(drop=True)[1:])  # an unnamed index is no column
+    assert list(results.read_result(tmp_path)) == ["a"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["result.json", "result.parquet"]
 
 
@@ -636,7 +638,7 @@ def test_record_hands_over_in_a_run_and_only_returns_outside(tmp_path, monkeypat
 def test_results_that_are_refused(tmp_path, monkeypatch, result, message):
     monkeypatch.setenv("KINETICS_RUN_DIR", str(tmp_path))
     with pytest.raises(ValueError, match=message):
-        results.record(result)
+        results.hand_over(result)
     assert not list(tmp_path.iterdir())
 
 
@@ -741,7 +743,7 @@ def test_every_chapter_declares_its_result():
 @pytest.mark.notebooks
 @pytest.mark.parametrize("path", DECLARING, ids=lambda path: path.stem)
 def test_a_chapter_hands_over_what_it_explains(path, executed):
-    table = results.read(executed[path.stem].folder)
+    table = results.read_result(executed[path.stem].folder)
     assert len(table)
     told = set(re.findall(r"`(\w+)`", read_notebook(path).cells[-1].source))
     assert set(table) <= told, "columns that the chapter's last cell does not explain"

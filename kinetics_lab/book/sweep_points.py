@@ -18,9 +18,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from kinetics_lab.book.runs import NotebookError, run_key, run_notebook
 from kinetics_lab.errors import require
 from kinetics_lab.files import locked, write_text
-from kinetics_lab.runs import NotebookError, run_key, run_notebook
 
 Task = dict[str, Any]  # arguments of run_point
 Line = dict[str, Any]  # what the log says of a run: name, parameters, state, date, seconds, host, error

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pandas.api.types import infer_dtype
 
-from kinetics_lab import files as results
-from kinetics_lab.grids import brief, canonical
-from kinetics_lab.sweep_points import Line, line_of, state
+from kinetics_lab.book import results
+from kinetics_lab.book.grids import brief, canonical
+from kinetics_lab.book.sweep_points import Line, line_of, state
+from kinetics_lab.files import write_table
 
 if TYPE_CHECKING:
     import altair as alt
 
 KIND = "kinetics-lab sweep"
-TEMPLATE = Path(__file__).parent / "templates" / "sweep_summary.ipynb"
+TEMPLATE = Path(__file__).parents[1] / "templates" / "sweep_summary.ipynb"
 MOST_SERIES = 8  # that a chart can tell apart
 
 
@@ -52,7 +53,7 @@ def gather(out: Path | str) -> Path | None:
     out, tables = Path(out), []
     for name, parameters in read_sweep(out)["points"].items():
         # that of a point under way lies in a folder of another name
-        found = results.read(out / "points" / name)
+        found = results.read_result(out / "points" / name)
         if found is not None and len(found):
             front = {"sweep.point": name} | {f"param.{key}": value for key, value in parameters.items()}
             columns = {key: pd.Series([value] * len(found), dtype=object) for key, value in front.items()}
@@ -63,7 +64,7 @@ def gather(out: Path | str) -> Path | None:
         return None
     whole = pd.concat([table.astype(object) for table in tables], ignore_index=True)
     whole = pd.DataFrame({name: _column(whole[name]) for name in whole})
-    return results.write_table(path, whole)
+    return write_table(path, whole)
 
 
 def _column(values: pd.Series) -> pd.Series:
@@ -133,7 +134,7 @@ def drawable(table: pd.DataFrame, about: dict[str, Any]) -> tuple[pd.DataFrame, 
 
 def chart(out: Path | str) -> alt.LayerChart:
     """A result against an axis, as :func:`drawable` chooses them; ValueError saying why there is nothing to draw."""
-    from kinetics_lab import charts
+    from kinetics_lab.book import charts
 
     path = Path(out, "results.parquet")
     if not path.exists():
@@ -159,8 +160,8 @@ def chart(out: Path | str) -> alt.LayerChart:
 
 def summarize(out: Path | str) -> list[Path]:
     """Run the summary notebook over a sweep's folder: the notebook, and where nbconvert is installed a page."""
-    from kinetics_lab.planner.text import pages
-    from kinetics_lab.runs import run_notebook
+    from kinetics_lab.book.pages import pages
+    from kinetics_lab.book.runs import run_notebook
 
     run = run_notebook(TEMPLATE, out=Path(out, "summary"), progress=False)
     return pages(run.executed, TEMPLATE)

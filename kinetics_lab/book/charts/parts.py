@@ -18,7 +18,7 @@ import pandas as pd
 from kinetics_lab.errors import among, unknown
 
 if TYPE_CHECKING:
-    from kinetics_lab.chart_slider import Slider
+    from kinetics_lab.book.charts.slider import Slider
 
 SERIES = ("#3182ce", "#d9731a", "#0f9bab", "#dc4b5d", "#9267d6", "#2f9e5f", "#a8763e", "#d05aa8")
 SIZES = ("#3f9f5f", "#1c9a98", "#2f86c8", "#6673dd", "#8f5fd6", "#b34fb8", "#cf4a86")  # small -> large

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kinetics_lab.book.parameters import check_parameters, yaml_loader
+from kinetics_lab.book.runs import project_root
 from kinetics_lab.errors import among
-from kinetics_lab.parameters import check_parameters, yaml_loader
-from kinetics_lab.runs import project_root
 
 SECTIONS = ("notebook", "fixed", "axes", "zip", "exclude", "show")
 MOST_POINTS = 100_000

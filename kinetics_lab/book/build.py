@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab import data as datafiles
+from kinetics_lab.book.parameters import declared_parameters, read_notebook
+from kinetics_lab.book.runs import RunResult, execute_all
 from kinetics_lab.errors import among
 from kinetics_lab.files import locked
-from kinetics_lab.parameters import declared_parameters, read_notebook
-from kinetics_lab.runs import RunResult, execute_all
 
 TOOLCHAIN = ("altair", "jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme", "vl-convert-python")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -111,7 +111,7 @@ def _staged_toc(toc: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
 
 def _toolchain() -> str:
     """A hash of what turns the staging tree into pages: this module, the chart renderer, the libraries."""
-    sources = [Path(__file__), *sorted(Path(__file__).parent.glob("chart*.py"))]
+    sources = [Path(__file__), *sorted(Path(__file__).with_name("charts").glob("*.py"))]
     parts = [p.read_bytes() for p in sources] + [f"{name} {version(name)}".encode() for name in TOOLCHAIN]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
@@ -176,7 +176,7 @@ def _gather(
     """The staging tree, name to content: configuration, pages, executed notebooks and the charts' bundle."""
     import yaml
 
-    from kinetics_lab.chart_html import write_bundle
+    from kinetics_lab.book.charts.html import write_bundle
 
     pages = (p for p in (root / "book").rglob("*") if p.is_file() and ".ipynb_checkpoints" not in p.parts)
     tree = {p.relative_to(root).as_posix(): p.read_bytes() for p in pages}

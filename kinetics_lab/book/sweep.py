@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab import sweep_points
+from kinetics_lab.book import sweep_points
+from kinetics_lab.book.grids import Grid, brief, read_grid
+from kinetics_lab.book.runs import declared_result, project_root, run_keys, versions
+from kinetics_lab.book.sweep_points import Line, line_of, state
+from kinetics_lab.book.sweep_report import KIND, gather, read_log, summarize
 from kinetics_lab.errors import among, require
 from kinetics_lab.files import at_path, is_ours, locked, write_text
-from kinetics_lab.grids import Grid, brief, read_grid
-from kinetics_lab.runs import declared_result, project_root, run_keys, versions
-from kinetics_lab.sweep_points import Line, line_of, state
-from kinetics_lab.sweep_report import KIND, gather, read_log, summarize
 
 EXECUTORS = ("local", "dask")
 

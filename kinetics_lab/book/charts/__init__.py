@@ -16,10 +16,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kinetics_lab import chart_parts as parts
-from kinetics_lab.chart_html import MimeRender, mimebundle, table_html, write_bundle
-from kinetics_lab.chart_parts import INK, SERIES, SHAPES, SIZES, Rules, theme
-from kinetics_lab.chart_slider import Slider
+from kinetics_lab.book.charts import parts
+from kinetics_lab.book.charts.html import MimeRender, mimebundle, table_html, write_bundle
+from kinetics_lab.book.charts.parts import INK, SERIES, SHAPES, SIZES, Rules, theme
+from kinetics_lab.book.charts.slider import Slider
 from kinetics_lab.errors import among
 
 __all__ = [

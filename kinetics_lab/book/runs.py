@@ -24,14 +24,19 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from kinetics_lab.book.parameters import check_parameters, read_notebook, read_parameters
+from kinetics_lab.book.results import ROW, TABLE
 from kinetics_lab.data import data_dir
 from kinetics_lab.errors import among
-from kinetics_lab.files import ROW, TABLE, at_path, is_ours, locked, write_text
-from kinetics_lab.parameters import check_parameters, read_notebook, read_parameters
+from kinetics_lab.files import at_path, is_ours, locked, write_text
 
 LIBRARIES = ("altair", "ipykernel", "numpy", "pandas", "papermill", "pyarrow", "scipy", "vl-convert-python")
 # modules no notebook calls: changing them leaves every run valid
-ROOF = ("book.py", "cli.py", "commands.py", "grids.py", "sweep.py", "sweep_points.py", "sweep_report.py")
+ROOF = (
+    "cli.py",
+    "commands.py",
+    *(f"book/{name}.py" for name in ("build", "grids", "sweep", "sweep_points", "sweep_report")),
+)
 KIND = "kinetics-lab run"
 KEPT_RUNS = 4  # run folders kept per notebook in a cache: the newest by use
 QUIET = {
@@ -91,7 +96,7 @@ def versions() -> dict[str, str]:
 
 def source_digest(root: Path) -> str:
     """Hash of what every notebook may import or read: package and kernel source, the data manifest, measured rows."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     files = [p for p in package.rglob("*.py") if p.relative_to(package).as_posix() not in ROOF]
     files += (root / "kernels" / "kinetics_kernels").rglob("*.py")
     files += [*data_dir().glob("MANIFEST.toml"), *data_dir().glob("measurements/*/*.parquet")]

@@ -1,0 +1,1 @@
+"""A chapter becomes a page: charts, parameters, runs, claims, sweeps and the book's build. Knows no science."""
