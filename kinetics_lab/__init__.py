@@ -9,28 +9,16 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _SUBMODULES = (
-    "ahead",
-    "answers",
-    "attention_suites",
-    "bench",
     "book",
-    "caches",
     "cost",
     "data",
+    "decode",
     "errors",
     "files",
-    "generate",
-    "grade",
-    "hf",
-    "host",
     "ladder",
     "laws",
     "measure",
-    "measured",
-    "model_suite",
-    "peers",
     "planner",
-    "suites",
     "traces",
 )
 __all__ = ["__version__", *_SUBMODULES]

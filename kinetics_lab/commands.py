@@ -164,8 +164,8 @@ def warned() -> Iterator[None]:
 
 def generate(args: argparse.Namespace) -> None:
     """Sample answers and grade them; print the file. What was finished is kept, a stopped run goes on."""
-    from kinetics_lab import generate as engine
-    from kinetics_lab import grade, hf
+    from kinetics_lab.decode import generate as engine
+    from kinetics_lab.decode import grade, hf
 
     names = (field.name for field in fields(engine.Settings) if hasattr(args, field.name))
     settings = engine.Settings(**{name: getattr(args, name) for name in names})
@@ -182,12 +182,12 @@ def generate(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Measure suites on this machine's GPU or processor and print their files; progress goes to stderr."""
-    from kinetics_lab import suites
-    from kinetics_lab.measure import plan
+    from kinetics_lab.measure import suites
+    from kinetics_lab.measure.runner import dry_run
 
     if args.dry_run:
         require(args.device == "cuda", "--dry-run is for a GPU: --device must be cuda", args.device)
-        print(*plan(suites.suites(args.suite), args.out), sep="\n")
+        print(*dry_run(suites.chosen_suites(args.suite), args.out), sep="\n")
         return
     files = suites.measure(args.suite, args.out, budget_s=args.budget_seconds, device=args.device)
     print(*files, sep="\n")

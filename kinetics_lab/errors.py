@@ -37,3 +37,8 @@ def lookup(table: Mapping[str, Value], name: object, what: str) -> Value:
     if isinstance(name, str) and name in table:
         return table[name]
     raise unknown(what, name, sorted(table))
+
+
+def sentence(error: Exception) -> str:
+    """An exception's type and first line, at most 300 characters."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"[:300]

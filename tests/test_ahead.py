@@ -19,8 +19,8 @@ FOUND = """
 import os, torch
 from pathlib import Path
 from types import SimpleNamespace
-from kinetics_lab import ahead
-from kinetics_lab.suites import SUITES
+from kinetics_lab.measure import ahead
+from kinetics_lab.measure.suites import SUITES
 
 topk = (SUITES["topk"], SUITES["topk"].cases(False)[0])
 torch.cuda.get_device_properties = lambda index: SimpleNamespace(major=9, minor=0, multi_processor_count=132)
@@ -42,8 +42,8 @@ print(len(made), repr(ahead.compile_case((90, 132), topk)), kernels() == made)
 ALIKE = """
 import itertools, torch
 from types import SimpleNamespace
-from kinetics_lab import ahead
-from kinetics_lab.suites import SUITES
+from kinetics_lab.measure import ahead
+from kinetics_lab.measure.suites import SUITES
 from triton.runtime.jit import JITFunction
 
 storage, seen = itertools.count(2**46, 2**36 + 512), []
@@ -96,7 +96,7 @@ def test_real_shapes_are_specialized_alike(tmp_path):
 def test_compiling_ahead_never_fails_a_run(monkeypatch):
     import torch
 
-    from kinetics_lab import ahead
+    from kinetics_lab.measure import ahead
 
     said = []
     ahead.compile_ahead([], float("inf"), said.append)

@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
 
 from kinetics_kernels import reference  # noqa: E402
 
-from kinetics_lab.caches import PagedCache, PlainCache, open_cache  # noqa: E402
+from kinetics_lab.decode.caches import PagedCache, PlainCache, open_cache  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 N_KV, GROUP, DIM, ROOM = 2, 3, 16, 96

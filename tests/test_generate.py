@@ -26,9 +26,9 @@ pytest.importorskip("math_verify", reason="needs math-verify (the extra 'generat
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, for the tests after these
 
-from kinetics_lab import answers, hf  # noqa: E402
-from kinetics_lab.generate import Settings, draw, generate, repeats  # noqa: E402
-from kinetics_lab.grade import Grade, Problem  # noqa: E402
+from kinetics_lab.decode import answers, hf  # noqa: E402
+from kinetics_lab.decode.generate import Settings, draw, generate, repeats  # noqa: E402
+from kinetics_lab.decode.grade import Grade, Problem  # noqa: E402
 from kinetics_lab.traces.read import read_traces  # noqa: E402
 
 LETTERS = string.ascii_letters + string.digits + string.punctuation + " \n"

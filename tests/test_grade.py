@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("math_verify")
 
-from kinetics_lab import _grader
-from kinetics_lab import grade as module
-from kinetics_lab.grade import HUB, Grade, Problem, grade, problems
+from kinetics_lab.decode import grade as module
+from kinetics_lab.decode import grader as _grader
+from kinetics_lab.decode.grade import HUB, Grade, Problem, grade, problems
 from kinetics_lab.traces.trial import problem_id
 
 

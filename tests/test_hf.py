@@ -6,16 +6,16 @@ import os
 
 import pytest
 
-from kinetics_lab import caches
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.shapes import MODELS, ModelShape
+from kinetics_lab.decode import caches
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'generate')")
 pytest.importorskip("transformers", reason="needs transformers (the extra 'generate')")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
-from kinetics_lab import hf  # noqa: E402
+from kinetics_lab.decode import hf  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = dict(n_layers=3, n_q_heads=4, n_kv_heads=2, head_dim=16, hidden=48, ffn=96, vocab=101)

@@ -7,16 +7,19 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from kinetics_lab import measured, model_suite
-from kinetics_lab.bench import HOST, kernels_digest, open_bench
 from kinetics_lab.cost.policies import BlockTopK, Dense
-from kinetics_lab.measure import Rates, read_rows, run_suite
-from kinetics_lab.suites import SUITES, suites
+from kinetics_lab.measure import rows as measured
+from kinetics_lab.measure import timelaw, timers
+from kinetics_lab.measure.bench import HOST, kernels_digest, open_bench
+from kinetics_lab.measure.limits import Rates
+from kinetics_lab.measure.runner import read_rows, run_suite
+from kinetics_lab.measure.suites import SUITES, chosen_suites
+from kinetics_lab.measure.suites import model as model_suite
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'kernels')")
 
-from kinetics_lab import host  # noqa: E402
-from kinetics_lab.caches import PlainCache  # noqa: E402
+from kinetics_lab.decode import host  # noqa: E402
+from kinetics_lab.decode.caches import PlainCache  # noqa: E402
 
 BLOCK, TOKENS = 16, 160
 POLICIES = [
@@ -70,15 +73,15 @@ def test_a_cache_of_broken_blocks_is_refused():
 
 
 def test_only_suites_without_our_kernels_run_on_a_host():
-    assert [suite.name for suite in suites("all", HOST)] == ["roofline", "model"]
-    assert suites("all") == list(SUITES.values())
+    assert [suite.name for suite in chosen_suites("all", HOST)] == ["roofline", "model"]
+    assert chosen_suites("all") == list(SUITES.values())
     with pytest.raises(ValueError, match="suite on a host 'dense' is not known; known: model, roofline"):
-        suites("dense", HOST)
+        chosen_suites("dense", HOST)
 
 
 def test_cases_of_a_host_count_numbers_of_four_bytes():
     rates = Rates(1e10, 1e11, "to count with")
-    for suite in suites("all", HOST):
+    for suite in chosen_suites("all", HOST):
         for case in suite.cases_on(HOST):
             assert case["element_bytes"] == 4
             four, two = suite.predict(case, rates), suite.predict(case | {"element_bytes": 2}, rates)
@@ -108,7 +111,7 @@ def timed(tmp_path_factory):
     out = tmp_path_factory.mktemp("host") / "rows"
     bench = open_bench(HOST, out)
     bench.timer.target_s = 0.0
-    for suite in suites("all", HOST):
+    for suite in chosen_suites("all", HOST):
         assert run_suite(small(suite), out, bench, say=lambda line: None)
     return out, bench
 
@@ -148,7 +151,7 @@ def test_a_chapter_can_show_them_and_takes_them_for_no_gpu(timed):
 
 def test_the_timer_runs_a_call_once_after_its_reset():
     told = []
-    timer = host.HostTimer()
+    timer = timers.HostTimer()
     run, how = timer.prepare(lambda: told.append("run"))
     assert how == "clock"
     told.clear()
@@ -160,7 +163,7 @@ def test_the_timer_runs_a_call_once_after_its_reset():
 
 def test_a_case_beyond_the_memory_is_not_begun(timed):
     _, bench = timed
-    assert host.free_memory() > 1e8
+    assert timers.free_memory() > 1e8
     assert not bench.has_memory(1e15)
     assert bench.has_memory(1e3)
 
@@ -189,8 +192,8 @@ def test_a_known_matrix_rate_is_not_fitted(timed):
     out, bench = timed
     step = model_suite.timed_steps(read_rows(out, bench.folder, "model"))
     steps = pd.concat([step.assign(bytes=step["bytes"] * n, flops=step["flops"] * n) for n in (1, 10, 100)])
-    known = measured.TimeLaw(5e9, 4e10, 100.0, "add")
-    found = measured.fit_time_law(steps, known.us(steps), "add", matrix_rate=4e10)
+    known = timelaw.TimeLaw(5e9, 4e10, 100.0, "add")
+    found = timelaw.fit_time_law(steps, known.us(steps), "add", matrix_rate=4e10)
     assert found.matrix_rate == 4e10
     assert found.bandwidth == pytest.approx(5e9, rel=1e-3)
     assert found.overhead_us == pytest.approx(100.0, rel=1e-3)

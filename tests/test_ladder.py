@@ -31,7 +31,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'kernels')
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
-from kinetics_lab.caches import PlainCache, cache_block  # noqa: E402
+from kinetics_lab.decode.caches import PlainCache, cache_block  # noqa: E402
 from kinetics_lab.ladder.model import Reasoner  # noqa: E402
 from kinetics_lab.ladder.sample import decode  # noqa: E402
 from kinetics_lab.ladder.train import train  # noqa: E402

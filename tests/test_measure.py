@@ -13,11 +13,16 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from kinetics_lab import attention_suites, cli, measure, suites
-from kinetics_lab import bench as bench_module
-from kinetics_lab.bench import CPU, Bench, WallTimer, code_state, open_bench, summary, time_together
-from kinetics_lab.measure import Rates, Suite, read_rows, run_suite, shape, sparse
-from kinetics_lab.suites import BUDGETS, PAPER, SUITES
+from kinetics_lab import cli
+from kinetics_lab.measure import bench as bench_module
+from kinetics_lab.measure import limits, suites, timers
+from kinetics_lab.measure import runner as measure
+from kinetics_lab.measure.bench import CPU, Bench, code_state, open_bench
+from kinetics_lab.measure.limits import Rates, attention_case, block_topk_case
+from kinetics_lab.measure.runner import Suite, read_rows, run_suite
+from kinetics_lab.measure.suites import BUDGETS, PAPER, SUITES
+from kinetics_lab.measure.suites import attention as attention_suites
+from kinetics_lab.measure.timers import WallTimer, summary, time_together
 
 H200 = Rates(4.3e12, 790e12, "by hand")
 ROOT = Path(__file__).parent.parent
@@ -61,7 +66,7 @@ def test_calls_are_timed_in_alternation_each_after_its_reset():
 
 @pytest.mark.parametrize(("round_s", "n"), [(1e-9, 5), (0.25, 4), (10.0, 3)])
 def test_rounds_follow_from_the_target(round_s, n):
-    assert bench_module.rounds(round_s, FakeTimer([])) == n
+    assert timers.rounds(round_s, FakeTimer([])) == n
 
 
 class FakeCuda:
@@ -120,7 +125,7 @@ def gpu_timer(monkeypatch):
         cuda = FakeCuda(**options)
         monkeypatch.setattr(torch, "cuda", cuda)
         monkeypatch.setattr(torch, "sum", lambda buffer, dim, out: cuda.log.append("evict"))
-        timer = bench_module.CudaTimer.__new__(bench_module.CudaTimer)
+        timer = timers.CudaTimer.__new__(timers.CudaTimer)
         timer.buffer = timer.sink = None
         return cuda, timer
 
@@ -142,7 +147,7 @@ def test_the_gpu_timer_replays_graphs_on_a_cold_cache(gpu_timer, waits, how, ran
 
 def test_the_gpu_is_busy_before_anything_is_timed(gpu_timer, monkeypatch):
     cuda, timer = gpu_timer()
-    monkeypatch.setattr(bench_module, "WARM_S", 1e-3)
+    monkeypatch.setattr(timers, "WARM_S", 1e-3)
     time_together({"a": cuda.call("a")}, timer)
     assert cuda.log[:5] == ["a"] * 4 + ["replay"]
     busy = cuda.log.index("event") - 5 - 1  # the last of them evicts for the trial round
@@ -178,12 +183,12 @@ def test_nothing_is_timed_after_a_broken_capture(gpu_timer, tmp_path):
 
 def paper(batch, context, budget, window=0):
     block = BUDGETS[budget]
-    return shape(batch, 1, 4, 128, context, min(block, 16)) | sparse(budget, block, window)
+    return attention_case(batch, 1, 4, 128, context, min(block, 16)) | block_topk_case(budget, block, window)
 
 
 @pytest.mark.parametrize(("batch", "context"), PAPER)
 def test_dense_reads_34_gb_at_both_settings(batch, context):
-    found = SUITES["dense"].predict(shape(batch, 1, 4, 128, context, 16), H200)
+    found = SUITES["dense"].predict(attention_case(batch, 1, 4, 128, context, 16), H200)
     assert found["bytes"] == 4096 * 16384 * 512 == 34_359_738_368
     assert found["limit_us"] == pytest.approx(7990.6, abs=0.1)
     assert found["flops"] == found["bytes"] * 4  # a FLOP a byte for each query head of the group
@@ -216,7 +221,7 @@ def test_layer_limits():
     assert found["gemm_flops"] == 2 * 4096 * weights
     assert found["gemm_limit_us"] == pytest.approx(20.4, abs=0.05)
     assert found["speedup_limit"] == pytest.approx(70.3, abs=0.1)
-    one = measure.limits({**case, "batch": 1}, H200)
+    one = limits.limits({**case, "batch": 1}, H200)
     assert one["gemm_limit_us"] == pytest.approx(
         2 * weights / 4.3e12 * 1e6
     )  # alone, the weights' traffic decides
@@ -224,7 +229,7 @@ def test_layer_limits():
 
 def test_fp8_halves_keys_and_values_but_not_mean_keys():
     fp8 = SUITES["fp8"]
-    dense = fp8.predict(shape(4096, 1, 4, 128, 16384, 16) | sparse(0, 16), H200)
+    dense = fp8.predict(attention_case(4096, 1, 4, 128, 16384, 16) | block_topk_case(0, 16), H200)
     assert dense["bytes"] == 4096 * 16384 * 256
     assert dense["limit_us"] == pytest.approx(3995.3, abs=0.1)
     assert dense["speedup_limit"] == pytest.approx(2.0)
@@ -233,11 +238,11 @@ def test_fp8_halves_keys_and_values_but_not_mean_keys():
     assert topk["attend_bytes"] == 4096 * (1024 + 16) * 256
     assert topk["limit_us"] == pytest.approx(503.3, abs=0.1)
     assert topk["speedup_limit"] == pytest.approx((1024 * 256 + 1040 * 512) / (1024 * 256 + 1040 * 256))
-    assert fp8.predict(shape(1, 1, 1, 16, 64, 16) | sparse(0, 16), H200)["flops"] == 64 * 64
+    assert fp8.predict(attention_case(1, 1, 1, 16, 64, 16) | block_topk_case(0, 16), H200)["flops"] == 64 * 64
 
 
 def test_a_budget_beyond_the_context_reads_the_context():
-    found = measure.limits(shape(1, 1, 1, 64, 100, 4) | sparse(96, 32, 1), H200)
+    found = limits.limits(attention_case(1, 1, 1, 64, 100, 4) | block_topk_case(96, 32, 1), H200)
     assert found["attend_bytes"] == 100 * 256
 
 
@@ -508,7 +513,7 @@ def test_flex_attention_reads_our_pages(monkeypatch, how, lengths, kv_heads, gro
     pytest.importorskip("triton")
     from kinetics_kernels import PagedKVCache, reference
 
-    from kinetics_lab.peers import flex
+    from kinetics_lab.measure.peers import flex
 
     if how == "by the blocks":
         monkeypatch.setattr(torch.nn.attention.flex_attention, "flex_attention", by_blocks)
@@ -545,7 +550,7 @@ def test_a_dry_run_prints_the_plan_and_needs_no_torch(tmp_path):
 
 
 def test_all_suites_are_planned_under_eight_minutes(tmp_path):
-    lines = measure.plan(SUITES.values(), tmp_path)
+    lines = measure.dry_run(SUITES.values(), tmp_path)
     seconds = float(lines[-1].split()[1])
     assert 60 < seconds < 480
 

@@ -14,12 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kinetics_lab import measure, measured
-from kinetics_lab.bench import CPU, Bench, WallTimer, summary
 from kinetics_lab.book.parameters import read_notebook
 from kinetics_lab.book.runs import run_notebook
-from kinetics_lab.measured import FORMS, TimeLaw, fit_time_law, halves
-from kinetics_lab.suites import SUITES
+from kinetics_lab.measure import limits
+from kinetics_lab.measure import rows as measured
+from kinetics_lab.measure import runner as measure
+from kinetics_lab.measure.bench import CPU, Bench
+from kinetics_lab.measure.suites import SUITES
+from kinetics_lab.measure.timelaw import FORMS, TimeLaw, fit_time_law, halves
+from kinetics_lab.measure.timers import WallTimer, summary
 
 CHAPTERS = {
     "roofline": "20_what_can_this_gpu_do",
@@ -51,7 +54,7 @@ def made_up(suite):
     """The suite with times from its limits, a share of them and a few microseconds, in place of measured ones."""
 
     def run(case, bench):
-        found = suite.predict(case, measure.datasheet_rates(GPU))
+        found = suite.predict(case, limits.datasheet_rates(GPU))
         limit, noise = found["limit_us"], np.random.default_rng(int(found["bytes"]) % 2**32)
         shares = {
             "roofline": {"time": 0.88} | ({"copy": 0.9} if case.get("kind") == "both" else {}),
@@ -145,7 +148,7 @@ def test_limits_take_measured_rates_as_soon_as_there_are_some(tmp_path):
     write(tmp_path, "roofline")
     found = measured.rows(GPU, "dense", tmp_path)
     assert not found.measured
-    assert found.rates == measure.Rates(4.3e12, 7.9e14, "measured")
+    assert found.rates == limits.Rates(4.3e12, 7.9e14, "measured")
     assert found.table["limit_us"].iloc[2] == pytest.approx(4096 * 16384 * 512 / 4.3e6)
 
 
@@ -167,7 +170,7 @@ def test_rows_say_where_they_come_from(synthetic, monkeypatch):
 def test_what_a_box_says_cannot_be_markup():
     said = {"Failed": "1 case, the first with: <b>&</b>"}
     shown = measured.Rows(
-        "g", "<i>", False, pd.DataFrame(), measure.datasheet_rates("h200"), said
+        "g", "<i>", False, pd.DataFrame(), limits.datasheet_rates("h200"), said
     )._repr_html_()
     assert "&lt;b&gt;&amp;&lt;/b&gt;" in shown
     assert "<i>" not in shown
@@ -266,7 +269,7 @@ def test_to_measure_again_needs_a_gpu(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def layers():
     suite = SUITES["validate"]
-    return pd.DataFrame([c | suite.predict(c, measure.datasheet_rates("h200")) for c in suite.cases(True)])
+    return pd.DataFrame([c | suite.predict(c, limits.datasheet_rates("h200")) for c in suite.cases(True)])
 
 
 @pytest.mark.parametrize(("form", "us"), [("add", 5 + 6 + 8), ("max", 5 + 8), ("parts", 5 + 7 + 4)])

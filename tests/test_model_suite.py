@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kinetics_lab import measure, model_suite
-from kinetics_lab.bench import CPU
 from kinetics_lab.book.runs import run_notebook
 from kinetics_lab.cost.policies import Dense
 from kinetics_lab.cost.shapes import MODELS, ModelShape
-from kinetics_lab.measure import Rates, datasheet_rates
-from kinetics_lab.model_suite import by_model, filled, filling, fitting_batch, model_limits
+from kinetics_lab.measure import runner as measure
+from kinetics_lab.measure.bench import CPU
+from kinetics_lab.measure.limits import Rates, datasheet_rates
+from kinetics_lab.measure.suites import model as model_suite
+from kinetics_lab.measure.suites.model import by_model, filled, filling, fitting_batch, model_limits
 
 if importlib.util.find_spec("torch"):
     import torch
@@ -155,7 +156,7 @@ def test_the_kernels_take_every_case():
     pytest.importorskip("triton")
     from kinetics_kernels import configs
 
-    from kinetics_lab.caches import PagedCache
+    from kinetics_lab.decode.caches import PagedCache
 
     for case in {(c["context"], c["budget"], c["block"]): c for _, c in CASES}.values():
         policy = model_suite.policy_of(case)
@@ -211,7 +212,7 @@ def hf():
     pytest.importorskip("triton")
     if torch.cuda.is_available():
         pytest.skip("the interpreter's tests; a GPU runs the suite itself")
-    from kinetics_lab import hf
+    from kinetics_lab.decode import hf
 
     return hf
 
@@ -226,7 +227,7 @@ def tiny(hf, n_layers: int = 2, n_kv_heads: int = 2, family: str = "qwen3", dtyp
 
 
 def full_caches(n_layers: int, n_kv_heads: int, batch: int = 3, context: int = 64) -> list[Any]:
-    from kinetics_lab.caches import PagedCache
+    from kinetics_lab.decode.caches import PagedCache
 
     torch.manual_seed(0)
     policy = model_suite.policy_of({"budget": 32, "block": 16})
@@ -263,7 +264,7 @@ def test_the_peer_computes_what_our_dense_step_computes(hf):
 
 
 def test_the_rest_is_the_step_without_attention(hf, monkeypatch):
-    from kinetics_lab.caches import PagedCache
+    from kinetics_lab.decode.caches import PagedCache
 
     model, nothing = tiny(hf), [model_suite._Nothing()] * 2
     ids, positions, active = inputs()
@@ -335,7 +336,7 @@ def test_the_kernels_read_as_many_tokens_as_are_counted(hf):
 
 
 def test_every_step_attends_as_it_is_called(hf, monkeypatch):
-    from kinetics_lab.caches import PagedCache
+    from kinetics_lab.decode.caches import PagedCache
 
     seen: dict[str, list[Any]] = {}
     append, held = PagedCache.append, []

@@ -2,7 +2,7 @@
 
 The prompt is read densely and once for all trials; decode obeys the policy, but for the first ``dense_layers``
 layers. Uniform numbers are made on the host, the same for every model, policy and device. Attention runs through
-:mod:`kinetics_lab.caches`: Triton kernels on a GPU, plain PyTorch elsewhere.
+:mod:`kinetics_lab.decode.caches`: Triton kernels on a GPU, plain PyTorch elsewhere.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinetics_lab.caches import PagedCache, PlainCache
 from kinetics_lab.cost.policies import Dense, Policy, parse_policy
+from kinetics_lab.decode.caches import PagedCache, PlainCache
 from kinetics_lab.ladder import Preset
 from kinetics_lab.ladder.model import Reasoner
 from kinetics_lab.ladder.task import TEST_SEED, exam

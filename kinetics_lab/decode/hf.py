@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinetics_lab.bench import captured
-from kinetics_lab.caches import open_cache
 from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.shapes import ModelShape
+from kinetics_lab.decode.caches import open_cache
+from kinetics_lab.decode.graph import captured
 from kinetics_lab.errors import among, lookup, require
 
 try:

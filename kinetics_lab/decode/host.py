@@ -1,7 +1,7 @@
-"""A computer's own processor as a device to measure: its name and memory, its timer, and a cache in plain PyTorch.
+"""A cache for a computer's own processor, in plain PyTorch.
 
 The suites of a GPU time the same calls here (``kinetics-lab measure --device host``), in fp32 and without a kernel of
-ours. :class:`kinetics_lab.caches.PlainCache` will not do: it scores every token whatever the policy, which is right and
+ours. :class:`kinetics_lab.decode.caches.PlainCache` will not do: it scores every token whatever the policy, which is right and
 costs as much as dense attention. Here block top-k scores mean keys, copies the chosen blocks together and attends to
 them. Attention itself is PyTorch's, the group as query rows, so that keys and values are read once.
 """
@@ -9,64 +9,14 @@ them. Attention itself is PyTorch's, the group as query rows, so that keys and v
 from __future__ import annotations
 
 import copy
-import math
-import platform
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kinetics_lab.bench import WARM_S, Call, WallTimer
 from kinetics_lab.cost.policies import BlockTopK, Dense, Policy
 from kinetics_lab.errors import require
-
-
-def free_memory() -> float:
-    """Bytes that this computer has to give, as Linux tells; elsewhere no limit is known."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return math.inf
-    return next(
-        (1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf
-    )
-
-
-def processor() -> str:
-    """The processor's name and how many threads PyTorch runs on it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    threads = torch.get_num_threads()
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {threads} threads"
-
-
-class HostTimer(WallTimer):
-    """The host's clock, its caches filled with other data before each repetition."""
-
-    least, most, target_s = 7, 40, 3.0
-
-    def __init__(self) -> None:
-        self.buffer = torch.ones(
-            2**25
-        )  # fp32: 134 MB, more than caches hold; zeros would be one page of memory
-
-    def warm(self) -> None:
-        """Bring the processor to speed."""
-        end = time.perf_counter() + WARM_S
-        while time.perf_counter() < end:
-            self.buffer.sum()
-
-    def sample(self, run: Call, reset: Call) -> Any:
-        """One repetition, seconds."""
-        reset()
-        self.buffer.sum()
-        return super().sample(run, lambda: None)
 
 
 class HostCache:

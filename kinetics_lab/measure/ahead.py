@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kinetics_lab.bench import Bench, Call, Row, WallTimer, sentence
-from kinetics_lab.measure import Suite, words
-from kinetics_lab.peers import PEERS
+from kinetics_lab.errors import sentence
+from kinetics_lab.measure.bench import Bench, Row
+from kinetics_lab.measure.peers import PEERS
+from kinetics_lab.measure.runner import Suite, words
+from kinetics_lab.measure.timers import Call, WallTimer
 
 LONGEST_S = 120.0  # what is not compiled by then is compiled when it is timed
 Case = tuple[Suite, Row]

@@ -62,7 +62,7 @@ def _reply(child: subprocess.Popen[str], task: dict[str, Any]) -> dict[str, Any]
 
 def _started() -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", "from kinetics_lab._grader import _serve; _serve()"],
+        [sys.executable, "-c", "from kinetics_lab.decode.grader import _serve; _serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

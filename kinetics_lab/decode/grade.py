@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab import _grader
+from kinetics_lab.decode import grader as _grader
 from kinetics_lab.errors import require, unknown
 from kinetics_lab.traces import read as trace_files
 from kinetics_lab.traces.trial import problem_id, shortened

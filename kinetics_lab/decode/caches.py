@@ -1,7 +1,7 @@
 """One layer's KV cache under a policy: in plain PyTorch anywhere, in the Triton kernels' pages on a GPU.
 
 Both classes take the same calls and mean the same by a policy, requests of any length side by side. Who decodes
-(:mod:`kinetics_lab.generate`, the ladder of Part IV) knows no more of attention than these calls.
+(:mod:`kinetics_lab.decode.generate`, the ladder of Part IV) knows no more of attention than these calls.
 """
 
 from __future__ import annotations

@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinetics_lab import __version__, answers
-from kinetics_lab import grade as grading
-from kinetics_lab.caches import page_block
+from kinetics_lab import __version__
 from kinetics_lab.cost.policies import Policy, Quest, RandomSelect, parse_policy
+from kinetics_lab.decode import answers
+from kinetics_lab.decode import grade as grading
+from kinetics_lab.decode.caches import page_block
+from kinetics_lab.decode.grade import Problem
+from kinetics_lab.decode.hf import Decoder, Prompt, shape_of
 from kinetics_lab.errors import require
-from kinetics_lab.grade import Problem
-from kinetics_lab.hf import Decoder, Prompt, shape_of
 from kinetics_lab.traces.layout import layout_metadata, layout_name
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -217,7 +218,7 @@ def generate(
     model, tokenizer: of Hugging Face transformers, the model on its device. name, task: what the traces shall call
     them. slots: answers decoded side by side; decides speed; answers up to rounding. grade: by default math-verify's verdict. An
     answer that could not be graded is a line with ``error`` and no score; the next call grades it again.
-    progress: a bar on stderr (None: on a terminal). compiled: see :class:`kinetics_lab.hf.Decoder`.
+    progress: a bar on stderr (None: on a terminal). compiled: see :class:`kinetics_lab.decode.hf.Decoder`.
 
     ``read_traces`` reads the file at any time. Beside it, when all answers are there, ``<file>.summary.json``.
     Raises ValueError for settings the model cannot be decoded with, and where the file belongs to other settings.

@@ -4,7 +4,7 @@ All but roofline and model are decode steps of one decoder layer on one GPU: 2-b
 of one byte beside), random data, every request at the same length, its pages in random order. A layer is its four
 matrix products, the append and the attention; norms, rotary embedding, activation function, residuals and
 communication are left out, with dense attention as with sparse. The other columns of a row are in
-:mod:`kinetics_lab.measure`.
+:mod:`kinetics_lab.measure.runner`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab.attention_suites import (
+from kinetics_lab.cost.shapes import MODELS
+from kinetics_lab.errors import lookup, require
+from kinetics_lab.measure.bench import HOST, Bench, Row, open_bench
+from kinetics_lab.measure.limits import Rates, attention_case, block_topk_case, element, kv_bytes, limits
+from kinetics_lab.measure.runner import Suite, left, run_suite, tell
+from kinetics_lab.measure.suites.attention import (
     BUDGETS,
     DENSE,
     FP8,
@@ -26,22 +31,8 @@ from kinetics_lab.attention_suites import (
     filled_cache,
     random_tensor,
 )
-from kinetics_lab.bench import HOST, Bench, Call, Row, open_bench
-from kinetics_lab.cost.shapes import MODELS
-from kinetics_lab.errors import lookup, require
-from kinetics_lab.measure import (
-    Rates,
-    Suite,
-    element,
-    kv_bytes,
-    left,
-    limits,
-    run_suite,
-    shape,
-    sparse,
-    tell,
-)
-from kinetics_lab.model_suite import MODEL
+from kinetics_lab.measure.suites.model import MODEL
+from kinetics_lab.measure.timers import Call
 
 # ---- roofline -------------------------------------------------------------------------------------------------
 
@@ -101,8 +92,10 @@ def _layer_cases(on_gpu: bool) -> list[Row]:
     def case(name: str, batch: int, context: int, budget: int, block: int) -> Row:
         model = MODELS[name]
         widths = {"hidden": model.hidden, "ffn": model.ffn // 8}
-        step = shape(batch, model.n_kv_heads // 8, model.gqa_ratio, model.head_dim, context, min(block, 16))
-        return {"model": name, "tp": 8} | step | sparse(budget, block) | widths
+        step = attention_case(
+            batch, model.n_kv_heads // 8, model.gqa_ratio, model.head_dim, context, min(block, 16)
+        )
+        return {"model": name, "tp": 8} | step | block_topk_case(budget, block) | widths
 
     if not on_gpu:
         return [case("qwen3-0.6b", 1, 64, 32, 16)]
@@ -128,16 +121,23 @@ def validate_cases(on_gpu: bool, count: int = 200, seed: int = 20250606) -> list
     least 100 FLOP a byte, half of what an H200 does in the time of one.
     """
     if not on_gpu:
-        tiny = shape(2, 1, 2, 16, 64, 16) | {"hidden": 32, "ffn": 64}
-        return [tiny | sparse(0, 16), tiny | sparse(32, 16)]
+        tiny = attention_case(2, 1, 2, 16, 64, 16) | {"hidden": 32, "ffn": 64}
+        return [tiny | block_topk_case(0, 16), tiny | block_topk_case(32, 16)]
     draw = random.Random(seed)
     cases: list[Row] = []
     while len(cases) < count:
         batch = round(2 ** draw.uniform(0, 12))
         context = 1024 * draw.choice((1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
         heads, group, dim = draw.choice((1, 2, 4, 8)), draw.choice((1, 2, 4, 5, 8)), draw.choice((64, 128))
-        case = shape(batch, heads, group, dim, context, 16)
-        case |= draw.choice((sparse(512, 16), sparse(512, 32), sparse(1024, 32), sparse(2048, 64)))
+        case = attention_case(batch, heads, group, dim, context, 16)
+        case |= draw.choice(
+            (
+                block_topk_case(512, 16),
+                block_topk_case(512, 32),
+                block_topk_case(1024, 32),
+                block_topk_case(2048, 64),
+            )
+        )
         case["hidden"] = draw.choice((1024, 2048, 2560, 4096, 5120))
         case["ffn"] = draw.choice((384, 768, 1536, 3072, 6144, 12288))
         fits = 2**25 <= kv_bytes(case) <= 6e9 and 2 * case["budget"] <= context
@@ -200,7 +200,7 @@ SUITES = {
 }
 
 
-def suites(names: str, device: str = "cuda") -> list[Suite]:
+def chosen_suites(names: str, device: str = "cuda") -> list[Suite]:
     """The suites of "all" or of a comma-separated list that the device has, in the order of measurement."""
     there = {name: suite for name, suite in SUITES.items() if device != HOST or suite.host is not list}
     wanted = list(there) if names == "all" else [name.strip() for name in names.split(",")]
@@ -220,14 +220,14 @@ def measure(
     """Run suites on this machine's GPU ("cuda") or processor ("host"), for at most ``budget_s`` seconds; returns their files.
 
     What was measured before is kept, and a run that was stopped goes on where it was:
-    :func:`kinetics_lab.measure.run_suite`.
+    :func:`kinetics_lab.measure.runner.run_suite`.
     """
-    chosen, deadline = suites(names, device), time.monotonic() + budget_s
+    chosen, deadline = chosen_suites(names, device), time.monotonic() + budget_s
     require(budget_s > 0, "budget_s must be positive (seconds)", budget_s)
     bench = open_bench(device, out)
     todo = {suite.name: left(suite, out, bench) for suite in chosen}
     if bench.on_gpu:
-        from kinetics_lab.ahead import compile_ahead
+        from kinetics_lab.measure.ahead import compile_ahead
 
         launching = [suite for suite in chosen if suite.name != "roofline"]
         compile_ahead(

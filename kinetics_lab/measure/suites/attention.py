@@ -1,6 +1,6 @@
 """Suites of attention alone: dense beside the peers, the parts of block top-k, fp8; and their inputs.
 
-The columns of a row are in :mod:`kinetics_lab.measure`.
+The columns of a row are in :mod:`kinetics_lab.measure.runner`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,20 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from kinetics_lab.bench import Bench, Call, Row, sentence
-from kinetics_lab.measure import SHAPE, Rates, Suite, block_size, kv_bytes, limits, shape, sparse
-from kinetics_lab.peers import PEERS
+from kinetics_lab.errors import sentence
+from kinetics_lab.measure.bench import Bench, Row
+from kinetics_lab.measure.limits import (
+    SHAPE,
+    Rates,
+    attention_case,
+    block_size,
+    block_topk_case,
+    kv_bytes,
+    limits,
+)
+from kinetics_lab.measure.peers import PEERS
+from kinetics_lab.measure.runner import Suite
+from kinetics_lab.measure.timers import Call
 
 PAPER = ((4096, 16384), (2048, 32768))  # batch, context: 34.36 GB of KV a layer and GPU, tensor parallel 8
 BUDGETS = {128: 128, 256: 64, 512: 32, 1024: 16, 2048: 8}  # tokens chosen: tokens a block
@@ -64,14 +75,16 @@ def attend_of(case: Row, cache: Any) -> Callable[[Any], Any]:
 
 def _dense_cases(on_gpu: bool) -> list[Row]:
     if not on_gpu:
-        return [shape(2, 2, 2, 16, 64, 16), shape(1, 1, 5, 16, 40, 8)]
+        return [attention_case(2, 2, 2, 16, 64, 16), attention_case(1, 1, 5, 16, 40, 8)]
     wide, few = (128, 8, 8192), (8, 8, 32768)  # batch, KV heads, context: 4.3 and 1.1 GB
     rest = ((4096, 1, 16384), (2048, 1, 32768), (1, 8, 32768), (1, 8, 131072), (1, 1, 32768), (32, 8, 8192),
             (128, 8, 2048), (1024, 1, 8192), (256, 4, 8192))  # fmt: skip
-    cases = [shape(batch, heads, 4, 128, context, 16) for batch, heads, context in (wide, few, *rest)]
+    cases = [
+        attention_case(batch, heads, 4, 128, context, 16) for batch, heads, context in (wide, few, *rest)
+    ]
     for batch, heads, context in (wide, few):
-        cases += [shape(batch, heads, group, 128, context, 16) for group in (1, 2, 5, 8, 16)]
-        cases += [shape(batch, heads, 4, 128, context, page) for page in (1, 8, 32, 64, 128)]
+        cases += [attention_case(batch, heads, group, 128, context, 16) for group in (1, 2, 5, 8, 16)]
+        cases += [attention_case(batch, heads, 4, 128, context, page) for page in (1, 8, 32, 64, 128)]
     return cases
 
 
@@ -115,9 +128,12 @@ def _measure_dense(case: Row, bench: Bench) -> Row:
 
 def _topk_cases(on_gpu: bool) -> list[Row]:
     if not on_gpu:
-        return [shape(2, 1, 2, 16, 96, 16) | sparse(32, 16), shape(1, 2, 2, 16, 64, 8) | sparse(16, 16, 0)]
+        return [
+            attention_case(2, 1, 2, 16, 96, 16) | block_topk_case(32, 16),
+            attention_case(1, 2, 2, 16, 64, 8) | block_topk_case(16, 16, 0),
+        ]
     return [
-        shape(batch, 1, 4, 128, context, min(block, 16)) | sparse(budget, block, window)
+        attention_case(batch, 1, 4, 128, context, min(block, 16)) | block_topk_case(budget, block, window)
         for batch, context in PAPER
         for budget, block in BUDGETS.items()
         for window in (1, 0)  # with and without the last block on top
@@ -174,11 +190,16 @@ def _measure_topk(case: Row, bench: Bench) -> Row:
 def _fp8_cases(on_gpu: bool) -> list[Row]:
     """Cases of `dense` (budget 0) and `topk`, in files of their own: a row there goes on meaning 16 bits."""
     if not on_gpu:
-        return [shape(2, 2, 5, 32, 64, 16) | sparse(0, 16), shape(2, 1, 2, 16, 96, 16) | sparse(32, 16)]
+        return [
+            attention_case(2, 2, 5, 32, 64, 16) | block_topk_case(0, 16),
+            attention_case(2, 1, 2, 16, 96, 16) | block_topk_case(32, 16),
+        ]
     dense = [(128, 8, group, 8192, 16) for group in (1, 4, 8)] + [(128, 8, 4, 8192, 64), (8, 8, 4, 32768, 16)]
-    cases = [shape(b, h, g, 128, n, page) | sparse(0, page) for b, h, g, n, page in dense]
+    cases = [attention_case(b, h, g, 128, n, page) | block_topk_case(0, page) for b, h, g, n, page in dense]
     chosen = ((0, 16), (256, 64), (1024, 16))
-    return cases + [shape(4096, 1, 4, 128, 16384, 16) | sparse(*budget) for budget in chosen]
+    return cases + [
+        attention_case(4096, 1, 4, 128, 16384, 16) | block_topk_case(*budget) for budget in chosen
+    ]
 
 
 def _fp8_limits(case: Row, rates: Rates) -> Row:

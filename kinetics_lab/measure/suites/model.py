@@ -10,13 +10,15 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from kinetics_lab.bench import Bench, Call, Row, sentence
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.policies import BlockTopK, Dense, Policy, balanced_block_size
 from kinetics_lab.cost.request import Cost, cost_parts
 from kinetics_lab.cost.shapes import MODELS, ModelShape
-from kinetics_lab.errors import require
-from kinetics_lab.measure import Rates, Suite, element
+from kinetics_lab.errors import require, sentence
+from kinetics_lab.measure.bench import Bench, Row
+from kinetics_lab.measure.limits import Rates, element
+from kinetics_lab.measure.runner import Suite
+from kinetics_lab.measure.timers import Call
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,7 +232,7 @@ class _Nothing:
 @functools.lru_cache(maxsize=1)
 def _host_model(shape: ModelShape) -> Any:
     """A model for a processor, which takes longer to fill it with random numbers than to time it."""
-    from kinetics_lab import hf
+    from kinetics_lab.decode import hf
 
     return hf.random_model(shape)
 
@@ -239,7 +241,7 @@ def _paged_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tupl
     """Full caches of all layers, and what makes them one token short again."""
     import torch
 
-    from kinetics_lab.caches import PagedCache
+    from kinetics_lab.decode.caches import PagedCache
 
     context, sizes = case["context"], (case["batch"], shape.n_kv_heads, shape.head_dim, case["context"])
     layers = [PagedCache(policy_of(case), *sizes, dtype=dtype, device=device) for _ in range(shape.n_layers)]
@@ -263,7 +265,7 @@ def _paged_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tupl
 
 def _host_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tuple[list[Any], Call]:
     """The same for a processor, whose caches stay full."""
-    from kinetics_lab.host import HostCache
+    from kinetics_lab.decode.host import HostCache
 
     sizes = case["batch"], shape.n_kv_heads, shape.head_dim, case["context"], case["block"]
     return [HostCache(policy_of(case), *sizes) for _ in range(shape.n_layers)], lambda: None
@@ -273,7 +275,7 @@ def _measure_model(case: Row, bench: Bench) -> Row:
     """Whole steps, timed in alternation on one cache."""
     import torch
 
-    from kinetics_lab import hf
+    from kinetics_lab.decode import hf
 
     shape, batch, context = shape_named(case["model"]), case["batch"], case["context"]
     dtype, device = bench.kind["dtype"], bench.kind["device"]

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from kinetics_lab.decode.grade import Grade, Problem
 from kinetics_lab.files import locked, write_text
-from kinetics_lab.grade import Grade, Problem
 
 Grader = Callable[..., Grade]  # (an answer's text, the reference, finished=)
 Line = dict[str, Any]

@@ -1,0 +1,1 @@
+"""A model decoded under a policy: caches, Hugging Face models, sampling, grading."""

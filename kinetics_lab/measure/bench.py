@@ -1,0 +1,203 @@
+"""The bench: which device measures, by which code; and what every row says of both."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kinetics_lab import decode
+from kinetics_lab.measure.timers import (
+    Call,
+    CudaTimer,
+    HostTimer,
+    Row,
+    WallTimer,
+    free_memory,
+    processor,
+    time_together,
+)
+
+CPU = "cpu-interpreter"  # label and folder of rehearsals on a CPU, which are not measurements
+HOST = "host"  # this computer's own processor, timed in plain PyTorch and fp32: measurements
+#: Digests that changed because code moved and not because it changed: the old one, and the one it has now.
+MOVED = {"4dfd68209990": "a234d5732b9a"}
+
+
+def kernels_digest(device: str = "cuda") -> str:
+    """Twelve hex digits of the source of the attention that is timed, by which rows of different code are told apart."""
+    if device == HOST:
+        return _digest([Path(decode.__file__).with_name("host.py")])
+    spec = importlib.util.find_spec("kinetics_kernels")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError(
+            "kinetics_kernels cannot be imported: install kinetics-lab or set PYTHONPATH=kernels"
+        )
+    return _digest(sorted(Path(spec.submodule_search_locations[0]).glob("*.py")))
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def _output(*command: str) -> str | None:
+    """A command's standard output, or None where there is no such command or it fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def code_state(device: str = "cuda") -> Row:
+    """The code's part of the provenance. A copy without git may be told its ``commit`` by $KINETICS_COMMIT."""
+    root = Path(__file__).resolve().parents[2]
+    checkout = (root / "pyproject.toml").is_file() and (root / "kernels").is_dir()  # not a folder around us
+    commit = _output("git", "-C", str(root), "rev-parse", "HEAD") if checkout else None
+    changed = _output("git", "-C", str(root), "status", "--porcelain", "--", "kinetics_lab", "kernels")
+    return {
+        "commit": commit or os.environ.get("KINETICS_COMMIT", "unknown"),
+        "dirty": None if commit is None else bool(changed),
+        "kernels_digest": kernels_digest(device),
+        "torch": _version("torch"),
+        "triton": _version("triton"),
+        "flashinfer": _version("flashinfer-python"),
+        "transformers": _version("transformers"),
+    }
+
+
+@dataclass
+class Bench:
+    """The device that measures: its name, its timer, its code."""
+
+    device: str  # "cuda", HOST, or CPU for a rehearsal in Triton's interpreter
+    gpu: str  # its name, or that of the processor
+    timer: WallTimer
+    uuid: str = ""
+    floor_us: float | None = None  # what the timer says of a call that does next to nothing
+    peers: dict[str, str] = field(default_factory=dict)  # name: "" where it has run, else why not
+    code: Row = field(default_factory=code_state)  # read once: the code that runs, not the files of later
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder its rows go to: "nvidia-h200"."""
+        return re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+    @property
+    def on_host(self) -> bool:
+        return self.device == HOST
+
+    @property
+    def kind(self) -> Row:
+        """Arguments that make a tensor here: fp32 on a host; rehearsals in fp16, as the interpreter's bf16 is wrong."""
+        import torch
+
+        if self.on_gpu:
+            return {"dtype": torch.bfloat16, "device": "cuda"}
+        return {"dtype": torch.float32 if self.on_host else torch.float16, "device": "cpu"}
+
+    def time(
+        self,
+        calls: Mapping[str, Call],
+        resets: Mapping[str, Call] | None = None,
+        optional: Collection[str] = (),
+    ) -> Row:
+        """Columns ``<call>_us``, ``_p20_us``, ``_p80_us``, ``_n`` and ``_how`` of calls timed in alternation.
+
+        ``<call>_error`` in their place for an ``optional`` call that does not run.
+        """
+        timings = time_together(calls, self.timer, resets, optional)
+        return {f"{name}_{key}": value for name, t in timings.items() for key, value in t.items()}
+
+    def provenance(self) -> Row:
+        """The columns that say where and by which code a row was measured, and the clocks at this moment."""
+        query = ("--query-gpu=driver_version,clocks.sm,clocks.mem", "--format=csv,noheader,nounits")
+        seen = (_output("nvidia-smi", "-i", self.uuid, *query) if self.on_gpu else None) or ""
+        driver, sm, memory = seen.split(", ") if seen.count(", ") == 2 else (None, "", "")
+        clocks = {"sm_mhz": sm, "mem_mhz": memory}
+        return {
+            "device": self.device,
+            "gpu": self.gpu,
+            "driver": driver,
+            **{name: int(mhz) if mhz.isdigit() else None for name, mhz in clocks.items()},
+            "timer_floor_us": self.floor_us,
+            **self.code,
+        }
+
+    def has_memory(self, needed: float) -> bool:
+        """Whether ``needed`` bytes are free, after giving back what earlier cases left."""
+        gc.collect()
+        if self.on_host:
+            return needed <= free_memory()
+        if not self.on_gpu:
+            return True
+        import torch
+
+        torch.cuda.empty_cache()
+        return bool(torch.cuda.mem_get_info()[0] >= needed)
+
+    def works(self) -> bool:
+        """Whether this process can go on: not after a fault inside a kernel, nor after a broken capture."""
+        if self.timer.broken or not self.on_gpu:
+            return not self.timer.broken
+        import torch
+
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return False
+        return True
+
+
+def open_bench(device: str, out: Path) -> Bench:
+    """The bench of this machine's GPU ("cuda") or of its processor ("host"), or a rehearsal ("cpu").
+
+    Only a temporary folder takes the rows of a rehearsal. Raises ``RuntimeError`` without PyTorch, or on any other
+    device than the host without Triton and GPU, ``ValueError`` for a rehearsal's ``out`` elsewhere.
+    """
+    needed = ("torch",) if device == HOST else ("torch", "triton")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError(f"measuring needs {' and '.join(missing)}: install the extra 'kernels'")
+    if device == "cpu":
+        place, temporary = out.resolve(), Path(tempfile.gettempdir()).resolve()
+        if temporary not in place.parents or "measurements" in place.parts:
+            rule = f"--out must be a folder under {temporary} and outside any 'measurements'"
+            raise ValueError(f"rows of --device cpu are no measurements, so {rule}; got {out}")
+        os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+        return Bench(CPU, CPU, WallTimer())
+    if device == HOST:
+        return Bench(HOST, processor(), HostTimer(), code=code_state(HOST))
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            "measuring needs a CUDA GPU, and PyTorch sees none: --dry-run lists the cases, and --device host times this "
+            "computer's own processor"
+        )
+    bench = Bench("cuda", torch.cuda.get_device_name(0), CudaTimer())
+    bench.uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    one = torch.zeros(1, device="cuda")
+    bench.floor_us = time_together({"floor": lambda: one.add_(1)}, bench.timer)["floor"]["us"]
+    return bench

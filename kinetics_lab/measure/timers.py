@@ -1,0 +1,203 @@
+"""How a time is taken, on a GPU, on a processor, or in a rehearsal.
+
+A call is captured in a CUDA graph and replayed, where it can be captured. CUDA events stand around each replay;
+before each, another buffer four times the L2 cache is *read*, which evicts the inputs without leaving writes for
+the timed call to pay for. Calls that are compared are timed in alternation.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinetics_lab.decode.graph import CaptureError, captured
+from kinetics_lab.errors import sentence
+
+Row = dict[str, Any]
+
+
+Call = Callable[[], Any]
+
+
+WARM_S = 0.15  # of load before a case is timed
+
+
+def summary(seconds: Iterable[float], how: str) -> Row:
+    """``us`` (median), ``p20_us`` and ``p80_us`` in microseconds, ``n`` repetitions, ``how``: graph, events, clock.
+
+    Percentiles interpolate between neighbours.
+    """
+    sample = np.asarray(list(seconds), float) * 1e6
+    p20, median, p80 = (float(x) for x in np.percentile(sample, [20, 50, 80]))
+    return {"us": median, "p20_us": p20, "p80_us": p80, "n": len(sample), "how": how}
+
+
+class WallTimer:
+    """The host's clock, for rehearsals on a CPU."""
+
+    least, most, target_s = 2, 2, 0.0
+    broken = ""  # why nothing can be timed in this process any more
+
+    def warm(self) -> None:
+        """Bring the device to speed."""
+
+    def prepare(self, call: Call) -> tuple[Call, str]:
+        """Warm up; returns what to run in its place, and how it is timed."""
+        call()
+        return call, "clock"
+
+    def sample(self, run: Call, reset: Call) -> Any:
+        """One repetition, to be read by :meth:`seconds`."""
+        reset()
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def seconds(self, sample: Any) -> float:
+        """The time of one repetition, s."""
+        return float(sample)
+
+
+class CudaTimer(WallTimer):
+    """CUDA events around graph replays, the L2 cache evicted before each."""
+
+    least, most, target_s = 20, 100, 0.25
+
+    def __init__(self) -> None:
+        import torch
+
+        l2 = torch.cuda.get_device_properties(0).L2_cache_size
+        self.buffer = torch.randn(l2, device="cuda")  # fp32: four times the cache
+        self.sink = torch.zeros((), device="cuda")
+
+    def warm(self) -> None:
+        """Keep the GPU busy for a while: its clocks fell while a case was compiled, and need tens of milliseconds."""
+        import torch
+
+        end = time.perf_counter() + WARM_S
+        while time.perf_counter() < end:
+            for _ in range(20):
+                torch.sum(self.buffer, dim=0, out=self.sink)
+            torch.cuda.synchronize()
+
+    def prepare(self, call: Call) -> tuple[Call, str]:
+        """Warm up, which compiles, and capture; a call that cannot be captured is timed as it is."""
+        try:
+            graph = captured(call)
+        except CaptureError as error:
+            self.broken = str(error)
+            raise
+        if graph is None:
+            return call, "events"
+        graph.replay()
+        return graph.replay, "graph"
+
+    def sample(self, run: Call, reset: Call) -> Any:
+        """A pair of events, so that the host stays ahead of the GPU."""
+        import torch
+
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        reset()
+        torch.sum(self.buffer, dim=0, out=self.sink)
+        start.record()
+        run()
+        stop.record()
+        return start, stop
+
+    def seconds(self, sample: Any) -> float:
+        """The time between the two events, s; waits for the second."""
+        start, stop = sample
+        stop.synchronize()
+        return float(start.elapsed_time(stop)) * 1e-3
+
+
+def time_together(
+    calls: Mapping[str, Call],
+    timer: WallTimer,
+    resets: Mapping[str, Call] | None = None,
+    optional: Collection[str] = (),
+) -> dict[str, Row]:
+    """Time calls in alternation: each round runs every one once, so that clocks drift under all alike.
+
+    ``resets[name]``, or else ``resets[""]``, runs untimed before each repetition of a call. One trial round
+    and the timer's target decide how many rounds follow. An ``optional`` call that cannot be prepared leaves its
+    ``error`` in place of times, and the others theirs.
+    """
+    resets = {"": lambda: None, **(resets or {})}
+    reset = {name: resets.get(name, resets[""]) for name in calls}
+    runs, failed = {}, {}
+    for name, call in calls.items():
+        reset[name]()
+        try:
+            runs[name] = timer.prepare(call)
+        except Exception as error:
+            if name not in optional or timer.broken:
+                raise
+            failed[name] = {"error": sentence(error)}
+    timer.warm()
+    trial_s = sum(timer.seconds(timer.sample(run, reset[name])) for name, (run, _) in runs.items())
+    samples: dict[str, list[Any]] = {name: [] for name in runs}
+    for _ in range(rounds(trial_s, timer)):
+        for name, (run, _) in runs.items():
+            samples[name].append(timer.sample(run, reset[name]))
+    timed = {name: summary(map(timer.seconds, samples[name]), how) for name, (_, how) in runs.items()}
+    return timed | failed
+
+
+def rounds(round_s: float, timer: WallTimer | type[WallTimer]) -> int:
+    """Rounds of ``round_s`` seconds that the timer's target allows, within its bounds."""
+    return max(timer.least, min(timer.most, int(timer.target_s / max(round_s, 1e-9))))
+
+
+def free_memory() -> float:
+    """Bytes that this computer has to give, as Linux tells; elsewhere no limit is known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    return next(
+        (1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf
+    )
+
+
+def processor() -> str:
+    """The processor's name and how many threads PyTorch runs on it."""
+    import torch
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    threads = torch.get_num_threads()
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {threads} threads"
+
+
+class HostTimer(WallTimer):
+    """The host's clock, its caches filled with other data before each repetition."""
+
+    least, most, target_s = 7, 40, 3.0
+
+    def __init__(self) -> None:
+        import torch
+
+        # fp32: 134 MB, more than caches hold; zeros would be one page of memory
+        self.buffer = torch.ones(2**25)
+
+    def warm(self) -> None:
+        """Bring the processor to speed."""
+        end = time.perf_counter() + WARM_S
+        while time.perf_counter() < end:
+            self.buffer.sum()
+
+    def sample(self, run: Call, reset: Call) -> Any:
+        """One repetition, seconds."""
+        reset()
+        self.buffer.sum()
+        return super().sample(run, lambda: None)
