@@ -5,13 +5,14 @@ LAB ?=
 TORCH ?= 2.13.0
 TRITON ?= 3.7.1
 GPU_PYTHON ?=
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-triton36 gpu gpu-check sanitize lab serve lint pdf clean constraints
+.PHONY: help book test test-slow test-triton36 gpu gpu-check sanitize lab serve lint pdf clean constraints
 
 help:  ## print this list
 	@echo "Kinetics Lab: make TARGET"
@@ -32,8 +33,11 @@ $(KERNELS): $(INSTALLED)
 book: $(INSTALLED)  ## execute every notebook, build the book, print where it is
 	@$(BIN)/kinetics-lab book
 
-test: $(KERNELS)  ## run the whole test suite (installs PyTorch and Triton, too)
-	@$(BIN)/python -m pytest
+test: $(KERNELS)  ## run the tests (installs PyTorch and Triton, too)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
+
+test-slow: $(KERNELS)  ## run the tests that `make test` leaves out, and more examples of the others
+	@HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "slow or hypothesis"
 
 test-triton36: $(KERNELS)  ## the kernels once more under Triton 3.6, which many GPU hosts have: compiled, and their main tests
 	@test -d _build/triton-3.6 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target _build/triton-3.6 triton==3.6.0

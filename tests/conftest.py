@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from kinetics_lab.book.build import build_book
 from kinetics_lab.book.runs import RunResult, execute_all
@@ -14,6 +16,11 @@ from kinetics_lab.book.runs import RunResult, execute_all
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 DEFAULT = ROOT / "notebooks" / "params" / "default.yml"
+
+# The same examples on every run; CI draws more of them. No test depends on time.
+settings.register_profile("default", max_examples=5, deadline=None, derandomize=True)
+settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session")
