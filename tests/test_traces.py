@@ -7,13 +7,13 @@ from math import comb
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kinetics_lab.data import read_table
 from kinetics_lab.traces.table import (
     COLUMNS,
-    SETTING,
+    GROUP,
     _variance,
     check_traces,
     pass_at_k,
@@ -162,7 +162,7 @@ def test_caps_cut_lengths_and_verdicts():
     assert found["mean_tokens"].tolist() == [100, (100 + 250 + 399) / 3, 250]
     assert found["mean_sq_tokens"].tolist() == pytest.approx([1e4, (100**2 + 250**2 + 399**2) / 3, 77500])
     assert list(found) == [
-        *SETTING,
+        *GROUP,
         "cap",
         "tokens_in",
         "n_traces",
@@ -175,7 +175,7 @@ def test_caps_cut_lengths_and_verdicts():
 def brute_force(traces, cap):
     found = {}
     for row in traces.to_dict("records"):
-        key = tuple(row[name] for name in SETTING)
+        key = tuple(row[name] for name in GROUP)
         length = row["tokens_out"] if cap is None else min(row["tokens_out"], cap)
         n, c, total, squares = found.get(key, (0, 0, 0, 0))
         right = row["correct"] and (cap is None or row["tokens_out"] <= cap)
@@ -183,7 +183,6 @@ def brute_force(traces, cap):
     return found
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.lists(
         st.tuples(
@@ -205,7 +204,7 @@ def test_a_summary_is_what_a_loop_counts(rows, caps):
     for cap, found in [(None, summarize(traces)), *summarize(traces, caps).groupby("cap")]:
         assert len(found) == len(brute_force(normal, cap))
         for key, (n, c, total, squares) in brute_force(normal, cap).items():
-            (row,) = found[(found[SETTING] == list(key)).all(axis=1)].to_dict("records")
+            (row,) = found[(found[GROUP] == list(key)).all(axis=1)].to_dict("records")
             assert (row["n_traces"], row["n_correct"]) == (n, c)
             assert (row["mean_tokens"], row["mean_sq_tokens"]) == pytest.approx((total / n, squares / n))
 
@@ -301,11 +300,11 @@ BAD_TABLES = [
     (table(truncated=[0, 0.5, 0]), "truncated must be true or false (1 or 0); got 0.5 in row 1"),
     (
         table(trial=[0, 1, 1]),
-        "row 2 (model tiny, problem p0, trial 1) repeats a (model, task, policy, problem, trial)",
+        "trace table: row 2 (model tiny, problem p0, trial 1): the same trial of the same problem as row 1 (model",
     ),
     (
         table(tokens_in=[20, 20, 21]),
-        "tokens_in must be the same in all traces of a problem (per model); got 21 in row 2",
+        "row 2 (model tiny, problem p0, trial 2): tokens_in must be the same in all traces of problem p0, 20 so far; got 21",
     ),
     (
         table(forced_at=[0, None, None]),
@@ -313,11 +312,11 @@ BAD_TABLES = [
     ),
     (
         table(forced_at=[None, None, 300]),
-        "row 2 (model tiny, problem p0, trial 2) is a forced answer (forced_at 300)",
+        "row 2 (model tiny, problem p0, trial 2): a forced answer (forced_at 300) without the free trace",
     ),
     (
         forced({"trial": 1, "tokens_out": 150, "forced_at": 200}),
-        "tokens_out counts all tokens, those before a forced answer too; got 150 for forced_at 200 in row 3",
+        "trial 1): tokens_out counts all tokens, those before a forced answer too; got 150 for forced_at 200",
     ),
 ]
 

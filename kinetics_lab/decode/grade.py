@@ -17,7 +17,7 @@ from typing import Any
 
 from kinetics_lab.decode import grader as _grader
 from kinetics_lab.errors import require, unknown
-from kinetics_lab.traces import read as trace_files
+from kinetics_lab.traces.read import records
 from kinetics_lab.traces.trial import problem_id, shortened
 
 
@@ -89,10 +89,12 @@ def problems(source: str | os.PathLike[str]) -> list[Problem]:
     path = _downloaded(name, known) if known else Path(name)
     found: list[Problem] = []
     seen: dict[str, int] = {}
-    with trace_files._items(path) as (_, items):
-        for line, item in items:
+    with path.open("rb") as file:
+        for line, record in records(file):
             try:
-                problem = _problem(trace_files._decode(item), named=known is None)
+                if isinstance(record, ValueError):
+                    raise record
+                problem = _problem(record, named=known is None)
                 for what, key in (("id", problem.id), ("text", f"text {problem_id(problem.text)}")):
                     if (first := seen.setdefault(key, line)) != line:
                         raise ValueError(f"the {what} is that of line {first}: {shortened(problem.id)}")

@@ -19,7 +19,7 @@ from kinetics_lab.data import read_table
 from kinetics_lab.errors import lookup, require, unknown
 from kinetics_lab.laws.frontier import SUMMARY, TRIALS, cost_table
 from kinetics_lab.traces.read import read_traces
-from kinetics_lab.traces.table import check_traces, summarize
+from kinetics_lab.traces.table import check_traces, summary_of
 
 EMBEDDED = "aime24_qwen3_best_of_n"
 EMBEDDED_DENSE_LAYERS = 1  # the engine behind it keeps the first layer dense unless told otherwise
@@ -164,8 +164,8 @@ def wanted(known: Iterable[str], policies: Sequence[str]) -> set[str]:
 def with_caps(data: pd.DataFrame, caps: Sequence[int]) -> pd.DataFrame:
     """The summary of a trace table, of whole answers and of answers cut at ``caps``; a summary as it is."""
     if "trial" in data:
-        whole = summarize(data)
-        return pd.concat([whole, summarize(data, caps)], ignore_index=True) if len(caps) else whole
+        whole = summary_of(data)
+        return pd.concat([whole, summary_of(data, caps)], ignore_index=True) if len(caps) else whole
     require(len(caps) == 0, "caps must be empty for a summary, which cannot be cut anew", list(caps))
     return data
 

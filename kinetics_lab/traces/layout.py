@@ -1,8 +1,15 @@
-"""The layout of generated traces: names and first line of a file as published, one statement for writer and reader.
+"""The layout of generated traces, as published with the paper and as written by this package: one statement for both.
 
-A file is JSON lines: metadata first, then one finished trial a line. The published data set states the policy
-twice, in the file's name and in the metadata; a file of this package adds the key ``kinetics_lab``, an object
-with ``model``, ``task`` and ``policy``, and token counts beside each answer, so that reading it needs no tokenizer.
+A file is JSON lines: metadata first, then one finished trial a line. The published data set
+(InfiniAILab/Kinetics-generations on the hub) states the policy twice, in the file's name and in the metadata, which
+must agree: ``{task}_{model}_dense``, ``..._local{l}_topk{B}`` or ``..._local{l}_block{b}_blocktopk{k}`` (k blocks of b
+tokens: B = b k), and ``attn_local``, ``attn_topk``, ``attn_block_size``, ``attn_block_topk``. A line has ``query`` (the
+bare question), ``prediction`` (a list with one text) and ``score`` 0 or 100. local > 0 beside top-k is a window of
+recent tokens, which no policy has: refused unless the caller says what it counts as. The engine's 4 sink tokens and
+its dense first layer are in neither name nor metadata and so not in the policy.
+
+A file of this package adds the key ``kinetics_lab``, an object with ``model``, ``task`` and ``policy``, and token counts
+beside each answer, so that reading it needs no tokenizer and no name; an answer without a score is a bad line.
 """
 
 from __future__ import annotations
@@ -22,25 +29,19 @@ from kinetics_lab.traces.trial import (
     TraceFileError,
     Trial,
     field_of,
-    mark_of,
     problem_id,
     shortened,
+    spelling,
     stem_of,
     verdict_of,
     whole_number,
-)
+)  # fmt: skip
 
 NAME = re.compile(
     r"(?P<task>.+?)_(?P<model>[^_]+)_(?:dense|local(?P<local>\d+)"
     r"(?:_topk(?P<topk>\d+)|_block(?P<block>\d+)_blocktopk(?P<n_blocks>\d+))?)"
 )
-_OTHER_METHODS = (
-    "attn_stride",
-    "attn_nsample",
-    "attn_random_select",
-    "attn_random_nsample",
-    "quest_topk_blocks",
-)
+_OTHER_METHODS = ("attn_stride", "attn_nsample", "attn_random_select", "attn_random_nsample", "quest_topk_blocks")  # fmt: skip
 STOPS = ("end", "length", "repetition")
 
 
@@ -85,7 +86,7 @@ def layout_metadata(policy: str) -> dict[str, int | None]:
 
 
 def kinetics(path: Path, first: Record, run: Run) -> Parse:
-    """The line parser for a file with this first line (see ``kinetics_lab.traces.read.read_traces``)."""
+    """The line parser for a file with this first line."""
     if "prediction" in first:
         raise TraceFileError(
             "the first line must hold the metadata (attn_local, attn_topk, ...); it is a trial"
@@ -98,7 +99,7 @@ def _ours(first: Record, run: Run) -> Parse:
     try:
         said = field_of(first, "kinetics_lab", dict, "an object with model, task and policy")
         words = {name: field_of(said, name, str, "a text") for name in ("task", "model", "policy")}
-        words["policy"] = str(parse_policy(words["policy"]))
+        words["policy"] = spelling(words["policy"])
         task, model, policy = (run.agreed(name, word, "the first line") for name, word in words.items())
     except ValueError as error:
         raise TraceFileError(f"the first line: {error}") from None
@@ -126,7 +127,7 @@ def _ours(first: Record, run: Run) -> Parse:
             problem=field_of(record, "problem", str, "the problem's id"),
             tokens_in=whole_number(field_of(record, "tokens_in", int, "a count"), "tokens_in", 1),
             tokens_out=whole_number(field_of(record, "tokens_out", int, "a count"), "tokens_out"),
-            correct=verdict_of(field_of(record, "score", (int, float), "0.0 or 100.0"), "score"),
+            correct=_score(record),
             truncated=stopped != "end",
             trial=whole_number(field_of(record, "trial", int, "a number"), "trial"),
         )
@@ -137,12 +138,9 @@ def _ours(first: Record, run: Run) -> Parse:
 def _of_the_paper(path: Path, first: Record, run: Run) -> Parse:
     """A published file: the policy in its name and in its metadata, which must agree."""
     stem = stem_of(path)
-    found = NAME.fullmatch(stem)
-    if found is None:
-        raise TraceFileError(
-            f"the name must be TASK_MODEL_dense, TASK_MODEL_localL_topkB or TASK_MODEL_localL_blockS_blocktopkK; "
-            f"got {stem!r}"
-        )
+    if (found := NAME.fullmatch(stem)) is None:
+        rule = "TASK_MODEL_dense, TASK_MODEL_localL_topkB or TASK_MODEL_localL_blockS_blocktopkK"
+        raise TraceFileError(f"the name must be {rule}; got {stem!r}")
     named = {key: int(found[key]) if found[key] else None for key in ("local", "topk", "block", "n_blocks")}
     stated = {
         "local": first.get("attn_local"),
@@ -153,6 +151,21 @@ def _of_the_paper(path: Path, first: Record, run: Run) -> Parse:
     } | {name: first[name] for name in _OTHER_METHODS if first.get(name)}
     if named != stated:
         raise TraceFileError(f"the file name says {_settings(named)}, the metadata say {_settings(stated)}")
+    dashed = {name.replace(".", "-"): name for name in MODELS}
+    words = {"task": found["task"], "model": dashed.get(found["model"], found["model"])}
+    words["policy"] = _policy(named, run)
+    task, model, policy = (run.agreed(name, word, "the file name") for name, word in words.items())
+
+    def parse(record: Record) -> Iterable[Trial]:
+        query = field_of(record, "query", str, "the question's text")
+        prompt, answer = run.prompt(query) if run.prompt else query, _answer(record)
+        yield run.sampled(model, task, policy, problem_id(query), prompt, answer, _score(record))
+
+    return parse
+
+
+def _policy(named: Mapping[str, int | None], run: Run) -> str:
+    """The policy that a published name says."""
     local, topk, block, n_blocks = named.values()
     if local and (topk or n_blocks):
         if run.policy is None:
@@ -160,41 +173,20 @@ def _of_the_paper(path: Path, first: Record, run: Run) -> Parse:
                 f"{_settings(named)}: no policy has a window of {local} recent tokens beside the chosen ones; "
                 "say what it shall count as with policy=..."
             )
-        policy = run.policy
-    elif n_blocks and block:
-        policy = f"block_topk:{block * n_blocks}:{block}"
-    else:
-        policy = f"topk:{topk}" if topk else "dense" if local is None else f"local:{local}"
-    dashed = {name.replace(".", "-"): name for name in MODELS}
-    task = run.agreed("task", found["task"], "the file name")
-    model = run.agreed("model", dashed.get(found["model"], found["model"]), "the file name")
-    policy = run.agreed("policy", policy, "the file name")
-
-    def parse(record: Record) -> Iterable[Trial]:
-        query = field_of(record, "query", str, "the question's text")
-        answer = _answer(record)
-        correct = verdict_of(field_of(record, "score", (int, float), "0.0 or 100.0"), "score")
-        tokens = run.tokens(answer)
-        yield Trial(
-            model=model,
-            task=task,
-            policy=policy,
-            problem=problem_id(query),
-            tokens_in=run.prompt_tokens(run.prompt(query) if run.prompt else query),
-            tokens_out=tokens,
-            correct=correct,
-            truncated=run.cut(tokens),
-            mark=mark_of(answer),
-        )
-
-    return parse
+        return run.policy
+    if n_blocks and block:
+        return f"block_topk:{block * n_blocks}:{block}"
+    return f"topk:{topk}" if topk else "dense" if local is None else f"local:{local}"
 
 
 def _answer(record: Record) -> str:
     texts = field_of(record, "prediction", list, "a list with one text")
-    if len(texts) != 1 or not isinstance(texts[0], str):
-        raise ValueError(f"prediction must be a list with one text; got {shortened(texts)}")
+    require(len(texts) == 1 and isinstance(texts[0], str), "prediction must be a list with one text", texts)
     return texts[0]
+
+
+def _score(record: Record) -> bool:
+    return verdict_of(field_of(record, "score", (int, float), "0.0 or 100.0"), "score")
 
 
 def _settings(values: Mapping[str, Any]) -> str:

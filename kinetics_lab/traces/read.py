@@ -1,4 +1,4 @@
-"""Reading reasoning traces: four kinds of file become the trace table of ``kinetics_lab.traces.table``.
+"""Reading reasoning traces: files of several formats become the trace table of ``kinetics_lab.traces.table``.
 
 Files are read line by line and only numbers are kept, so a file may be far larger than memory. A bad line is an
 error that names file, line, value and what would be right, unless ``skip_bad`` allows it.
@@ -13,115 +13,46 @@ import json
 import os
 import re
 import sys
-import time
 import warnings
 import zlib
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.errors import lookup
-from kinetics_lab.traces.formats import FORMATS, Parse, recognise
-from kinetics_lab.traces.table import COLUMNS, SETTING, check_traces
-from kinetics_lab.traces.trial import Record, Run, Tokenizer, TraceFileError, Trial, shortened, token_counter
+from kinetics_lab.errors import lookup, require
+from kinetics_lab.traces.formats import FORMATS, recognise
+from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, bad_answers, repeats, uneven_prompts
+from kinetics_lab.traces.trial import (
+    Record,
+    Run,
+    Tokenizer,
+    TraceFileError,
+    Trial,
+    shortened,
+    spelling,
+    token_counter,
+)
 
 
-class _Progress:
-    """One line on stderr, rewritten five times a second: lines, MB/s, time left."""
+@contextmanager
+def _progress(show: bool) -> Iterator[Callable[[Path], BinaryIO]]:
+    """What opens a file; its size, MB/s and time left go to stderr where they shall be shown."""
+    if not show:
+        yield lambda path: path.open("rb")
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    def __init__(self, show: bool, total: int) -> None:
-        self.show, self.total, self.done, self.lines = show, total, 0, 0
-        self.start = self.shown = time.monotonic()
-
-    def step(self, position: int) -> None:
-        self.lines += 1
-        now = time.monotonic()
-        if self.show and now - self.shown > 0.2:
-            self.shown = now
-            self.print(self.done + position, now - self.start)
-
-    def print(self, position: int, seconds: float, end: str = "") -> None:
-        rate = max(position, 1) / max(seconds, 1e-9)
-        left = max(self.total - position, 0) / rate
-        text = f"{self.lines:,} lines, {rate / 1e6:.1f} MB/s, {position / max(self.total, 1):.0%}, {left:.0f} s left"
-        sys.stderr.write("\r\x1b[K" + text + end)
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        if self.show:
-            self.print(self.total, time.monotonic() - self.start, "\n")
-
-
-class _Rows:
-    """Trials in compact arrays: 30 bytes each, whatever their text was."""
-
-    def __init__(self) -> None:
-        self.settings: dict[tuple[str, ...], int] = {}  # (model, task, policy, problem) -> code
-        self.prompts: dict[tuple[str, str, str], int] = {}  # (model, task, problem) -> tokens_in
-        types = {"setting": "i", "tokens_out": "i", "correct": "b", "truncated": "b"}
-        types |= {"trial": "i", "forced_at": "i", "mark": "q", "line": "i"}
-        self.columns = {name: array(code) for name, code in types.items()}
-        self.starts: list[tuple[int, Path]] = []  # first row of each file
-
-    def start(self, path: Path) -> None:
-        self.starts.append((len(self.columns["line"]), path))
-
-    def add(self, line: int, trials: list[Trial]) -> None:
-        for trial in trials:
-            known = self.prompts.setdefault((trial.model, trial.task, trial.problem), trial.tokens_in)
-            if known != trial.tokens_in:
-                raise ValueError(
-                    f"tokens_in must be the same in all traces of problem {trial.problem}, {known} so far; "
-                    f"got {trial.tokens_in}"
-                )
-        for trial in trials:
-            setting = (trial.model, trial.task, trial.policy, trial.problem)
-            code = self.settings.setdefault(setting, len(self.settings))
-            mark = 0 if trial.mark is None else hash((code, trial.mark))
-            # in the order of the columns
-            row = (code, trial.tokens_out, trial.correct, trial.truncated, trial.trial, trial.forced_at)
-            for column, value in zip(self.columns.values(), (*row, mark, line), strict=True):
-                column.append(value)
-
-    def where(self, row: int) -> str:
-        path = next(path for start, path in reversed(self.starts) if start <= row)
-        return f"{path}:{self.columns['line'][row]}"
-
-    def frame(self) -> pd.DataFrame:
-        """The rows as a frame that shares their memory; none can be added after this."""
-        arrays = {name: np.frombuffer(column, column.typecode) for name, column in self.columns.items()}
-        return pd.DataFrame(arrays, copy=False)
-
-    def without_repeats(self, frame: pd.DataFrame, keys: pd.DataFrame, what: str, bad: _Bad) -> pd.DataFrame:
-        """The frame without the later ones of rows whose ``keys`` are equal, each of them told to ``bad``."""
-        later = keys.index[keys.duplicated()]
-        for row in later:
-            first = (keys == keys.loc[row]).all(axis=1).idxmax()
-            bad.add(f"{self.where(row)}: {what} as {self.where(first)}")
-        return frame.drop(later) if len(later) else frame  # a large one is not copied for nothing
-
-    def table(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """What is left of the rows' frame as a trace table, in the form that ``check_traces`` gives."""
-        setting = frame["setting"].to_numpy()
-        prompts = [self.prompts[model, task, problem] for model, task, _, problem in self.settings]
-        made: dict[str, Any] = {"tokens_in": np.array(prompts, np.int32)[setting]}
-        for place, name in enumerate(SETTING):
-            by_setting = pd.Categorical([names[place] for names in self.settings])
-            made[name] = by_setting.take(setting).remove_unused_categories()
-        kinds = {"trial": np.int32, "tokens_out": np.int32, "correct": bool, "truncated": bool}
-        made |= {name: frame[name].to_numpy(kind) for name, kind in kinds.items()}
-        forced_at = frame["forced_at"].to_numpy()
-        table = pd.DataFrame({name: made[name] for name in COLUMNS}, copy=False)
-        if not forced_at.any():
-            return table
-        # a forced answer needs its free trace, which may be in another file
-        return check_traces(table.assign(forced_at=pd.arrays.IntegerArray(forced_at, forced_at == 0)))
+    columns = TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        # buffered: told a block, not a line
+        yield lambda path: io.BufferedReader(cast(Any, bar.open(path, "rb", description=path.name)))
 
 
 class _Bad:
@@ -133,12 +64,8 @@ class _Bad:
     def add(self, message: str) -> None:
         self.seen.append(message)
         if len(self.seen) > self.allowed:
-            after = (
-                f" (bad line {len(self.seen)}; skip_bad={self.allowed} allows no more)"
-                if self.allowed
-                else ""
-            )
-            raise ValueError(message + after)
+            more = f" (bad line {len(self.seen)}; skip_bad={self.allowed} allows no more)"
+            raise ValueError(message + more * bool(self.allowed))
 
     def report(self) -> None:
         if self.seen:
@@ -146,110 +73,176 @@ class _Bad:
             warnings.warn(f"skipped {len(self.seen)} bad lines: {shown}", stacklevel=3)
 
 
-@contextmanager
-def _items(path: Path) -> Iterator[tuple[Callable[[], int], Iterator[tuple[int, Any]]]]:
-    """Position in the file (bytes) and its items: line number with raw JSON, a record, or what is wrong with it."""
-    with path.open("rb") as raw:
-        data: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        kind = Path(path.name.removesuffix(".gz")).suffix
-        if kind == ".parquet":
-            yield raw.tell, _parquet_rows(raw)
-        elif kind == ".csv":
-            yield raw.tell, _csv_rows(data)
-        else:
-            yield raw.tell, ((number, line) for number, line in enumerate(data, 1) if line.strip())
+class _Trials:
+    """Trials in compact arrays: 34 bytes each, whatever their text was."""
+
+    def __init__(self) -> None:
+        self.groups: dict[tuple[str, ...], int] = {}  # (model, task, policy, problem) -> code
+        self.columns = {"group": array("i"), "tokens_in": array("i"), "tokens_out": array("i")}
+        self.columns |= {"correct": array("b"), "truncated": array("b"), "trial": array("i")}
+        self.columns |= {"forced_at": array("i"), "mark": array("q"), "line": array("i")}
+        self.starts: list[int] = []  # first row of each file
+        self.paths: list[Path] = []
+
+    def __len__(self) -> int:
+        return len(self.columns["line"])
+
+    def start(self, path: Path) -> int:
+        """Begin a file; the number of trials so far."""
+        self.starts.append(len(self))
+        self.paths.append(path)
+        return len(self)
+
+    def add(self, line: int, trials: list[Trial]) -> None:
+        codes = [self._code(trial[:4]) for trial in trials]
+        for code, trial in zip(codes, trials, strict=True):
+            mark = 0 if trial.mark is None else hash((code, trial.mark))
+            row = (code, *trial[4:10], mark, line)  # in the order of the columns
+            for column, value in zip(self.columns.values(), row, strict=True):
+                column.append(value)
+
+    def _code(self, group: tuple[str, ...]) -> int:
+        if (code := self.groups.get(group)) is None:
+            for name, text in zip(GROUP, group, strict=True):
+                if not text.strip():
+                    raise ValueError(f"{name} is empty")
+            code = self.groups[group] = len(self.groups)
+        return code
+
+    def where(self, row: int) -> str:
+        return f"{self.paths[bisect_right(self.starts, row) - 1]}:{self.columns['line'][row]}"
+
+    def table(self, bad: _Bad) -> pd.DataFrame:
+        """All trials as a checked table, without the rows that contradict earlier ones: those are told to ``bad``.
+
+        The table shares the arrays' memory: nothing can be added after this.
+        """
+
+        def without(complaints: Complaints) -> pd.DataFrame:
+            wrong: dict[int, str] = {}
+            for row, what in complaints:
+                if (place := self.where(row)) not in wrong.values():  # one complaint a line
+                    bad.add(f"{place}: {what}")
+                wrong[row] = place
+            return table.drop([*wrong]) if wrong else table  # a large one is not copied for nothing
+
+        rows = {name: np.frombuffer(column, column.typecode) for name, column in self.columns.items()}
+        flags = {name: rows[name].view(np.bool_) for name in ("correct", "truncated")}
+        names = zip(GROUP, zip(*self.groups, strict=True), strict=True)
+        texts: dict[str, Any] = {name: pd.Categorical(values).take(rows["group"]) for name, values in names}
+        table = pd.DataFrame(texts | rows | flags, copy=False)
+        table = without(uneven_prompts(table))
+        what = "a copied line, or not sampled at all: the same answer, word for word, or the same request"
+        table = without(again(table.loc[table["mark"] != 0, ["mark"]], what, self.where))
+        bare = table["trial"] < 0  # numbered in the order read
+        group = table.loc[bare, "group"]
+        table.loc[bare, "trial"] = group.groupby(group).cumcount().astype(np.int32)
+        columns = [*COLUMNS]
+        if rows["forced_at"].any():
+            at = table["forced_at"].to_numpy()
+            table, columns = (
+                table.assign(forced_at=pd.arrays.IntegerArray(at, at == 0)),
+                [*columns, "forced_at"],
+            )
+        table = table[columns]
+        if not bare.all():  # else nothing can be there twice
+            table = without(repeats(table, self.where))
+        table = without(bad_answers(table))
+        if len(table) == len(self):
+            return table
+        used = {name: table[name].cat.remove_unused_categories() for name in GROUP}
+        return table.assign(**used).reset_index(drop=True)
 
 
-def _csv_rows(data: Any) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(io.TextIOWrapper(data, "utf-8-sig", newline=""))
-    for row in reader:
-        cells = len(row) - (None in row) + len(row.get(None) or []) - list(row.values()).count(None)
-        header = len(reader.fieldnames or [])
-        wrong = ValueError(f"the row must have {header} cells like the header; got {cells}")
-        yield reader.line_num, row if cells == header else wrong
+def records(file: BinaryIO) -> Iterator[tuple[int, Record | ValueError]]:
+    """Line numbers and records of a JSONL, CSV or Parquet file (by its name), or what is wrong with a line."""
+    name = Path(file.name)
+    kind = Path(name.name.removesuffix(".gz")).suffix
+    if kind == ".parquet":
+        return _parquet_rows(file)
+    data: Any = gzip.GzipFile(fileobj=file) if name.suffix == ".gz" else file
+    return _csv_rows(data) if kind == ".csv" else _json_lines(data)
 
 
-def _parquet_rows(raw: Any) -> Iterator[tuple[int, Any]]:
+def _json_lines(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
+    for number, line in enumerate(data, 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    record = ValueError(f"each line must be a JSON object; got {shortened(record)}")
+            except (ValueError, RecursionError) as error:
+                text = line[:40].decode("utf-8", "replace").rstrip()
+                record = ValueError(f"not a JSON object but {text!r} ({error})")
+            yield number, record
+
+
+def _csv_rows(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
+    reader = csv.reader(io.TextIOWrapper(data, "utf-8-sig", newline=""))
+    header = next(reader, [])
+    for cells in filter(None, reader):
+        rule = f"the row must have {len(header)} cells like the header; got {len(cells)}"
+        whole = len(cells) == len(header)
+        yield reader.line_num, dict(zip(header, cells, strict=True)) if whole else ValueError(rule)
+
+
+def _parquet_rows(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
     try:
-        table = pd.read_parquet(raw)
+        table = pd.read_parquet(data)
     except (ValueError, OSError) as error:
         raise TraceFileError(f"not a Parquet file ({error})") from None
     for start in range(0, len(table), 65536):
         part = table.iloc[start : start + 65536]
-        records = part.astype(object).where(part.notna(), None).to_dict("records")
-        yield from enumerate(records, start + 1)
+        yield from enumerate(part.astype(object).where(part.notna(), None).to_dict("records"), start + 1)
 
 
-def _decode(item: Any) -> Record:
-    if isinstance(item, ValueError):
-        raise item
-    if isinstance(item, dict):
-        return item
+def _read_file(file: BinaryIO, run: Run, form: str | None, trials: _Trials, bad: _Bad) -> None:
+    """Add the trials of one file."""
+    path, parse, first = Path(file.name), None, Record()
+    before, line, skipped = trials.start(path), 0, 0
     try:
-        record = json.loads(item)
-    except (ValueError, RecursionError) as error:
-        text = item[:40].decode("utf-8", "replace").rstrip()
-        raise ValueError(f"not a JSON object but {text!r} ({error})") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"each line must be a JSON object; got {shortened(record)}")
-    return record
-
-
-def _read_file(path: Path, run: Run, form: str | None, rows: _Rows, bad: _Bad, bar: _Progress) -> None:
-    """Add the trials of one file to ``rows``."""
-    parse: Parse | None = None
-    first: Record = {}
-    line = trials = skipped = 0
-    rows.start(path)
-    with _items(path) as (position, items):
-        try:
-            for line, item in items:
-                bar.step(position())
-                try:
-                    record = _decode(item)
-                    if parse is None:
-                        first, name = record, form or recognise(path, record)
-                        parse = FORMATS[name](path, record, run)
-                        if name == "kinetics":  # that was the metadata
-                            continue
-                    rows.add(line, found := list(parse(record)))
-                    trials += len(found)
-                except TraceFileError:
-                    raise
-                except ValueError as error:
-                    skipped += 1
-                    bad.add(f"{path}:{line}: {error}")
-        except (TraceFileError, csv.Error) as error:
-            raise ValueError(f"{path}:{line}: {error}" if line else f"{path}: {error}") from None
-        except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}:{line + 1}: cannot be read on ({error}); is the file whole?") from None
-    if not trials and not skipped:
-        raise ValueError(
-            f"{path}: no trials in it" + (f" scored as {run.metric!r}" if run.metric and line else "")
-        )
-    total = first.get("total_example")
-    if isinstance(total, int) and total != trials + skipped:
-        raise ValueError(
-            f"{path}: the metadata promise {total} trials, the file has {trials + skipped}; is it whole?"
-        )
+        for line, record in records(file):
+            try:
+                if isinstance(record, ValueError):
+                    raise record
+                if parse is None:
+                    first, name = record, form or recognise(path, record)
+                    parse = FORMATS[name].parser(path, record, run)
+                    if name == "kinetics":  # that was the metadata
+                        continue
+                trials.add(line, list(parse(record)))
+            except TraceFileError:
+                raise
+            except ValueError as error:
+                skipped += 1
+                bad.add(f"{path}:{line}: {error}")
+    except (TraceFileError, csv.Error) as error:
+        raise ValueError(f"{path}:{line}: {error}" if line else f"{path}: {error}") from None
+    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}:{line + 1}: cannot be read on ({error}); is the file whole?") from None
+    if not (found := len(trials) - before + skipped):
+        scored = f" scored as {run.metric!r}" if run.metric and line else ""
+        raise ValueError(f"{path}: no trials in it{scored}")
+    total = first.get("total_example", found)
+    if isinstance(total, int) and total != found:
+        promise = f"the metadata promise {total} trials, the file has {found}"
+        raise ValueError(f"{path}: {promise}; is it whole?")
 
 
 def _paths(given: Any) -> list[Path]:
     """The files to read: as given, folders replaced by what they hold."""
-    some = [given] if isinstance(given, (str, os.PathLike)) else list(given)
     found: list[Path] = []
-    for path in map(Path, some):
+    for path in map(Path, [given] if isinstance(given, (str, os.PathLike)) else given):
+        inside = [path]
         if path.is_dir():
             inside = [
                 p for p in sorted(path.rglob("*")) if re.search(r"\.(jsonl|csv|parquet)(\.gz)?$", p.name)
             ]
             if not inside:
                 raise ValueError(f"{path}: no .jsonl, .csv or .parquet file in this folder")
-            found += inside
         elif not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
-        else:
-            found.append(path)
+        found += inside
     if not found:
         raise ValueError("no trace file given; at least one is needed")
     real = [path.resolve() for path in found]
@@ -262,17 +255,14 @@ def _paths(given: Any) -> list[Path]:
 def _warn_of_uneven(table: pd.DataFrame) -> None:
     """Report problems with fewer trials than others of the same model, task and policy."""
     free = table[table["forced_at"].isna()] if "forced_at" in table else table
-    sizes = free.groupby(SETTING, observed=True).size()
-    for (model, task, policy), group in sizes.groupby(SETTING[:3], observed=True):
+    sizes = free.groupby(GROUP, observed=True).size()
+    for (model, task, policy), group in sizes.groupby(GROUP[:3], observed=True):
         few = group[group < group.max()]
         if len(few):
             problems = few.index.get_level_values("problem")
-            names = ", ".join(f"{name} ({size})" for name, size in list(zip(problems, few, strict=True))[:5])
-            warnings.warn(
-                f"{model}, {task}, {policy}: {len(few)} of {len(group)} problems have fewer than {group.max()} "
-                f"trials: {names}{', ...' if len(few) > 5 else ''}",
-                stacklevel=3,
-            )
+            names = ", ".join(f"{name} ({size})" for name, size in zip(problems[:5], few[:5], strict=True))
+            what = f"{len(few)} of {len(group)} problems have fewer than {group.max()} trials: {names}"
+            warnings.warn(f"{model}, {task}, {policy}: {what}{', ...' if len(few) > 5 else ''}", stacklevel=3)
 
 
 def read_traces(
@@ -289,74 +279,39 @@ def read_traces(
     skip_bad: int = 0,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """The trace table (see ``kinetics_lab.traces.table``) of one or more files, or of all files in a folder.
+    """The checked trace table (see ``check_traces``) of one or more files, or of all files in a folder.
 
     Problems are named by ``problem_id`` of the question's text (or by the id the file gives), trials are numbered
-    in the order read, over all files. Progress (lines, MB/s, time left) goes to stderr where that is a terminal;
-    ``progress`` says otherwise. ``.gz`` files are read as they are. Formats, recognised by content or ``format``:
-
-    - ``kinetics``: the data set published with the paper (InfiniAILab/Kinetics-generations on the hub). The name
-      is ``{task}_{model}_dense``, ``..._local{l}_topk{B}`` or ``..._local{l}_block{b}_blocktopk{k}`` (k blocks of b
-      tokens: B = b k) and must agree with the first line (``attn_local``, ``attn_topk``, ``attn_block_size``,
-      ``attn_block_topk``); then one trial a line: ``query``, ``prediction`` (a list with one text), ``score`` 0 or 100.
-      local > 0 beside top-k is a window of recent tokens, which no policy has: refused unless ``policy`` says what
-      it counts as. The engine's 4 sink tokens and its dense first layer are in neither name nor metadata and so
-      not in the policy. ``query`` is the bare question; ``prompt`` makes the text the model saw of it. A file whose
-      first line has ``kinetics_lab`` (this package's own) says model, task, policy, token counts and what was cut
-      itself, whatever its name; an answer without a score is a bad line.
-    - ``lm-eval``: ``samples_{task}_{date}.jsonl`` of lm-evaluation-harness (``lm_eval/evaluator.py`` and
-      ``loggers/evaluation_tracker.py`` there): a line per document and filter with ``doc_id``, ``doc``, ``arguments``
-      (``gen_args_0.arg_0`` is the prompt), ``resps`` ([[text, one per repeat]]), ``filter``, ``metrics`` (names),
-      ``doc_hash`` (where ``doc`` has no question) and one value per metric AND line: with repeats it does not say
-      which answer was right, so one file per trial is needed. ``metric`` is "exact_match" or, as in the
-      harness's results, "exact_match,strict-match" (metric, filter).
-    - ``requests``: a server's answer a line with ``correct`` or ``score`` beside it (a list where there are several
-      answers) and a ``problem`` id or the prompt's text. vLLM's RequestOutput: ``prompt_token_ids``,
-      ``outputs[].token_ids``, ``outputs[].finish_reason``. OpenAI-compatible: ``usage.prompt_tokens``,
-      ``usage.completion_tokens`` (of all answers together), ``choices[].finish_reason``, also as ``response.body`` of
-      a batch. SGLang: ``meta_info.prompt_tokens``, ``completion_tokens``, ``finish_reason.type``.
-    - ``table``: CSV, Parquet or JSON lines with the trace table's columns; ``trial`` may be missing.
+    in the order read, over all files; ``.gz`` files are read as they are. Progress goes to stderr where that is a
+    terminal; ``progress`` says otherwise. Formats, recognised by content or ``format`` (see ``traces.formats``):
+    kinetics (the published data set and this package's own), lm-eval, requests (vLLM, SGLang, OpenAI), table (CSV,
+    Parquet or JSON lines with the table's columns).
 
     tokenizer: where no counts are stored, a function from text to a number of tokens or to its ids, or a
     tokenizer's name on the hub or file (package ``tokenizers``, extra ``traces``); special tokens are not counted.
     model, task, policy: for files that do not say; where both say, they must agree (a server's model name apart).
     limit: generation limit in tokens, for files that do not say which answers it cut; tokens counted anew differ by
     a few (30,738 to 30,778 for a limit of 30,767 in the paper's own tables): give the smallest that counts as cut.
+    metric: the score of lm-eval that says what is right. prompt: makes the text the model saw of a bare question.
 
     Raises ValueError with file, line, value and what would be right: for broken lines beyond ``skip_bad`` (those
     skipped are listed in a warning), and for anything wrong with a file as a whole: no trials, name against
     metadata, two models, two filters, counts promised and found. Warns where problems have unequally many trials.
     """
-    if skip_bad < 0:
-        raise ValueError(f"skip_bad must be >= 0; got {skip_bad}")
+    require(skip_bad >= 0, "skip_bad must be >= 0", skip_bad)
     if format is not None:
         lookup(FORMATS, format, "trace format")
-    if policy is not None:
-        policy = str(parse_policy(policy))
+    policy = None if policy is None else spelling(policy)
     files = _paths(paths)
     run = Run(model, task, policy, limit, metric, prompt, token_counter(tokenizer))
-    rows, bad = _Rows(), _Bad(skip_bad)
-    shown = sys.stderr.isatty() if progress is None else progress
-    bar = _Progress(shown, sum(path.stat().st_size for path in files))
-    try:
+    trials, bad = _Trials(), _Bad(skip_bad)
+    with _progress(sys.stderr.isatty() if progress is None else progress) as opened:
         for path in files:
-            _read_file(path, run, format, rows, bad, bar)
-            bar.done += path.stat().st_size
-    finally:
-        bar.close()
-    if not rows.settings:
+            with opened(path) as file:
+                _read_file(file, run, format, trials, bad)
+    if not len(trials):
         raise ValueError(f"no trials are left in {files[0]} after bad lines: {bad.seen[0]}")
-    frame = rows.frame()
-    copied = "a copied line, or not sampled at all: the same answer, word for word, or the same request"
-    frame = rows.without_repeats(frame, frame.loc[frame["mark"] != 0, ["mark"]], copied, bad)
-    bare = frame["trial"] < 0  # numbered in the order read
-    setting = frame.loc[bare, "setting"]
-    frame.loc[bare, "trial"] = setting.groupby(setting).cumcount().astype(np.int32)
-    if not bare.all():  # else nothing can be there twice
-        trials, again = frame[["setting", "trial", "forced_at"]], "the same trial of the same problem"
-        frame = rows.without_repeats(frame, trials, again, bad)
+    table = trials.table(bad)
     bad.report()
-    table = rows.table(frame)
-    del rows, frame  # of a large file, before the next step needs memory
     _warn_of_uneven(table)
     return table

@@ -3,12 +3,15 @@
 A *trace table* has one row per sampled answer. ``COLUMNS`` names its columns: ``policy`` is text that
 ``policies.parse_policy`` reads, ``truncated`` says that the generation limit cut the answer. An optional
 column ``forced_at`` marks extra rows: the same trial stopped at that many tokens and made to answer.
+``check_traces`` is the one check of such a table; ``read_traces`` gives a checked one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,11 @@ from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import require
 from kinetics_lab.files import write_table
 
-SETTING = ["model", "task", "policy", "problem"]
+GROUP = ["model", "task", "policy", "problem"]  # traces that agree in these are exchangeable
 COLUMNS = ["model", "task", "problem", "trial", "policy", "tokens_in", "tokens_out", "correct", "truncated"]
 _MOST = 2**31 - 1
+
+Complaints = Iterator[tuple[int, str]]  # a row's label in the index, and what is wrong with it
 
 
 def _whole(name: str, value: ArrayLike, least: int) -> np.ndarray:
@@ -100,15 +105,12 @@ def _variance(n: int, k: int, p: np.ndarray) -> np.ndarray:
 def pass_at_k_std(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
     """Standard error of ``pass_at_k`` for ONE problem: how far it would scatter over new sets of n traces.
 
-    Method: the exact standard deviation of the estimator over binomial counts, at the success rate
-    (c + 1/2) / (n + 1), the posterior mean under Jeffreys' prior. The plain c / n would claim certainty where
+    Arguments, shapes and errors as for ``pass_at_k``. The exact standard deviation over binomial counts, at the
+    success rate (c + 1/2) / (n + 1), the posterior mean under Jeffreys' prior; c / n would claim certainty where
     none or all traces are right. In the root mean square over repeated experiments with 32 traces it is nowhere
-    more than 16 % too small, at any rate and k (c / n: up to 50 %), and too large where the error is tiny.
-    Near k = n, pass@k is little more than "any right one seen" and its error is large. For a mean over fixed
-    problems take the root of the sum of squares over their number; scatter BETWEEN problems is not in it
-    (bootstrap over problems for that).
-
-    Arguments, shapes and errors as for ``pass_at_k``.
+    more than 16 % too small, at any rate and k (c / n: up to 50 %), and too large where the error is tiny. For a
+    mean over fixed problems take the root of the sum of squares over their number; scatter BETWEEN problems is
+    not in it (bootstrap over problems for that).
     """
     n, c, k = _counts(n, c, k)
     found = np.empty(n.shape)
@@ -119,36 +121,33 @@ def pass_at_k_std(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
     return float(found) if found.ndim == 0 else found
 
 
-def _row(table: pd.DataFrame, where: np.ndarray) -> str:
-    """The first row that is wrong, named the way a user finds it."""
-    row = table.iloc[int(np.flatnonzero(where)[0])]
-    return f"row {row.name} (model {row['model']}, problem {row['problem']}, trial {row['trial']})"
+def _row(table: pd.DataFrame, label: int) -> str:
+    row = table.loc[label]
+    return f"row {label} (model {row['model']}, problem {row['problem']}, trial {row['trial']})"
 
 
 def _texts(table: pd.DataFrame, name: str) -> pd.Categorical:
     """A text column as a Categorical without unused categories; policies in their one spelling."""
     column = table[name].astype(str) if name == "problem" and table[name].dtype.kind in "iu" else table[name]
     made = pd.Categorical(column).remove_unused_categories()
-    codes, categories = np.asarray(made.codes), list(made.categories)
-    if (codes < 0).any():
-        raise ValueError(f"trace table: {name} is empty in row {int(np.flatnonzero(codes < 0)[0])}")
-    for value in categories:
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"trace table: {name} must be text; got {value!r}")
+    if (empty := made.codes < 0).any():
+        raise ValueError(f"trace table: {name} is empty in row {empty.argmax()}")
+    for value in made.categories:
+        require(isinstance(value, str) and value.strip() != "", f"trace table: {name} must be text", value)
     if name == "policy":  # topk:512:true is topk:512
-        categories = [str(parse_policy(value)) for value in categories]
-    return pd.Categorical(np.array(categories, object)[codes])
+        made = pd.Categorical([str(parse_policy(value)) for value in made.categories]).take(made.codes)
+    return made
 
 
-def _numbers(table: pd.DataFrame, name: str, least: int, most: int, here: np.ndarray) -> np.ndarray:
-    """A column as int64 (0 where not ``here``), refused unless whole numbers from ``least`` to ``most``."""
+def _numbers(table: pd.DataFrame, name: str, least: int, most: int, here: Any = True) -> np.ndarray:
+    """A column as int32 or bool (0 where not ``here``), refused unless whole numbers from ``least`` to ``most``."""
     rule = "true or false (1 or 0)" if most == 1 else f"a whole number from {least} to {most}"
     values = pd.to_numeric(table[name], errors="coerce").to_numpy(float, na_value=np.nan)
     bad = here & ~((values == np.floor(values)) & (values >= least) & (values <= most))
     if bad.any():
-        got = table[name].tolist()[int(np.flatnonzero(bad)[0])]
-        raise ValueError(f"trace table: {name} must be {rule}; got {got!r} in {_row(table, bad)}")
-    return np.where(here, values, 0).astype(np.int64)
+        got = table[name].tolist()[first := int(bad.argmax())]
+        raise ValueError(f"trace table: {name} must be {rule}; got {got!r} in {_row(table, first)}")
+    return np.where(here, values, 0).astype(bool if most == 1 else np.int32)
 
 
 def check_traces(table: pd.DataFrame) -> pd.DataFrame:
@@ -165,67 +164,62 @@ def check_traces(table: pd.DataFrame) -> pd.DataFrame:
     if not len(table):
         raise ValueError("trace table: no rows; at least one trace is needed")
     table = table.reset_index(drop=True)  # rows are named by their place
-    made: dict[str, Any] = {}
-    everywhere = np.ones(len(table), bool)
-    ranges = {"tokens_in": (1, _MOST), "correct": (0, 1), "truncated": (0, 1)}
-    for name in COLUMNS:
-        if name in ("model", "task", "problem", "policy"):
-            made[name] = _texts(table, name)
-            continue
-        least, most = ranges.get(name, (0, _MOST))
-        kind = bool if most == 1 else np.int32
-        made[name] = _numbers(table, name, least, most, everywhere).astype(kind)
+    made: dict[str, Any] = {name: _texts(table, name) for name in GROUP}
+    for name, least in (("trial", 0), ("tokens_in", 1), ("tokens_out", 0)):
+        made[name] = _numbers(table, name, least, _MOST)
+    made |= {name: _numbers(table, name, 0, 1) for name in ("correct", "truncated")}
+    result = pd.DataFrame({name: made[name] for name in COLUMNS})
     if "forced_at" in table:
         forced = table["forced_at"].notna().to_numpy()
-        at = _numbers(table, "forced_at", 1, _MOST, forced)
-        made["forced_at"] = pd.arrays.IntegerArray(at.astype(np.int32), ~forced)
-    result = pd.DataFrame(made)
-    _consistent(result, _forced_at(result))
+        result["forced_at"] = pd.arrays.IntegerArray(_numbers(table, "forced_at", 1, _MOST, forced), ~forced)
+    for row, what in chain(
+        repeats(result, partial(_row, result)), uneven_prompts(result), bad_answers(result)
+    ):
+        raise ValueError(f"trace table: {_row(result, row)}: {what}")
     return result
 
 
 def _forced_at(table: pd.DataFrame) -> np.ndarray:
     """The cap of each forced answer, 0 for free traces."""
+    at = table.get("forced_at")
+    return np.zeros(len(table), np.int32) if at is None else at.to_numpy(np.int32, na_value=0)
+
+
+def uneven_prompts(table: pd.DataFrame) -> Complaints:
+    """Rows whose prompt has not the length of the problem's first one."""
+    problems = table.groupby(["model", "task", "problem"], observed=True, sort=False)
+    first = problems["tokens_in"].transform("first")
+    for row in table.index[table["tokens_in"] != first]:
+        problem, got = table.loc[row, ["problem", "tokens_in"]]
+        rule = f"tokens_in must be the same in all traces of problem {problem}"
+        yield row, f"{rule}, {first[row]} so far; got {got}"
+
+
+def again(keys: pd.DataFrame, what: str, where: Callable[[int], str]) -> Complaints:
+    """Rows whose keys an earlier row has, too."""
+    for row in keys.index[keys.duplicated()]:
+        yield row, f"{what} as {where((keys == keys.loc[row]).all(axis=1).idxmax())}"
+
+
+def repeats(table: pd.DataFrame, where: Callable[[int], str]) -> Complaints:
+    """Rows whose trial was there before."""
+    keys = table[[*GROUP, "trial"]].assign(forced_at=_forced_at(table))
+    return again(keys, "the same trial of the same problem", where)
+
+
+def bad_answers(table: pd.DataFrame) -> Complaints:
+    """Forced answers without the free trace that they cut, and those that leave out the tokens before them."""
     if "forced_at" not in table:
-        return np.zeros(len(table), np.int64)
-    return table["forced_at"].to_numpy(np.int64, na_value=0)
-
-
-def _consistent(table: pd.DataFrame, forced_at: np.ndarray) -> None:
-    """Refuse duplicates, prompts that differ within a problem, and forced answers without their free trace."""
-    problem = table.groupby(["model", "task", "problem"], observed=True, sort=False).ngroup().to_numpy()
-    key = pd.DataFrame({"problem": problem, "policy": table["policy"].cat.codes, "trial": table["trial"]})
-    twice = key.assign(at=forced_at).duplicated().to_numpy()
-    if twice.any():
-        raise ValueError(
-            f"trace table: {_row(table, twice)} repeats a (model, task, policy, problem, trial) seen before; "
-            "number the trials of a problem from 0"
-        )
-    tokens_in, tokens_out = table["tokens_in"].to_numpy(), table["tokens_out"].to_numpy()
-    first = np.empty(problem.max() + 1, tokens_in.dtype)
-    first[problem[::-1]] = tokens_in[::-1]
-    other = first[problem] != tokens_in
-    if other.any():
-        raise ValueError(
-            "trace table: tokens_in must be the same in all traces of a problem (per model); got "
-            f"{tokens_in[other][0]} in {_row(table, other)}, {first[problem][other][0]} before"
-        )
-    forced = forced_at > 0
-    if not forced.any():
         return
-    keys = pd.MultiIndex.from_frame(key)
-    alone = forced & ~keys.isin(keys[~forced])
-    if alone.any():
-        raise ValueError(
-            f"trace table: {_row(table, alone)} is a forced answer (forced_at {forced_at[alone][0]}) without "
-            "the free trace of the same trial"
-        )
-    short = tokens_out < forced_at
-    if short.any():
-        raise ValueError(
-            f"trace table: tokens_out counts all tokens, those before a forced answer too; got "
-            f"{tokens_out[short][0]} for forced_at {forced_at[short][0]} in {_row(table, short)}"
-        )
+    table = table.assign(forced_at=(at := _forced_at(table)), free=at == 0)
+    trials = table.groupby([*GROUP, "trial"], observed=True, sort=False)
+    lone, short = ~trials["free"].transform("any"), table["tokens_out"] < at
+    for row in table.index[lone | short]:
+        tokens, cap = table.loc[row, ["tokens_out", "forced_at"]]
+        if lone[row]:
+            yield row, f"a forced answer (forced_at {cap}) without the free trace of the same trial"
+        rule = "tokens_out counts all tokens, those before a forced answer too"
+        yield row, f"{rule}; got {tokens} for forced_at {cap}"
 
 
 def summarize(traces: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.DataFrame:
@@ -243,11 +237,15 @@ def summarize(traces: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.Dat
     the generation limit: a trace truncated at fewer than n tokens would have gone on, so that its length and
     verdict at n are unknown (E[L] would come out too small).
     """
-    table = check_traces(traces)
+    return summary_of(check_traces(traces), caps)
+
+
+def summary_of(table: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.DataFrame:
+    """``summarize`` for rows of a table that has been checked already; they are not checked again."""
     forced_at = _forced_at(table)
     free = table[forced_at == 0]
-    groups = free.groupby(SETTING, observed=True, sort=True)
-    rows = groups["tokens_in"].first().reset_index().astype(dict.fromkeys(SETTING, str) | {"tokens_in": int})
+    groups = free.groupby(GROUP, observed=True, sort=True)
+    rows = groups["tokens_in"].first().reset_index().astype(dict.fromkeys(GROUP, str) | {"tokens_in": int})
     group = groups.ngroup().to_numpy()
     n_traces = np.bincount(group)
 
@@ -260,14 +258,12 @@ def summarize(traces: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.Dat
     if caps is None:
         return summary(tokens, correct)
     wanted = _whole("caps (tokens)", list(caps), 1)
-    require(
-        wanted.size > 0 and np.unique(wanted).size == wanted.size, "caps must be different numbers", wanted
-    )
-    unknown = truncated & (tokens < wanted.max())
-    if unknown.any():
+    each_once = 0 < np.unique(wanted).size == wanted.size
+    require(each_once, "caps must be different numbers", wanted)
+    if (unknown := truncated & (tokens < wanted.max())).any():
         raise ValueError(
             f"cap {wanted.max()} is beyond the generation limit: {unknown.sum()} of the traces were truncated earlier, "
-            f"{_row(free, unknown)} at {tokens[unknown][0]} tokens; caps up to {tokens[truncated].min()} are known"
+            f"{_row(free, free.index[unknown][0])} at {tokens[unknown][0]} tokens; caps up to {tokens[truncated].min()} are known"
         )
     frames = []
     for cap in np.sort(wanted).tolist():
@@ -276,19 +272,19 @@ def summarize(traces: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.Dat
             cut = (tokens > cap) | (truncated & (tokens == cap))
             length[cut], right[cut] = _answers(free[cut], table[forced_at == cap], cap)
         made = summary(length, right)
-        made.insert(len(SETTING), "cap", cap)
+        made.insert(len(GROUP), "cap", cap)
         frames.append(made)
-    return pd.concat(frames).sort_values([*SETTING, "cap"], kind="stable", ignore_index=True)
+    return pd.concat(frames).sort_values([*GROUP, "cap"], kind="stable", ignore_index=True)
 
 
 def _answers(cut: pd.DataFrame, forced: pd.DataFrame, cap: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and verdict of the forced answer of every trace that the cap cuts."""
-    keys = [pd.MultiIndex.from_frame(rows[[*SETTING, "trial"]]) for rows in (forced, cut)]
+    keys = [pd.MultiIndex.from_frame(rows[[*GROUP, "trial"]]) for rows in (forced, cut)]
     place = keys[0].get_indexer(keys[1])
     if (lost := place < 0).any():
         raise ValueError(
             f"cap {cap}: {lost.sum()} of the {len(cut)} traces it cuts have no forced answer, "
-            f"{_row(cut, lost)} for one; force all of them or none"
+            f"{_row(cut, cut.index[lost][0])} for one; force all of them or none"
         )
     return forced["tokens_out"].to_numpy()[place], forced["correct"].to_numpy()[place]
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from kinetics_lab.cost.policies import parse_policy
+from kinetics_lab.errors import require
 
 Record = dict[str, Any]
 Tokenizer = Callable[[str], Any]
+_VERDICTS = dict.fromkeys(("true", "1", "1.0", "100", "100.0"), True)
+_VERDICTS |= dict.fromkeys(("false", "0", "0.0"), False)
 
 
 class TraceFileError(ValueError):
@@ -20,7 +25,7 @@ class TraceFileError(ValueError):
 
 
 class Trial(NamedTuple):
-    """One answer as a line parser hands it on; trial -1: to be numbered, forced_at 0: not forced."""
+    """One answer as a line parser hands it on; the first four fields are the table's ``GROUP``."""
 
     model: str
     task: str
@@ -30,8 +35,8 @@ class Trial(NamedTuple):
     tokens_out: int
     correct: bool
     truncated: bool
-    trial: int = -1
-    forced_at: int = 0
+    trial: int = -1  # to be numbered in the order read
+    forced_at: int = 0  # not forced
     mark: object = None  # what tells a copy of the line: the answer's text or ids, or the request's id
 
 
@@ -41,19 +46,6 @@ Parse = Callable[[Record], Iterable[Trial]]
 def problem_id(text: str) -> str:
     """First 16 hex digits of the SHA-256 of the text, runs of white space made one blank: a problem's name."""
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
-
-
-def field_of(record: Any, name: str, kind: type | tuple[type, ...], what: str) -> Any:
-    """``record[name]``, refused unless it is there and of the kind described by ``what``."""
-    if not isinstance(record, dict):
-        raise ValueError(f"expected a JSON object; got {shortened(record)}")
-    if name not in record:
-        raise ValueError(
-            f"no {name!r}; it must be {what} (found: {', '.join(map(str, record)) or 'nothing'})"
-        )
-    if not isinstance(record[name], kind):
-        raise ValueError(f"{name} must be {what}; got {shortened(record[name])}")
-    return record[name]
 
 
 def mark_of(text: str) -> str | None:
@@ -71,25 +63,38 @@ def shortened(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def field_of(record: Any, name: str, kind: type | tuple[type, ...], what: str) -> Any:
+    """``record[name]``, refused unless it is there and of the kind described by ``what``."""
+    require(isinstance(record, dict), "expected a JSON object", record)
+    if name not in record:
+        found = ", ".join(map(str, record)) or "nothing"
+        raise ValueError(f"no {name!r}; it must be {what} (found: {found})")
+    require(isinstance(record[name], kind), f"{name} must be {what}", record[name])
+    return record[name]
+
+
 def whole_number(value: Any, name: str, least: int = 0) -> int:
     """A whole number from JSON or from the text of a CSV cell."""
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        number = np.nan
-    if isinstance(value, bool) or not (number == number // 1 and least <= number < 2**31):
-        raise ValueError(f"{name} must be a whole number >= {least}; got {shortened(value)}")
+        number = math.nan
+    require(number % 1 == 0 and least <= number < 2**31, f"{name} must be a whole number >= {least}", value)
     return int(number)
 
 
 def verdict_of(value: Any, name: str) -> bool:
     """A verdict: true or false, 1 or 0, or the percentage 100 or 0."""
-    text = str(value).strip().lower()
-    if text in ("true", "1", "1.0", "100", "100.0"):
-        return True
-    if text in ("false", "0", "0.0"):
-        return False
-    raise ValueError(f"{name} must be 0, 1 or 100 (or true, false); got {shortened(value)}")
+    verdict = _VERDICTS.get(str(value).strip().lower())
+    if verdict is None:
+        raise ValueError(f"{name} must be 0, 1 or 100 (or true, false); got {shortened(value)}")
+    return verdict
+
+
+@cache
+def spelling(policy: str) -> str:
+    """A policy's one spelling: topk:512:true is topk:512."""
+    return str(parse_policy(policy))
 
 
 def token_counter(given: Tokenizer | str | None) -> Tokenizer | None:
@@ -133,12 +138,14 @@ class Run:
     prompts: dict[str, int] = field(default_factory=dict)  # tokens of each prompt, counted once
 
     def said(self, name: str) -> str:
+        """The model, task or policy that the caller names, where the file does not."""
         value = getattr(self, name)
         if value is None:
             raise TraceFileError(f"the file does not say which {name} this is; give {name}=...")
         return value
 
     def agreed(self, name: str, found: str, where: str) -> str:
+        """The model, task or policy that the file names, where the caller does not say otherwise."""
         given = getattr(self, name)
         if given not in (None, found):
             raise TraceFileError(f"{name}={given!r} was given, but {where} says {found!r}")
@@ -164,3 +171,11 @@ class Run:
                 "(answers at least that long count as cut; math.inf: none)"
             )
         return tokens_out >= self.limit
+
+    def sampled(
+        self, model: str, task: str, policy: str, problem: str, prompt: str, text: str, correct: bool
+    ) -> Trial:
+        """The trial of an answer of which the text is all there is: prompt and answer are counted here."""
+        tokens_in, tokens_out = self.prompt_tokens(prompt), self.tokens(text)
+        cut, mark = self.cut(tokens_out), mark_of(text)
+        return Trial(model, task, policy, problem, tokens_in, tokens_out, correct, cut, mark=mark)
