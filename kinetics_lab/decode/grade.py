@@ -17,8 +17,7 @@ from typing import Any
 
 from kinetics_lab.decode import grader as _grader
 from kinetics_lab.errors import require, unknown
-from kinetics_lab.traces.read import records
-from kinetics_lab.traces.trial import problem_id, shortened
+from kinetics_lab.traces.trial import problem_id, records, shortened
 
 
 @dataclass(frozen=True)

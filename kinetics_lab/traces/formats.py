@@ -178,8 +178,8 @@ def _requests(path: Path, first: Record, run: Run) -> Parse:
             text = answer.get("text", (answer.get("message") or {}).get("content"))
             ids = answer.get("token_ids", answer.get("output_ids"))
             tokens = _answer_length(ids, text, usage if len(answers) == 1 else {}, run)
-            reason = answer.get("finish_reason", run)
-            cut = run.cut(tokens) if reason is run else _ended_by_limit(reason)
+            reason = answer.get("finish_reason")
+            cut = _ended_by_limit(reason) if "finish_reason" in answer else run.cut(tokens)
             mark = mark_of(str(ids or text or "")) or (f"{label}:{place}" if label else None)
             yield Trial(model, task, run.said("policy"), problem, tokens_in, tokens, verdict, cut, mark=mark)
 

@@ -7,9 +7,7 @@ error that names file, line, value and what would be right, unless ``skip_bad`` 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import json
 import os
 import re
 import sys
@@ -34,7 +32,7 @@ from kinetics_lab.traces.trial import (
     Tokenizer,
     TraceFileError,
     Trial,
-    shortened,
+    records,
     spelling,
     token_counter,
 )
@@ -64,8 +62,8 @@ class _Bad:
     def add(self, message: str) -> None:
         self.seen.append(message)
         if len(self.seen) > self.allowed:
-            more = f" (bad line {len(self.seen)}; skip_bad={self.allowed} allows no more)"
-            raise ValueError(message + more * bool(self.allowed))
+            which = f" (bad line {len(self.seen)}; skip_bad={self.allowed} allows no more)"
+            raise ValueError(message + which if self.allowed else message)
 
     def report(self) -> None:
         if self.seen:
@@ -81,6 +79,7 @@ class _Trials:
         self.columns = {"group": array("i"), "tokens_in": array("i"), "tokens_out": array("i")}
         self.columns |= {"correct": array("b"), "truncated": array("b"), "trial": array("i")}
         self.columns |= {"forced_at": array("i"), "mark": array("q"), "line": array("i")}
+        self.appends = [column.append for column in self.columns.values()]
         self.starts: list[int] = []  # first row of each file
         self.paths: list[Path] = []
 
@@ -94,20 +93,17 @@ class _Trials:
         return len(self)
 
     def add(self, line: int, trials: list[Trial]) -> None:
-        codes = [self._code(trial[:4]) for trial in trials]
-        for code, trial in zip(codes, trials, strict=True):
-            mark = 0 if trial.mark is None else hash((code, trial.mark))
-            row = (code, *trial[4:10], mark, line)  # in the order of the columns
-            for column, value in zip(self.columns.values(), row, strict=True):
-                column.append(value)
-
-    def _code(self, group: tuple[str, ...]) -> int:
-        if (code := self.groups.get(group)) is None:
+        for group in {trial[:4] for trial in trials} - self.groups.keys():
             for name, text in zip(GROUP, group, strict=True):
                 if not text.strip():
                     raise ValueError(f"{name} is empty")
-            code = self.groups[group] = len(self.groups)
-        return code
+            self.groups[group] = len(self.groups)
+        for trial in trials:
+            code = self.groups[trial[:4]]
+            mark = 0 if trial.mark is None else hash((code, trial.mark))
+            row = (code, *trial[4:10], mark, line)  # in the order of the columns
+            for append, value in zip(self.appends, row, strict=True):
+                append(value)
 
     def where(self, row: int) -> str:
         return f"{self.paths[bisect_right(self.starts, row) - 1]}:{self.columns['line'][row]}"
@@ -119,12 +115,13 @@ class _Trials:
         """
 
         def without(complaints: Complaints) -> pd.DataFrame:
-            wrong: dict[int, str] = {}
+            wrong, told = [], set[str]()
             for row, what in complaints:
-                if (place := self.where(row)) not in wrong.values():  # one complaint a line
+                wrong.append(row)
+                if (place := self.where(row)) not in told:  # one complaint a line
                     bad.add(f"{place}: {what}")
-                wrong[row] = place
-            return table.drop([*wrong]) if wrong else table  # a large one is not copied for nothing
+                told.add(place)
+            return table.drop(wrong) if wrong else table  # a large one is not copied for nothing
 
         rows = {name: np.frombuffer(column, column.typecode) for name, column in self.columns.items()}
         flags = {name: rows[name].view(np.bool_) for name in ("correct", "truncated")}
@@ -137,14 +134,9 @@ class _Trials:
         bare = table["trial"] < 0  # numbered in the order read
         group = table.loc[bare, "group"]
         table.loc[bare, "trial"] = group.groupby(group).cumcount().astype(np.int32)
-        columns = [*COLUMNS]
-        if rows["forced_at"].any():
-            at = table["forced_at"].to_numpy()
-            table, columns = (
-                table.assign(forced_at=pd.arrays.IntegerArray(at, at == 0)),
-                [*columns, "forced_at"],
-            )
-        table = table[columns]
+        at = table["forced_at"].to_numpy()
+        table["forced_at"] = pd.arrays.IntegerArray(at, at == 0)
+        table = table[[*COLUMNS, "forced_at"] if at.any() else COLUMNS]
         if not bare.all():  # else nothing can be there twice
             table = without(repeats(table, self.where))
         table = without(bad_answers(table))
@@ -152,48 +144,6 @@ class _Trials:
             return table
         used = {name: table[name].cat.remove_unused_categories() for name in GROUP}
         return table.assign(**used).reset_index(drop=True)
-
-
-def records(file: BinaryIO) -> Iterator[tuple[int, Record | ValueError]]:
-    """Line numbers and records of a JSONL, CSV or Parquet file (by its name), or what is wrong with a line."""
-    name = Path(file.name)
-    kind = Path(name.name.removesuffix(".gz")).suffix
-    if kind == ".parquet":
-        return _parquet_rows(file)
-    data: Any = gzip.GzipFile(fileobj=file) if name.suffix == ".gz" else file
-    return _csv_rows(data) if kind == ".csv" else _json_lines(data)
-
-
-def _json_lines(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
-    for number, line in enumerate(data, 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    record = ValueError(f"each line must be a JSON object; got {shortened(record)}")
-            except (ValueError, RecursionError) as error:
-                text = line[:40].decode("utf-8", "replace").rstrip()
-                record = ValueError(f"not a JSON object but {text!r} ({error})")
-            yield number, record
-
-
-def _csv_rows(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
-    reader = csv.reader(io.TextIOWrapper(data, "utf-8-sig", newline=""))
-    header = next(reader, [])
-    for cells in filter(None, reader):
-        rule = f"the row must have {len(header)} cells like the header; got {len(cells)}"
-        whole = len(cells) == len(header)
-        yield reader.line_num, dict(zip(header, cells, strict=True)) if whole else ValueError(rule)
-
-
-def _parquet_rows(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
-    try:
-        table = pd.read_parquet(data)
-    except (ValueError, OSError) as error:
-        raise TraceFileError(f"not a Parquet file ({error})") from None
-    for start in range(0, len(table), 65536):
-        part = table.iloc[start : start + 65536]
-        yield from enumerate(part.astype(object).where(part.notna(), None).to_dict("records"), start + 1)
 
 
 def _read_file(file: BinaryIO, run: Run, form: str | None, trials: _Trials, bad: _Bad) -> None:

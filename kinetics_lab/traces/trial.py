@@ -1,15 +1,21 @@
-"""What the readers of trace files share: one trial, the caller's word, and the checks of single values."""
+"""What the readers of trace files share: records of a file, one trial, the caller's word, checks of single values."""
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
+import io
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+import pandas as pd
 
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import require
@@ -41,6 +47,48 @@ class Trial(NamedTuple):
 
 
 Parse = Callable[[Record], Iterable[Trial]]
+
+
+def records(file: BinaryIO) -> Iterator[tuple[int, Record | ValueError]]:
+    """Line numbers and records of a JSONL, CSV or Parquet file (by its name), or what is wrong with a line."""
+    name = Path(file.name)
+    kind = Path(name.name.removesuffix(".gz")).suffix
+    if kind == ".parquet":
+        return _parquet_rows(file)
+    data: Any = gzip.GzipFile(fileobj=file) if name.suffix == ".gz" else file
+    return _csv_rows(data) if kind == ".csv" else _json_lines(data)
+
+
+def _json_lines(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
+    for number, line in enumerate(data, 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    record = ValueError(f"each line must be a JSON object; got {shortened(record)}")
+            except (ValueError, RecursionError) as error:
+                text = line[:40].decode("utf-8", "replace").rstrip()
+                record = ValueError(f"not a JSON object but {text!r} ({error})")
+            yield number, record
+
+
+def _csv_rows(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
+    reader = csv.reader(io.TextIOWrapper(data, "utf-8-sig", newline=""))
+    header = next(reader, [])
+    for cells in filter(None, reader):
+        rule = f"the row must have {len(header)} cells like the header; got {len(cells)}"
+        whole = len(cells) == len(header)
+        yield reader.line_num, dict(zip(header, cells, strict=True)) if whole else ValueError(rule)
+
+
+def _parquet_rows(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
+    try:
+        table = pd.read_parquet(data)
+    except (ValueError, OSError) as error:
+        raise TraceFileError(f"not a Parquet file ({error})") from None
+    for start in range(0, len(table), 65536):
+        part = table.iloc[start : start + 65536]
+        yield from enumerate(part.astype(object).where(part.notna(), None).to_dict("records"), start + 1)
 
 
 def problem_id(text: str) -> str:
@@ -75,6 +123,8 @@ def field_of(record: Any, name: str, kind: type | tuple[type, ...], what: str) -
 
 def whole_number(value: Any, name: str, least: int = 0) -> int:
     """A whole number from JSON or from the text of a CSV cell."""
+    if type(value) is int and least <= value < 2**31:
+        return value  # as nearly all are
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -138,14 +188,14 @@ class Run:
     prompts: dict[str, int] = field(default_factory=dict)  # tokens of each prompt, counted once
 
     def said(self, name: str) -> str:
-        """The model, task or policy that the caller names, where the file does not."""
+        """The caller's model, task or policy, where the file says none."""
         value = getattr(self, name)
         if value is None:
             raise TraceFileError(f"the file does not say which {name} this is; give {name}=...")
         return value
 
     def agreed(self, name: str, found: str, where: str) -> str:
-        """The model, task or policy that the file names, where the caller does not say otherwise."""
+        """The file's model, task or policy, which the caller must not contradict."""
         given = getattr(self, name)
         if given not in (None, found):
             raise TraceFileError(f"{name}={given!r} was given, but {where} says {found!r}")
