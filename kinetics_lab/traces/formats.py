@@ -38,7 +38,7 @@ def _table(path: Path, first: Record, run: Run) -> Parse:
     def name_of(record: Record, name: str) -> str:
         if name not in record:
             return run.said(name)
-        value = str(record[name] or "")
+        value = "" if record[name] is None else str(record[name])
         if not value.strip():
             raise ValueError(f"{name} is empty")
         return run.agreed(name, spelling(value) if name == "policy" else value, "the column")
