@@ -259,6 +259,7 @@ def test_a_repetition_counts_as_truncated_whatever_is_said(tmp_path):
             {},
             ":1: the first line: policy 'topk': topk needs budget",
         ),
+        ({"kinetics_lab": {"model": " ", "task": "aime24", "policy": "topk:512"}}, {}, "model is empty"),
         ({"attn_topk": 256}, {}, ":1: the first line says policy topk:512, its metadata say attn_topk=256"),
         (
             {},
@@ -675,6 +676,12 @@ def test_what_servers_answer(tmp_path, lines):
     }
 
 
+def test_a_copied_line_is_one_bad_line_however_many_answers_it_has(tmp_path):
+    path = write(tmp_path / "log.jsonl", [CHAT, CHAT])
+    with pytest.warns(UserWarning, match="skipped 1 bad lines"):
+        assert len(read_traces(path, **REQUESTS, tokenizer=words, skip_bad=1)) == 2
+
+
 def one(tokens=5, **values):
     """A server's answer with one choice."""
     choice = {"index": 0, "text": "v w x", "finish_reason": "stop"}
@@ -799,6 +806,25 @@ def test_forced_answers_survive(tmp_path, kind):
     path = tmp_path / f"traces.{kind}"
     write_traces(table, path) if kind == "parquet" else table.to_csv(path, index=False)
     pd.testing.assert_frame_equal(read_traces(path), table)
+
+
+@pytest.mark.parametrize(
+    ("forced", "message"),
+    [
+        ({"trial": 5}, "a forced answer (forced_at 150) without the free trace of the same trial"),
+        ({"tokens_out": 149}, "tokens_out counts all tokens, those before a forced answer too; got 149 for forced_at 150"),
+    ],
+)  # fmt: skip
+def test_a_forced_answer_that_cannot_be_is_a_bad_line(tmp_path, forced, message):
+    table = PLAIN[:2].assign(trial=[0, 1], forced_at=None)
+    answer = dict(table.iloc[1]) | {"forced_at": 150, "tokens_out": 160} | forced
+    path = tmp_path / "traces.csv"
+    pd.concat([table, pd.DataFrame([answer])]).to_csv(path, index=False)
+    with refused(f"{path}:4: {message}"):
+        read_traces(path)
+    with pytest.warns(UserWarning, match="skipped 1 bad lines"):
+        kept = read_traces(path, skip_bad=1)
+    pd.testing.assert_frame_equal(kept[COLUMNS], check_traces(table)[COLUMNS])
 
 
 def test_missing_columns_of_a_table(tmp_path):
