@@ -47,7 +47,9 @@ ROOMS = {
     "book": Room((3, 3), WORKSHOP, ("a chapter", "becomes", "a page:", "charts, runs,", "claims, build")),
 }
 #: What begins a reading: the rooms of the law, without what reads other people's files.
-LAW_ROOMS, READERS = ("cost", "traces", "laws", "planner"), ("traces.read", "traces.formats", "traces.trial")
+LAW_ROOMS = ("cost", "traces", "laws", "planner")
+READERS = ("cost.configs", "traces.formats", "traces.read", "traces.trial")
+LENGTH = re.compile(r"about\s+([\d,]+)\s+lines")  # as the page says it; within a tenth is true
 
 
 # --- what the imports say ---------------------------------------------------------------------------------------
@@ -240,14 +242,22 @@ def blocks(text: str) -> dict[str, str]:
     }
 
 
-def with_lists(text: str) -> str:
-    """The page with its lists as the files say now."""
+def with_facts(text: str) -> str:
+    """The page with its lists, and the length of the law's argument, as the files say now."""
+    if not tells_length(text):
+        text = LENGTH.sub(f"about {round(law_lines(), -2):,} lines", text)
     return re.sub(
         r"^% files: (\w+)\n.*?^% end$",
         lambda found: f"% files: {found[1]}\n\n{files(found[1])}\n\n% end",
         text,
         flags=re.DOTALL | re.MULTILINE,
     )
+
+
+def tells_length(text: str) -> bool:
+    """Whether the length of the law's argument that the page gives is true within a tenth."""
+    said = LENGTH.search(text)
+    return said is not None and abs(int(said[1].replace(",", "")) / law_lines() - 1) <= 0.1
 
 
 def law_lines() -> int:
@@ -262,18 +272,18 @@ def law_lines() -> int:
 
 
 def outdated() -> list[str]:
-    """What no longer says what the files say: the picture, the list of a room. Empty if all is well."""
+    """What no longer says what the files say: the picture, the list of a room, a length. Empty if all is well."""
     text = PAGE.read_text(encoding="utf-8")
-    found = (
-        [f"{PICTURE.relative_to(ROOT)} differs from the imports"]
-        if PICTURE.read_text(encoding="utf-8") != draw()
-        else []
-    )
+    found = []
+    if PICTURE.read_text(encoding="utf-8") != draw():
+        found.append(f"{PICTURE.relative_to(ROOT)} differs from the imports")
     found += [
         f"{PAGE.relative_to(ROOT)}: the files of {name} have changed"
         for name, body in blocks(text).items()
         if body != files(name)
     ]
+    if not tells_length(text):
+        found.append(f"{PAGE.relative_to(ROOT)}: the law's argument has {law_lines():,} lines")
     return found
 
 
@@ -293,7 +303,7 @@ def main(arguments: list[str]) -> int:
         )
         return bool(wrong)
     PICTURE.write_text(draw(), encoding="utf-8")
-    PAGE.write_text(with_lists(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_facts(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(
         f"wrote {PICTURE.relative_to(ROOT)} and {PAGE.relative_to(ROOT)}; the law's argument has {law_lines()} lines"
     )
