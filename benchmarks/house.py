@@ -1,7 +1,6 @@
 """The picture of the rooms and the lists of their files on the page Architecture, drawn from the imports themselves.
 
-    python benchmarks/house.py          # draw book/_static/house.svg, write the lists in book/architecture.md
-    python benchmarks/house.py --check  # say what is out of date; exit code 1 then
+    python benchmarks/house.py   # draws book/_static/house.svg, writes the lists in book/architecture.md
 
 An arrow is an import. One that others already imply is left out: where a room imports a second one and that a third,
 an arrow from the first to the third would say little; the lists on the page name every import.
@@ -11,9 +10,9 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -65,6 +64,7 @@ def room_of(module: str) -> str:
     raise ValueError(f"the room {name!r} has no place in the picture: give it one in ROOMS of {COMMAND}")
 
 
+@cache
 def imports() -> dict[str, set[str]]:
     """Each room, ground and roof included, and the others that it imports."""
     known = {name: path for name, path in modules().items() if name != PACKAGE}
@@ -287,28 +287,12 @@ def outdated() -> list[str]:
     return found
 
 
-def main(arguments: list[str]) -> int:
-    """Draw and write, or only check; the exit code."""
-    if arguments not in ([], ["--check"]):
-        print(__doc__)
-        return 2
-    if arguments:
-        wrong = outdated()
-        print(
-            "\n".join(
-                [*wrong, f"run: {COMMAND}"]
-                if wrong
-                else ["The picture and the lists are what the files say."]
-            )
-        )
-        return bool(wrong)
+def main() -> None:
+    """Draw and write."""
     PICTURE.write_text(draw(), encoding="utf-8")
     PAGE.write_text(with_facts(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(
-        f"wrote {PICTURE.relative_to(ROOT)} and {PAGE.relative_to(ROOT)}; the law's argument has {law_lines()} lines"
-    )
-    return 0
+    print(f"wrote {PICTURE.relative_to(ROOT)} and {PAGE.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()
