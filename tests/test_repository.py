@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -77,10 +78,80 @@ def test_kernels_is_no_package():
 def test_what_chapters_import_loads_neither_torch_nor_the_tools_of_the_book():
     """All modules but those that decode a model, or drive one, in one interpreter."""
     need_torch = ("kinetics_lab.decode.", "kinetics_lab.ladder.", "kinetics_lab.measure.ahead")
-    names = [name for name in modules() if not name.startswith(need_torch)]
+    names = [name for name in modules() if not name.startswith(need_torch) and not name.endswith("__main__")]
     code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "papermill", "nbformat", "jupyter_book", "sphinx"} & set(done.stdout.split())
+
+
+# --- the picture of the house, and what the pages for contributors say of it -------------------------------------
+
+
+@pytest.fixture(scope="module")
+def house():
+    """The script that draws the house; it lies outside the package."""
+    spec = importlib.util.spec_from_file_location("house", ROOT / "benchmarks" / "house.py")
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script  # where its dataclasses look for their module
+    spec.loader.exec_module(script)
+    yield script
+    del sys.modules[spec.name]
+
+
+def test_the_picture_of_the_house_and_its_lists_are_what_the_files_say(house):
+    wrong = house.outdated()
+    assert not wrong, f"{'; '.join(wrong)}. Run: {house.COMMAND}"
+
+
+def test_every_module_is_on_the_page_and_every_module_named_is_there(house):
+    text = house.PAGE.read_text(encoding="utf-8")
+    listed = "\n".join(house.blocks(text).values())
+    rooms = {name for name, path in modules().items() if path.name == "__init__.py" and name.count(".") == 1}
+    known = {name.removeprefix("kinetics_lab.") for name in set(modules()) - rooms - {"kinetics_lab"}}
+    assert set(re.findall(r"^\| `([\w.]+)` \|", listed, re.MULTILINE)) == known
+    prose = re.sub(r"^\|.*", "", text, flags=re.MULTILINE)
+    rooms_named = "|".join(house.ROOMS)
+    assert set(re.findall(rf"`((?:{rooms_named})(?:\.\w+)+)`", prose)) <= known
+
+
+def test_a_changed_import_changes_the_picture_and_a_circle_is_refused(house, monkeypatch):
+    drawn, real = house.draw(), house.imports()
+    monkeypatch.setattr(house, "imports", lambda: real | {"book": real["book"] | {"cost"}})
+    assert "book imports cost" in house.describe(
+        house.arrows({k: v - set(house.GROUND) for k, v in house.imports().items() if k not in house.GROUND})
+    )
+    assert house.draw() != drawn
+    assert "book/_static/house.svg differs from the imports" in house.outdated()
+    with pytest.raises(ValueError, match="rooms import in a circle: cost, laws"):
+        house.floors({"cost": {"laws"}, "laws": {"cost"}, "book": set()})
+    with pytest.raises(ValueError, match="the room 'cellar' has no place in the picture"):
+        house.room_of("kinetics_lab.cellar.wine")
+
+
+def test_an_import_that_others_imply_is_no_arrow(house):
+    above = {"cost": set(), "traces": {"cost"}, "laws": {"traces", "cost"}}
+    assert house.arrows(above) == [("traces", "cost"), ("laws", "traces")]
+
+
+def test_the_length_of_the_laws_argument_is_kept_true(house, monkeypatch):
+    text = house.PAGE.read_text(encoding="utf-8")
+    monkeypatch.setattr(house, "law_lines", lambda: 5000)
+    assert "book/architecture.md: the law's argument has 5,000 lines" in house.outdated()
+    assert "about 5,000 lines" in house.with_facts(text)
+    assert not house.tells_length(text.replace("lines", "words"))
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "book/architecture.md", "book/how-to-run.md"]
+)
+def test_files_and_commands_that_a_page_names_are_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, re.MULTILINE)) <= targets
+    named = re.findall(
+        r"(?<![\w/.-])((?:benchmarks|book|data|kernels|notebooks|tests)/[\w./-]*\w)(?![*<\w])", text
+    )
+    assert not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_constraints_pin_everything_and_point_nowhere():

@@ -18,7 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab import data as datafiles
+from kinetics_lab import HOME, data
+from kinetics_lab.book.imports import PACKAGE, modules
 from kinetics_lab.book.parameters import declared_parameters, read_notebook
 from kinetics_lab.book.runs import RunResult, execute_all
 from kinetics_lab.errors import among
@@ -110,10 +111,12 @@ def _staged_toc(toc: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
 
 
 def _toolchain() -> str:
-    """A hash of what turns the staging tree into pages: this module, the chart renderer, the libraries."""
-    sources = [Path(__file__), *sorted(Path(__file__).with_name("charts").glob("*.py"))]
-    parts = [p.read_bytes() for p in sources] + [f"{name} {version(name)}".encode() for name in TOOLCHAIN]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+    """A hash of what turns the staging tree into pages: this module, charts, docstrings of the public names, libraries."""
+    charts = Path(__file__).with_name("charts").glob("*.py")
+    sources = {Path(__file__), *charts, *(modules()[f"{PACKAGE}.{home}"] for home in HOME.values())}
+    texts = [path.read_bytes() for path in sorted(sources)]
+    tools = [f"{name} {version(name)}".encode() for name in TOOLCHAIN]
+    return hashlib.sha256(b"\0".join([*texts, *tools])).hexdigest()
 
 
 def _sync(tree: dict[str, bytes], folder: Path) -> str:
@@ -137,16 +140,9 @@ def _jupyter_book(out: Path, builder: str, strict: bool) -> None:
     """Render ``out/stage``; its chatter goes to ``out/build.log``, warnings to stderr. BookError if it fails."""
     main = "from jupyter_book.cli.main import main; main()"
     toc = out / "stage" / "book" / "_toc.yml"
-    options = [
-        "--toc",
-        str(toc),
-        "--path-output",
-        str(out),
-        "--builder",
-        builder,
-        *(["-W", "-n", "--keep-going"] * strict),
-    ]
-    command = [sys.executable, "-c", main, "build", str(out / "stage"), *options]
+    places = ["--toc", str(toc), "--path-output", str(out), "--builder", builder]
+    strictly = ["-W", "-n", "--keep-going"] if strict else []
+    command = [sys.executable, "-c", main, "build", str(out / "stage"), *places, *strictly]
     # strictness is about the book, not its tools
     env = os.environ | {"PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
     run = subprocess.run(
@@ -245,8 +241,8 @@ def build_book(
             "KINETICS_REPOSITORY_URL", config.get("repository", {}).get("url", "")
         )
     config = repository_settings(config, repository_url)
-    for name in datafiles.manifest():  # a kept run must not hide that a file was changed since
-        datafiles.data_path(name)
+    for name in data.manifest():  # a kept run must not hide that a file was changed since
+        data.data_path(name)
     notebooks = sorted((root / "notebooks").glob("*.ipynb"))
     stems = [path.stem for path in notebooks]
     for name in only:

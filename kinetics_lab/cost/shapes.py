@@ -78,7 +78,7 @@ class ModelShape:
 
     @property
     def gqa_ratio(self) -> int:
-        """Query heads that share one cached head (r). MLA: all of them share one latent vector."""
+        """Query heads that share one cached head (r). With MLA all of them share one latent vector."""
         return self.n_q_heads if self.is_mla else self.n_q_heads // self.n_kv_heads
 
     @property
@@ -90,7 +90,7 @@ class ModelShape:
 
     @property
     def key_elements_per_token(self) -> int:
-        """The part of the cache that scoring reads: the keys; for MLA the whole latent vector."""
+        """The part of the cache that scoring reads, which is the keys, or for MLA the whole latent vector."""
         if self.is_mla:
             return self.kv_elements_per_token
         return self.n_layers * self.n_kv_heads * self.head_dim
@@ -107,7 +107,7 @@ class ModelShape:
 
     @property
     def attention_flops_per_token(self) -> int:
-        """FLOP to attend to one cached token from one new token: scores and weighted values, all layers.
+        """FLOP to attend to one cached token from one new token (scores and weighted values), all layers.
 
         Without MLA this is 2 r D. MLA counts the absorbed form, which works on the latent vector.
         """
@@ -161,7 +161,7 @@ class ModelShape:
 
     @property
     def head_params(self) -> int:
-        """Parameters of the vocabulary matrix: the output head, and (tied or not) the input embedding."""
+        """Parameters of the vocabulary matrix, which is the output head and (tied or not) the input embedding."""
         return self.vocab * (self.embed_dim or self.hidden)
 
     @property
@@ -171,12 +171,12 @@ class ModelShape:
 
     @property
     def n_active_params(self) -> int:
-        """Parameters one token meets: all, but only the routed experts it is sent to."""
+        """Parameters one token meets, of the routed experts only those it is sent to."""
         return int(self._params(self.n_active_experts))
 
     @property
     def n_matmul_params(self) -> int:
-        """Active parameters without look-ups (untied input embedding, learned positions): 2 FLOP each."""
+        """Active parameters without look-ups (untied input embedding, learned positions), 2 FLOP each."""
         return self.n_active_params - self._lookup_params
 
     @property
