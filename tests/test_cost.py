@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinetics_lab.cost.hardware import find_hardware
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Quest, RandomSelect, StridedBlockTopK, TopK
 from kinetics_lab.cost.request import Cost, attended, cost_parts, decode_cost, max_batch, prefill_cost
-from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.data import read_table
 
 QWEN, MOE, MLA = MODELS["qwen3-8b"], MODELS["qwen3-30b-a3b"], MODELS["deepseek-v3"]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from kinetics_lab.cost.hardware import HARDWARE
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import BlockTopK, parse_policy
 from kinetics_lab.cost.request import decode_cost
-from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.data import read_table
 from kinetics_lab.laws import frontier
 

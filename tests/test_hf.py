@@ -6,8 +6,9 @@ import os
 
 import pytest
 
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.cost.shapes import MODELS, ModelShape
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.decode import caches
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'generate')")

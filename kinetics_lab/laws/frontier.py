@@ -19,9 +19,10 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr, stdtrit
 
 from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Policy, parse_policy
 from kinetics_lab.cost.request import decode_cost
-from kinetics_lab.cost.shapes import MODELS, ModelShape
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import among, lookup, require
 from kinetics_lab.traces.table import pass_at_k
 

@@ -14,8 +14,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.cost.shapes import MODELS, ModelShape
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.laws.frontier import (
     SETTING,
