@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kinetics_lab.cost.hardware import find_hardware
@@ -63,7 +63,6 @@ POLICIES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     policy=POLICIES,
     shape=st.sampled_from([QWEN, MOE, MLA]),
@@ -90,7 +89,6 @@ def test_attended_is_within_half_a_token_a_step_of_the_discrete_sum(n_in, n_out,
     assert 0 <= discrete - attended(n_in, n_out, budget) <= n_out / 2
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 30000), min_size=1, max_size=20),
     n_in=st.integers(0, 4000),
@@ -218,7 +216,6 @@ def test_default_parameters_of_each_counting():
 # --- limits and order ---------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     n_in=st.integers(0, 20000),
     n_out=st.integers(1, 32768),
@@ -233,7 +230,6 @@ def test_one_sparse_trial_without_search_never_exceeds_dense(n_in, n_out, budget
         assert (sparse.flops, sparse.bytes) == pytest.approx((dense.flops, dense.bytes))
 
 
-@settings(max_examples=100, deadline=None)
 @given(policy=POLICIES, n_in=st.integers(0, 9000), n_out=st.integers(1, 9000), n_trials=st.integers(1, 64))
 def test_costs_rise_with_every_argument(policy, n_in, n_out, n_trials):
     def total(*arguments):

@@ -23,12 +23,10 @@ from kinetics_lab.laws.frontier import (
     TRIALS,
     Allocation,
     curves,
-    interval,
     oracle_allocation,
-    problem_weights,
     uniform_allocation,
 )
-from kinetics_lab.laws.resample import out_of_sample, split_trials
+from kinetics_lab.laws.resample import interval, out_of_sample, problem_weights, split_trials
 from kinetics_lab.planner import offers as inputs
 from kinetics_lab.traces.table import pass_at_k
 
