@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kinetics_lab.cost.hardware import find_hardware
 from kinetics_lab.cost.models import MODELS
-from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Quest, RandomSelect, StridedBlockTopK, TopK
+from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Quest, StridedBlockTopK, TopK
 from kinetics_lab.cost.request import Cost, attended, cost_parts, decode_cost, max_batch, prefill_cost
 from kinetics_lab.data import read_table
 
@@ -59,7 +59,6 @@ POLICIES = st.one_of(
     st.builds(
         lambda k, b: StridedBlockTopK(k * b, b, stride=max(1, b // 2)), st.integers(1, 9), st.integers(1, 64)
     ),
-    st.builds(RandomSelect, st.integers(1, 6000)),
 )
 
 
@@ -193,7 +192,6 @@ def test_the_released_sign_makes_a_short_answer_dearer_than_dense():
     [
         TopK(64, oracle=False),
         Quest(64, 16),
-        RandomSelect(64),
         BlockTopK(64, 16, sink=4),
         StridedBlockTopK(64, 16),
     ],
