@@ -212,7 +212,7 @@ def test_a_model_may_be_a_config_of_your_own(tmp_path, monkeypatch):
     path.write_text(json.dumps(CONFIGS["llama3-1b"]))
     own = find_model(str(path))
     assert (own.name, own.family, own.n_params) == ("mine", "own", 1_235_814_400)
-    assert find_model(path) is own
+    assert find_model(path) is own  # read once
     assert known == MODELS  # a file joins no table
     monkeypatch.chdir(path.parent)
     assert find_model("config.json") == own

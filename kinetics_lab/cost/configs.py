@@ -18,9 +18,9 @@ def from_hf_config(config: str | PathLike[str] | Mapping[str, Any]) -> ModelShap
     Raises ``ValueError`` for an architecture whose parameters this package cannot count, for a missing
     key and for a file that is not JSON.
     """
-    where = "config"
+    where, folder = "config", ""
     if not isinstance(config, Mapping):
-        where = str(config)
+        where, folder = str(config), Path(config).absolute().parent.name
         try:
             config = json.loads(Path(config).read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
@@ -31,7 +31,7 @@ def from_hf_config(config: str | PathLike[str] | Mapping[str, Any]) -> ModelShap
     family, read = lookup(_HF_READERS, architecture, f"{where}: architecture")
     try:
         return ModelShape(
-            name=config.get("_name_or_path") or Path(where).parent.name or architecture,
+            name=config.get("_name_or_path") or folder or architecture,
             family=family,
             n_layers=config["num_hidden_layers"],
             n_q_heads=config["num_attention_heads"],

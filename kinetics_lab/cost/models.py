@@ -77,11 +77,11 @@ def find_model(name: str | PathLike[str]) -> ModelShape:
     name = fspath(name)
     if not name.endswith(".json"):
         return lookup(MODELS, name, "model")
-    path = Path(name).absolute()
-    return _own_model(str(path), path.stat().st_mtime_ns)
+    path = Path(name)
+    return _own_model(name, path.absolute(), path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _own_model(path: str, changed: int) -> ModelShape:
-    """The shape in a file that was changed at that time (ns)."""
-    return replace(from_hf_config(path), family="own")
+def _own_model(name: str, path: Path, changed: int) -> ModelShape:
+    """The shape in a file that was changed at that time (ns); errors name it as it was given."""
+    return replace(from_hf_config(name), family="own")
