@@ -15,7 +15,8 @@ from functools import partial
 
 import numpy as np
 
-from kinetics_lab.laws.powerlaw import bootstrap, fit_power_law, grid_bounds
+from kinetics_lab.laws.powerlaw import fit_power_law, grid_bounds
+from kinetics_lab.laws.resample import bootstrap
 
 GRID = (32, 64, 128, 256, 512, 1024)
 #: name -> (a, b, c), points, x from, x to, residual scale, options of the fit

@@ -16,8 +16,9 @@ _PUBLIC = {
         "BlockTopK", "Dense", "Local", "Policy", "Quest", "StridedBlockTopK", "TopK", "balanced_block_size",
         "parse_policy",
     ),
+    "cost.models": ("MODELS", "find_model"),
     "cost.request": ("Cost", "attended", "cost_parts", "decode_cost", "max_batch", "prefill_cost"),
-    "cost.shapes": ("MODELS", "ModelShape", "find_model"),
+    "cost.shapes": ("ModelShape",),
     "data": ("read_table",),
     "laws.frontier": (
         "cost_table", "cost_to_reach", "oracle_allocation", "pareto_frontier", "uniform_allocation",

@@ -19,9 +19,9 @@ from kinetics_lab.errors import require
 def cost(args: argparse.Namespace) -> None:
     """Print one JSON line: flops, bytes, eflops, seconds and the arguments they belong to."""
     from kinetics_lab.cost.hardware import find_hardware
+    from kinetics_lab.cost.models import find_model
     from kinetics_lab.cost.policies import parse_policy
     from kinetics_lab.cost.request import decode_cost
-    from kinetics_lab.cost.shapes import find_model
 
     device = find_hardware(args.hardware, args.precision)
     found = decode_cost(

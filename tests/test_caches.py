@@ -80,16 +80,6 @@ def test_the_last_step_is_the_reference_s(text) -> None:
     torch.testing.assert_close(out.double().cpu(), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_random_reads_its_budget_and_no_more() -> None:
-    for cache in both("random:4"):
-        values = torch.eye(DIM, device=DEVICE).repeat(3, 1)[:40].expand(1, N_KV, -1, -1).transpose(1, 2)
-        cache.fill(torch.zeros(4, 40, N_KV, DIM, device=DEVICE), values.expand(4, -1, -1, -1))
-        out = cache.attend(torch.zeros(4, N_KV * GROUP, DIM, device=DEVICE))
-        assert torch.allclose(out.sum(-1), torch.ones((), device=DEVICE))  # values are unit vectors
-        assert out.min() >= 0
-        assert (out > 0).sum(-1).max() <= 4
-
-
 @pytest.mark.parametrize("text", ["dense", "quest:16:8"])
 def test_an_empty_request_reads_nothing(text) -> None:
     for cache in both(text, 2):

@@ -15,9 +15,9 @@ import pytest
 import kinetics_lab
 from kinetics_lab import cli, commands
 from kinetics_lab.cost.hardware import HARDWARE
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import BlockTopK
 from kinetics_lab.cost.request import decode_cost
-from kinetics_lab.cost.shapes import MODELS
 
 COST = ["cost", "--model", "qwen3-8b", "--n-in", "1000", "--n-out", "16000"]
 

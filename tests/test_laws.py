@@ -10,19 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
-from scipy.stats import norm
-from scipy.stats import t as student
 
 from kinetics_lab.data import read_table
 from kinetics_lab.laws import powerlaw as laws
-from kinetics_lab.laws.powerlaw import (
-    SharedBudget,
-    bootstrap,
-    compare_forms,
-    fit_power_law,
-    grid_bounds,
-    growth_exponents,
-)
+from kinetics_lab.laws.growth import SharedBudget, growth_exponents
+from kinetics_lab.laws.powerlaw import compare_forms, fit_power_law, grid_bounds
 
 X = np.geomspace(10, 3000, 25)
 GRID = (32, 64, 128, 256, 512, 1024)
@@ -185,18 +177,27 @@ def test_no_factor_where_the_curve_is_not_positive():
 # --- censored data ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("width", "offset"), [(0.0, False), (1e-4, False), (0.0, True)])
-def test_bounds_that_close_in_give_the_uncensored_fit(width, offset):
+@pytest.mark.parametrize(
+    ("width", "offset", "level"),
+    [
+        (0.0, False, None),
+        (1e-4, False, 0.95),
+        (0.0, True, None),
+        pytest.param(0.0, True, 0.95, marks=pytest.mark.slow),
+    ],
+)
+def test_bounds_that_close_in_give_the_uncensored_fit(width, offset, level):
     y = noisy(30, 0.4, 60 * offset, scale=0.1)
-    plain = fit_power_law(X, y, offset=offset)
-    law = fit_power_law(X, y, offset=offset, censored=(y * (1 - width), y * (1 + width)))
+    plain = fit_power_law(X, y, offset=offset, level=level)
+    law = fit_power_law(X, y, offset=offset, censored=(y * (1 - width), y * (1 + width)), level=level)
     assert law.b == pytest.approx(plain.b, abs=1e-3)
     assert law.scale == pytest.approx(plain.scale * np.sqrt(1 - (2 + offset) / len(X)), rel=1e-3)  # ML: / n
-    half = np.diff(plain.intervals["b"])[0] / 2
-    # Sigma is fitted, too, instead of maximised out point by point: the same interval.
-    assert law.intervals["b"] == pytest.approx(plain.intervals["b"], abs=0.02 * half)
     if width == 0:
         assert law.log_likelihood == pytest.approx(plain.log_likelihood, rel=1e-6)
+    if level is not None:
+        half = np.diff(plain.intervals["b"])[0] / 2
+        # Sigma is fitted, too, instead of maximised out point by point: the same interval.
+        assert law.intervals["b"] == pytest.approx(plain.intervals["b"], abs=0.02 * half)
 
 
 def test_the_censored_likelihood_is_the_probability_of_the_bounds():
@@ -268,60 +269,19 @@ def test_two_closed_bounds_are_enough_for_an_interval():
     assert np.isfinite(law.intervals["a"]).all()
 
 
-# --- resampling ---------------------------------------------------------------------------------------
-
-
-def test_resamples_are_of_whole_units_and_repeat_with_the_seed():
-    values = np.arange(10.0)
-    seen = []
-
-    def mean(chosen):
-        seen.append(chosen)
-        return values[chosen].mean()
-
-    first = bootstrap(mean, 10, n_boot=500, seed=3)
-    assert first.value == 4.5
-    assert seen[0].tolist() == list(range(10))
-    assert all(len(chosen) == 10 for chosen in seen)
-    assert first.draws.shape == (500,)
-    assert first.draws.std() == pytest.approx(values.std() / np.sqrt(10), rel=0.1)
-    tail = norm.cdf(student.ppf(0.025, 9) * (10 / 9) ** 0.5)
-    assert [first.low, first.high] == pytest.approx(np.quantile(first.draws, [tail, 1 - tail]))
-    assert (bootstrap(mean, 10, n_boot=500, seed=3).draws == first.draws).all()
-    assert (bootstrap(mean, 10, n_boot=500, seed=4).draws != first.draws).any()
-
-
-def test_a_bootstrap_takes_arrays_and_few_failures():
-    result = bootstrap(lambda chosen: [chosen[0], np.nan if chosen[0] == chosen[1] == 5 else 1.0], 20, 200)
-    assert result.low.shape == (2,)
-    with pytest.raises(ValueError, match="at most a tenth of the resamples may fail"):
-        bootstrap(lambda chosen: np.nan if len(set(chosen)) < 5 else 1.0, 5, 200)
-
-
-def test_points_of_one_group_are_drawn_together():
-    """Ten groups of six points that share their luck: taken as sixty, they claim far too narrow an interval."""
-    rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(10), 6)
-    x = np.geomspace(10, 1000, 60)
-    y = 3 * x**0.5 * np.exp(rng.normal(0, 0.3, 10)[groups] + rng.normal(0, 0.01, 60))
-    apart, together = fit_power_law(x, y), fit_power_law(x, y, groups=groups, n_boot=300, seed=1)
-    assert together.b == apart.b
-    assert np.ptp(together.intervals["b"]) > 1.5 * np.ptp(apart.intervals["b"])
-    assert together.n_groups == len(set(groups))
-    assert together.band(500.0)[0] < together.predict(500.0) < together.band(500.0)[1]
-    again = fit_power_law(x, y, groups=groups, n_boot=300, seed=1)
-    assert again.intervals == together.intervals
-    assert fit_power_law(x, y, groups=groups, n_boot=300, seed=2).intervals != together.intervals
-
-
 # --- forms --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("form", "truth"), [("linear", 40 + 0.5 * X), ("log", 10 + 40 * np.log(X)), ("power", 3 * X**0.5)]
+    ("space", "form", "truth"),
+    [
+        ("log", "linear", 40 + 0.5 * X),
+        ("linear", "log", 10 + 40 * np.log(X)),
+        ("log", "power", 3 * X**0.5),
+        ("linear", "power", 3 * X**0.5),
+    ],
 )
-@pytest.mark.parametrize("space", ["log", "linear"])
-def test_the_form_that_made_the_data_is_not_behind(form, truth, space):
+def test_the_form_that_made_the_data_is_not_behind(space, form, truth):
     scale = 0.02
     noise = np.random.default_rng(2).normal(0, scale, len(X))
     y = truth * np.exp(noise) if space == "log" else truth + noise * truth.mean()
@@ -374,12 +334,16 @@ def test_forms_need_points_to_spare(points, folds, fewest, parameters):
 @pytest.mark.parametrize(
     ("case", "runs"),
     [
-        ("log", 300),
-        ("linear", 200),
-        ("log, offset", 80),
-        ("linear, offset", 80),
-        ("censored", 50),
-        ("problems", 200),
+        ("log", 200),
+        ("linear", 100),
+        ("log, offset", 20),
+        ("linear, offset", 20),
+        ("censored", 10),
+        ("problems", 40),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("log, offset", 80), ("linear, offset", 80), ("censored", 50), ("problems", 200))
+        ),
     ],
 )
 def test_intervals_cover(case, runs):
@@ -416,7 +380,6 @@ def test_intervals_cover(case, runs):
         ({"censored": (X[:3], X[:3])}, "censored bounds must be as long as y; got (3,)"),
         ({"censored": (X, np.r_[np.nan, X[1:]])}, "censored bounds must be 0 <= lower <= upper; got [[10.0, nan]]"),
         ({"censored": (2 * X, 3 * X)}, "y must lie within its censored bounds; got [10.0"),
-        ({"groups": [1, 2]}, "groups must be as long as x; got (2,)"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(change, message):
@@ -442,8 +405,6 @@ def test_other_bad_input_is_refused():
         compare_forms(X, X, ["cubic"])
     with pytest.raises(ValueError, match=r"folds must be 2..25 \(points\); got 26"):
         compare_forms(X, X, folds=26)
-    with pytest.raises(ValueError, match="a bootstrap over problems needs at least two"):
-        bootstrap(lambda chosen: 1.0, 1)
 
 
 def test_the_forms_are_special_cases_of_one_curve():
@@ -487,9 +448,9 @@ def brute_force(table, cap, problems):
     return (budget, most) if score > 0 else (np.nan, np.nan)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_shared_budget_is_the_best_by_brute_force(seed):
-    table, caps = small_table(seed), np.geomspace(3e13, 3e15, 12)
+    table, caps = small_table(seed), np.geomspace(3e13, 3e15, 7)
     shared = SharedBudget.of(table, caps)
     assert shared.budgets.tolist() == [64, 128, 256, 512]
     for problems in ([0, 1, 2, 3, 4], [3, 3, 0, 4, 3]):
@@ -512,7 +473,7 @@ def test_tokens_and_budgets_share_the_cap():
     shared = SharedBudget(
         budgets, caps, np.repeat(accuracy[:, None], problems, 1), np.repeat(tokens[:, None], problems, 1)
     )
-    found = growth_exponents(shared, 200, n_boot=20, seed=1)
+    found = growth_exponents(shared, 200, n_boot=3, seed=1)
     assert found.value[3] == pytest.approx(1)
     assert found.value[2] == pytest.approx(np.polyfit(np.log(caps), np.log(budgets[best] + 200), 1)[0])
     assert found.value[0] == pytest.approx(

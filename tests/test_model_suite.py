@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 from kinetics_lab.book.runs import run_notebook
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense
-from kinetics_lab.cost.shapes import MODELS, ModelShape
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.measure import runner as measure
 from kinetics_lab.measure.bench import CPU
 from kinetics_lab.measure.limits import Rates, datasheet_rates

@@ -15,11 +15,11 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from kinetics_lab.cost.hardware import HARDWARE
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.request import decode_cost, max_batch
-from kinetics_lab.cost.shapes import MODELS
-from kinetics_lab.laws.frontier import cost_table, problem_weights
-from kinetics_lab.laws.resample import out_of_sample, split_trials
+from kinetics_lab.laws.frontier import cost_table
+from kinetics_lab.laws.resample import out_of_sample, problem_weights, split_trials
 from kinetics_lab.planner import offers as plan_inputs
 from kinetics_lab.planner import text as plan_report
 from kinetics_lab.planner.offers import EMBEDDED, by_reason, load, name_models, own_models, price

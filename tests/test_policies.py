@@ -11,7 +11,6 @@ from kinetics_lab.cost.policies import (
     Dense,
     Local,
     Quest,
-    RandomSelect,
     StridedBlockTopK,
     TopK,
     balanced_block_size,
@@ -30,7 +29,6 @@ from kinetics_lab.cost.policies import (
         (StridedBlockTopK(512, 64, stride=16), 512, 1 / 16),
         (Quest(512, 16), 512, 2 / 16),
         (Local(256, sink=4), 260, 0),
-        (RandomSelect(64), 64, 0),
     ],
     ids=str,
 )

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.data import data_dir, manifest, read_table
 
 QWEN3 = [f"qwen3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")]

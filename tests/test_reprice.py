@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinetics_lab.cost.hardware import HARDWARE
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.request import decode_cost
-from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.laws.reprice import cost_at, ladder, length_at, lengths, price
 
 SHAPE, B200 = MODELS["qwen3-4b"], HARDWARE["b200-paper"]

@@ -7,6 +7,8 @@ from math import comb
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.laws import frontier, resample
@@ -17,6 +19,74 @@ B200 = HARDWARE["b200-paper"]
 def toy(**columns):
     """A cost table with only what an allocation needs."""
     return pd.DataFrame(columns).assign(task="t")
+
+
+def test_problem_weights_are_resamples():
+    weights = resample.problem_weights(30, 4000, seed=1)
+    np.testing.assert_allclose(weights.sum(1), 1)
+    np.testing.assert_allclose(weights * 30, np.round(weights * 30))
+    score = np.linspace(0, 1, 30)
+    assert (weights @ score).std() == pytest.approx(score.std() / 30**0.5, rel=0.05)
+    np.testing.assert_array_equal(weights, resample.problem_weights(30, 4000, seed=1))
+    for bad, message in (((1, 10), "at least two"), ((30, 0), "n_boot must be")):
+        with pytest.raises(ValueError, match=message):
+            resample.problem_weights(*bad)
+
+
+def test_the_interval_of_a_share_is_that_of_a_mean_over_problems():
+    solved = np.array([1.0] * 12 + [0.0] * 18)
+    low, high = resample.interval(resample.problem_weights(30, 4000) @ solved, 30)
+    spread = student.ppf(0.975, 29) * (0.4 * 0.6 / 29) ** 0.5
+    assert (low, high) == pytest.approx((0.4 - spread, 0.4 + spread), abs=0.02)
+
+
+@pytest.mark.parametrize("n", [10, 30])
+def test_intervals_cover_their_level_where_units_are_few(n):
+    """Plain percentiles hold the mean of ten normal values in 90 % of samples."""
+    samples = np.random.default_rng(n).normal(size=(n, 2000))
+    low, high = resample.interval(resample.problem_weights(n, 1000) @ samples, n)
+    assert ((low < 0) & (high > 0)).mean() == pytest.approx(0.95, abs=0.015)
+
+
+def test_intervals_leave_out_what_is_unknown():
+    low, high = resample.interval(np.r_[np.arange(1001.0), np.nan], 10**6, 0.9)
+    assert (low, high) == pytest.approx((50, 950), abs=0.01)
+    with pytest.raises(ValueError, match="level"):
+        resample.interval([1.0], 30, 1)
+    with pytest.raises(ValueError, match="at least two units that were resampled; got 1"):
+        resample.interval([1.0], 1)
+
+
+def test_resamples_are_of_whole_units_and_repeat_with_the_seed():
+    values = np.arange(10.0)
+    seen = []
+
+    def mean(chosen):
+        seen.append(chosen)
+        return values[chosen].mean()
+
+    first = resample.bootstrap(mean, 10, n_boot=500, seed=3)
+    assert first.value == 4.5
+    assert seen[0].tolist() == list(range(10))
+    assert all(len(chosen) == 10 for chosen in seen)
+    assert first.draws.shape == (500,)
+    assert first.draws.std() == pytest.approx(values.std() / np.sqrt(10), rel=0.1)
+    tail = norm.cdf(student.ppf(0.025, 9) * (10 / 9) ** 0.5)
+    assert [first.low, first.high] == pytest.approx(np.quantile(first.draws, [tail, 1 - tail]))
+    assert (resample.bootstrap(mean, 10, n_boot=500, seed=3).draws == first.draws).all()
+    assert (resample.bootstrap(mean, 10, n_boot=500, seed=4).draws != first.draws).any()
+
+
+def test_a_bootstrap_takes_arrays_and_few_failures():
+    result = resample.bootstrap(
+        lambda chosen: [chosen[0], np.nan if chosen[0] == chosen[1] == 5 else 1.0], 20, 200
+    )
+    assert result.low.shape == (2,)
+    with pytest.raises(ValueError, match="at most a tenth of the resamples may fail"):
+        resample.bootstrap(lambda chosen: np.nan if len(set(chosen)) < 5 else 1.0, 5, 200)
+
+
+# --- curves on problems drawn anew ---------------------------------------------------------------
 
 
 def test_winners_and_how_often():
@@ -107,7 +177,7 @@ def test_an_advantage_is_that_of_the_best_curves(priced):
     place = int(np.argmax(best[1] - best[0]))
     assert (gap["gap"], gap["cost"]) == pytest.approx(((best[1] - best[0])[place], costs[place]))
     # One resample by hand: the first row of the weights, both sides under it.
-    weights = frontier.problem_weights(30, 200, 3)[0]
+    weights = resample.problem_weights(30, 200, 3)[0]
     both = [
         np.max([weights @ one.values("accuracy") for one in side.values()], axis=0)
         for side in (dense, sparse)

@@ -1,10 +1,13 @@
 """Shapes against exact published counts, and configs read back to the same shapes."""
 
 import json
+import os
 
 import pytest
 
-from kinetics_lab.cost.shapes import MODELS, ModelShape, find_model
+from kinetics_lab.cost.configs import from_hf_config
+from kinetics_lab.cost.models import MODELS, find_model
+from kinetics_lab.cost.shapes import ModelShape
 
 # All parameters, as published with the weights (exact) or counted from the published shapes.
 N_PARAMS = {
@@ -154,7 +157,7 @@ def test_config_json_gives_the_same_shape(name, tmp_path):
     path = tmp_path / name / "config.json"
     path.parent.mkdir()
     path.write_text(json.dumps(CONFIGS[name]))
-    read, known = ModelShape.from_hf_config(path), MODELS[name]
+    read, known = from_hf_config(path), MODELS[name]
     assert read.name == name
     for what in (
         "n_params",
@@ -167,8 +170,8 @@ def test_config_json_gives_the_same_shape(name, tmp_path):
 
 
 def test_head_dim_is_derived_only_when_the_config_has_none():
-    assert ModelShape.from_hf_config(CONFIGS["qwen2.5-7b"]).head_dim == 128
-    assert ModelShape.from_hf_config(CONFIGS["qwen2.5-7b"] | {"head_dim": 64}).head_dim == 64
+    assert from_hf_config(CONFIGS["qwen2.5-7b"]).head_dim == 128
+    assert from_hf_config(CONFIGS["qwen2.5-7b"] | {"head_dim": 64}).head_dim == 64
 
 
 @pytest.mark.parametrize(
@@ -185,31 +188,37 @@ def test_head_dim_is_derived_only_when_the_config_has_none():
 )
 def test_a_config_we_cannot_count_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        ModelShape.from_hf_config(CONFIGS["qwen2.5-7b"] | change)
+        from_hf_config(CONFIGS["qwen2.5-7b"] | change)
 
 
 def test_a_missing_key_and_a_broken_file_are_named(tmp_path):
     config = dict(CONFIGS["qwen2.5-7b"])
     del config["vocab_size"]
     with pytest.raises(ValueError, match="key 'vocab_size' is missing; Qwen2ForCausalLM needs it"):
-        ModelShape.from_hf_config(config)
+        from_hf_config(config)
     broken = tmp_path / "config.json"
     broken.write_text('{"hidden_size": 1,\n oops}')
     with pytest.raises(ValueError, match="config.json line 2: not JSON"):
-        ModelShape.from_hf_config(broken)
+        from_hf_config(broken)
     broken.write_text("[1]")
     with pytest.raises(ValueError, match="holds one object, got list"):
-        ModelShape.from_hf_config(broken)
+        from_hf_config(broken)
 
 
 def test_a_model_may_be_a_config_of_your_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("kinetics_lab.cost.shapes.MODELS", dict(MODELS))
+    known = dict(MODELS)
     path = tmp_path / "mine" / "config.json"
     path.parent.mkdir()
     path.write_text(json.dumps(CONFIGS["llama3-1b"]))
     own = find_model(str(path))
     assert (own.name, own.family, own.n_params) == ("mine", "own", 1_235_814_400)
-    assert find_model(str(path)) is own
+    assert find_model(path) is own  # read once
+    assert known == MODELS  # a file joins no table
+    monkeypatch.chdir(path.parent)
+    assert find_model("config.json") == own
+    path.write_text(json.dumps(CONFIGS["opt-350m"]))
+    os.utime(path, ns=(0, 0))
+    assert find_model(str(path)).n_params == MODELS["opt-350m"].n_params  # read anew after a change
     with pytest.raises(FileNotFoundError, match="absent.json"):
         find_model(str(tmp_path / "absent.json"))
 

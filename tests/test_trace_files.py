@@ -107,7 +107,6 @@ OWN = {
     "strided_block_topk:256:128": "strided_block_topk-256-128",
     "quest:256:16": "quest-256-16",
     "local:64:4": "local-64-4",
-    "random:128": "random-128",
 }
 
 

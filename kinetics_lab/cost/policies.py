@@ -90,13 +90,6 @@ class TopK(_Budgeted):
 
 
 @dataclass(frozen=True)
-class RandomSelect(_Budgeted):
-    """``budget`` tokens drawn at random: the floor a selection has to beat."""
-
-    key: ClassVar[str] = "random"
-
-
-@dataclass(frozen=True)
 class BlockTopK(_Budgeted):
     """The ``budget / block_size`` blocks whose mean key scores highest (Appendix D.3).
 
@@ -175,7 +168,7 @@ class Local(Policy):
 
 
 POLICIES: dict[str, type[Policy]] = {
-    cls.key: cls for cls in (Dense, TopK, BlockTopK, StridedBlockTopK, Quest, Local, RandomSelect)
+    cls.key: cls for cls in (Dense, TopK, BlockTopK, StridedBlockTopK, Quest, Local)
 }
 
 

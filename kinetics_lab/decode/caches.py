@@ -20,13 +20,10 @@ from kinetics_lab.cost.policies import (
     Local,
     Policy,
     Quest,
-    RandomSelect,
     StridedBlockTopK,
     TopK,
 )
 from kinetics_lab.errors import require
-
-SEED = 0  # of the random policy
 
 
 def cache_block(policy: Policy) -> int:
@@ -108,13 +105,8 @@ class PlainCache:
             blocks = blocks / _held(lengths, blocks.shape[-1], b).clamp(min=1)
         if isinstance(policy, Quest):
             blocks = _quest_bounds(q, k, live, b)
-        if isinstance(policy, RandomSelect):
-            blocks = torch.rand(blocks.shape, generator=self._dice(n), device=scores.device)
         read = choose(policy, blocks, lengths, b)
         return read.repeat_interleave(b, -1)[..., :n] & live if b > 1 else read
-
-    def _dice(self, n: int) -> torch.Generator:
-        return torch.Generator(self.k.device).manual_seed(SEED + n)
 
 
 def _quest_bounds(q: Tensor, k: Tensor, live: Tensor, b: int) -> Tensor:
@@ -165,7 +157,7 @@ def choose(policy: Policy, scores: Tensor, lengths: Tensor, b: int) -> Tensor:
 class PagedCache:
     """The same on ``kinetics_kernels.PagedKVCache``: for a GPU, or for the interpreter's proof on a CPU.
 
-    Token policies (topk, local, random) search every token and so reach contexts of 8192. All calls but
+    Token policies (topk, local) search every token and so reach contexts of 8192. All calls but
     :meth:`fill` can be captured in a CUDA graph.
     """
 
@@ -222,8 +214,6 @@ class PagedCache:
         cache, kernels, policy = self.cache, self.kernels, self.policy
         if isinstance(policy, Local):
             return kernels.select_local(cache, policy.window, sink_blocks=policy.sink)
-        if isinstance(policy, RandomSelect):
-            return kernels.select_random(cache, policy.budget, SEED, window_blocks=0)
         assert isinstance(policy, BlockTopK)
         always = {"sink_blocks": policy.sink // cache.block_size, "window_blocks": int(policy.last_block)}
         if isinstance(policy, Quest):

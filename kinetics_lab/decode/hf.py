@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kinetics_lab.cost.configs import from_hf_config
 from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.decode.caches import open_cache
@@ -279,7 +280,7 @@ def check_config(config: Any) -> None:
 
 def shape_of(model: Any) -> ModelShape:
     """The shape that the cost law prices."""
-    return ModelShape.from_hf_config(model.config.to_dict() | {"architectures": [type(model).__name__]})
+    return from_hf_config(model.config.to_dict() | {"architectures": [type(model).__name__]})
 
 
 def config_of(shape: ModelShape) -> Any:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, stdtrit
 
 from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Policy, parse_policy
-from kinetics_lab.cost.request import decode_cost
-from kinetics_lab.cost.shapes import MODELS, ModelShape
+from kinetics_lab.cost.request import Cost, decode_cost
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import among, lookup, require
 from kinetics_lab.traces.table import pass_at_k
 
@@ -55,9 +55,8 @@ def cost_table(
         options: of :func:`kinetics_lab.cost.request.decode_cost` (counting, dense_layers, ...); the size of a cached
             element is the hardware's unless told.
 
-    Added columns: ``n_trials`` (N), ``accuracy``, ``tokens`` (N E[L]), ``rms_tokens`` (sqrt(E[L^2])),
-    ``flops``, ``bytes``, ``eflops``. Raises ``ValueError`` for a missing column, an unknown model or policy,
-    an empty summary, or numbers of trials below one.
+    Added columns: ``n_trials`` (N), ``accuracy``, ``tokens`` (N E[L]), ``flops``, ``bytes``, ``eflops``. Raises
+    ``ValueError`` for a missing column, an unknown model or policy, an empty summary, or numbers of trials below one.
     """
     for column in SUMMARY:
         among(summary, column, "the summary lacks a column: column")
@@ -71,32 +70,23 @@ def cost_table(
         n = np.repeat(np.asarray(trials, int), len(rows))
         table = pd.concat([rows] * len(trials), ignore_index=True).assign(n_trials=n)
         table = table[table.n_trials <= table.n_traces].reset_index(drop=True)
-        mean, square = table.mean_tokens.to_numpy(float), table.mean_sq_tokens.to_numpy(float)
-        found = decode_cost(
-            shape,
-            price_as(policy) if price_as else policy,
-            table.tokens_in.to_numpy(float),
-            mean,
-            table.n_trials.to_numpy(float),
-            n_out_sq=square,
-            params=(params or {}).get(str(name)),
-            **options,
-        )
-        parts.append(
-            table.assign(
-                tokens=table.n_trials * mean,
-                rms_tokens=np.sqrt(square),
-                flops=found.flops,
-                bytes=found.bytes,
-                eflops=found.eflops(hardware, combine),
-            )
-        )
+        own = (params or {}).get(str(name))
+        found = _cost(table, shape, price_as(policy) if price_as else policy, params=own, **options)
+        priced = {"flops": found.flops, "bytes": found.bytes, "eflops": found.eflops(hardware, combine)}
+        parts.append(table.assign(tokens=table.n_trials * table.mean_tokens.to_numpy(float), **priced))
     table = pd.concat(parts, ignore_index=True)
     require(
         len(table) > 0, f"no row has as many traces as trials={list(trials)}", int(summary.n_traces.max())
     )
     table["accuracy"] = pass_at_k(table.n_traces, table.n_correct, table.n_trials)
     return table
+
+
+def _cost(table: pd.DataFrame, shape: ModelShape, policy: Policy, **options: Any) -> Cost:
+    """Cost of every row, from the moments of its lengths."""
+    names = ("tokens_in", "mean_tokens", "n_trials", "mean_sq_tokens")
+    n_in, mean, n_trials, square = (table[name].to_numpy(float) for name in names)
+    return decode_cost(shape, policy, n_in, mean, n_trials, n_out_sq=square, **options)
 
 
 @dataclass(frozen=True)
@@ -118,24 +108,11 @@ class Allocation:
         """Mean over problems for each cost; a problem that nothing fits counts as unsolved."""
         return self.values("accuracy").mean(0)
 
-    def accuracy_interval(self, n_boot: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """95 % interval of the accuracy at each cost, from a bootstrap over problems."""
-        weights = problem_weights(len(self.problems), n_boot, seed)
-        return interval(weights @ self.values("accuracy"), len(self.problems))
-
     @property
     def tokens(self) -> np.ndarray:
         """Optimal tokens under a linear cost: the largest N E[L] over the problems (Section 3); NaN for none."""
-        return _largest(self.values("tokens", np.nan))
-
-    @property
-    def rms_tokens(self) -> np.ndarray:
-        """Optimal tokens under a quadratic cost: the largest sqrt(E[L^2]) over the problems; NaN for none."""
-        return _largest(self.values("rms_tokens", np.nan))
-
-
-def _largest(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(values).all(0), np.nan, np.nanmax(np.nan_to_num(values, nan=-np.inf), 0))
+        values = self.values("tokens", np.nan)
+        return np.where(np.isnan(values).all(0), np.nan, np.nanmax(np.nan_to_num(values, nan=-np.inf), 0))
 
 
 def _check(table: pd.DataFrame, costs: ArrayLike, score: str) -> np.ndarray:
@@ -251,31 +228,3 @@ def reigns(costs: ArrayLike, names: Sequence[str]) -> pd.DataFrame:
     ends = np.r_[starts[1:] - 1, len(who) - 1]
     table = pd.DataFrame({"winner": who[starts], "from_cost": costs[starts], "to_cost": costs[ends]})
     return table[table.winner != ""].reset_index(drop=True)
-
-
-# --- how sure ------------------------------------------------------------------------------------
-
-
-def problem_weights(n_problems: int, n_boot: int, seed: int = 0) -> np.ndarray:
-    """Bootstrap over problems: weights [n_boot, n_problems], each row a resample with replacement, summing to 1.
-
-    Problems are the unit because a benchmark samples problems; trials of one problem share its difficulty.
-    """
-    require(n_problems >= 2, "a bootstrap over problems needs at least two", n_problems)
-    require(n_boot >= 1, "n_boot must be >= 1", n_boot)
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n_problems, np.full(n_problems, 1 / n_problems), n_boot) / n_problems
-
-
-def interval(draws: ArrayLike, n_units: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval over the first axis of resamples of ``n_units`` problems; draws that are NaN are left out.
-
-    Resamples of n units spread less than samples of n do, by sqrt((n - 1) / n), and their spread is itself estimated.
-    So the percentiles lie as far out as Student's t would for a mean: 1.9 and 98.1 % for 95 % of 30 problems
-    (expanded percentiles, Hesterberg 2015). Chapter 30 computes what that covers.
-    """
-    require(0 < level < 1, "level must lie between 0 and 1", level)
-    require(n_units >= 2, "an interval needs at least two units that were resampled", n_units)
-    far = stdtrit(n_units - 1, (1 - level) / 2) * (n_units / (n_units - 1)) ** 0.5
-    low, high = np.nanquantile(np.asarray(draws, float), [ndtr(far), ndtr(-far)], axis=0)
-    return low, high

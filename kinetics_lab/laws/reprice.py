@@ -14,9 +14,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.models import find_model
 from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.request import Cost, decode_cost
-from kinetics_lab.cost.shapes import ModelShape, find_model
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.laws.frontier import pareto_frontier, reigns
 

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.models import MODELS, find_model
 from kinetics_lab.cost.policies import POLICIES, TopK, parse_policy
 from kinetics_lab.cost.request import max_batch
-from kinetics_lab.cost.shapes import MODELS, ModelShape
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import lookup, require, unknown
 from kinetics_lab.laws.frontier import SUMMARY, TRIALS, cost_table
@@ -51,11 +52,7 @@ def load(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
 
 def own_models(given: Mapping[str, str]) -> dict[str, ModelShape]:
     """MODELS and yours: a name in the traces -> a name in MODELS, or the path of a ``config.json``."""
-    own = {}
-    for name, source in given.items():
-        is_file = str(source).endswith(".json")
-        own[name] = ModelShape.from_hf_config(source, name) if is_file else lookup(MODELS, source, "model")
-    return {**MODELS, **own}
+    return MODELS | {name: find_model(source) for name, source in given.items()}
 
 
 def name_models(given: Iterable[tuple[str, str]], data: pd.DataFrame) -> dict[str, str]:

@@ -14,20 +14,19 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.cost.shapes import MODELS, ModelShape
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.laws.frontier import (
     SETTING,
     TRIALS,
     Allocation,
     curves,
-    interval,
     oracle_allocation,
-    problem_weights,
     uniform_allocation,
 )
-from kinetics_lab.laws.resample import out_of_sample, split_trials
+from kinetics_lab.laws.resample import interval, out_of_sample, problem_weights, split_trials
 from kinetics_lab.planner import offers as inputs
 from kinetics_lab.traces.table import pass_at_k
 

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Policy, TopK, parse_policy
-from kinetics_lab.cost.shapes import MODELS
 from kinetics_lab.errors import require
 from kinetics_lab.traces.trial import (
     Parse,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab.cost.shapes import MODELS
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.measure.bench import HOST, Bench, Row, open_bench
 from kinetics_lab.measure.limits import Rates, attention_case, block_topk_case, element, kv_bytes, limits

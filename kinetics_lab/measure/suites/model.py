@@ -11,9 +11,10 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from kinetics_lab.cost.hardware import HARDWARE
+from kinetics_lab.cost.models import MODELS, find_model
 from kinetics_lab.cost.policies import BlockTopK, Dense, Policy, balanced_block_size
 from kinetics_lab.cost.request import Cost, cost_parts
-from kinetics_lab.cost.shapes import MODELS, ModelShape
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import require, sentence
 from kinetics_lab.measure.bench import Bench, Row
 from kinetics_lab.measure.limits import Rates, element
@@ -38,7 +39,7 @@ TINY = ModelShape(name="tiny", family="qwen3", n_layers=2, n_q_heads=4, n_kv_hea
 
 def shape_named(name: str) -> ModelShape:
     """A model of the package, or the tiny one of rehearsals."""
-    return TINY if name == TINY.name else MODELS[name]
+    return TINY if name == TINY.name else find_model(name)
 
 
 def fitting_batch(model: ModelShape, context: int, block: int, memory: float) -> int:
