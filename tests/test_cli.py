@@ -157,7 +157,7 @@ def test_how_a_command_ends(monkeypatch, capsys, raised, code, message):
     def broken(*_):
         raise raised
 
-    monkeypatch.setattr("kinetics_lab.cost.hardware.find_hardware", broken)
+    monkeypatch.setattr(kinetics_lab, "find_hardware", broken)
     assert cli.main(COST) == code
     assert capsys.readouterr().err == message
 
@@ -275,10 +275,8 @@ PLAN = ["plan", "--budget", "0.1", "5"]
 @pytest.fixture
 def plan(monkeypatch):
     """The planner with few resamples; commands get it, too."""
-    from kinetics_lab.planner import plan as module
-
-    monkeypatch.setattr(module, "plan", partial(module.plan, n_boot=100, n_splits=2))
-    return module.plan
+    monkeypatch.setattr(kinetics_lab, "plan", partial(kinetics_lab.plan, n_boot=100, n_splits=2))
+    return kinetics_lab.plan
 
 
 def test_plan_prints_a_table_of_the_embedded_traces(capsys, plan):

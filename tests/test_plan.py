@@ -497,9 +497,9 @@ def test_the_embedded_plan_is_stable_and_honest(embedded):
     assert free.oracle.any()
 
 
-def test_many_trials_flatter_an_oracle_most(embedded):
-    one = plan(embedded, H200, [50], topk="free", n_splits=6).iloc[0]
-    own = plan(embedded, H200, [50], topk="free", allocation="oracle", n_splits=6).iloc[0]
+def test_many_trials_flatter_an_oracle_most(summary):
+    one = plan(summary, H200, [50], topk="free", n_splits=6).iloc[0]
+    own = plan(summary, H200, [50], topk="free", allocation="oracle", n_splits=6).iloc[0]
     assert own.seen - own.unseen > 2 * (one.seen - one.unseen) > 0.02
 
 

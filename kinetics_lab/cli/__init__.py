@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -44,11 +45,17 @@ for command in (
     app.command(cls=Command)(command)
 
 
+def _tell(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"{NAME}: warning: {message}", file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command: 0, or 2 for wrong input and 1 for a failed run or build, with one message on stderr."""
     code, message = 0, ""
     try:
-        code = get_command(app)(args=argv, prog_name=NAME, standalone_mode=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell
+            code = get_command(app)(args=argv, prog_name=NAME, standalone_mode=False) or 0
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         told = " ".join(error.format_message().split())

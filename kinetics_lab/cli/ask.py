@@ -10,34 +10,27 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from kinetics_lab.cli.shared import NONE, Hardware, Policy, Precision, names, warned
+from kinetics_lab.cli.shared import NONE, Hardware, Policy, Precision, names
 
 TRIALS = [1, 2, 4, 8, 16, 32]
 
 
 def cost(
     *,
-    model: Annotated[
-        str, Option(help="model shape, qwen3-8b for example", autocompletion=names("cost.shapes", "MODELS"))
-    ],
+    model: Annotated[str, Option(help="model shape, qwen3-8b for example", autocompletion=names("cost.shapes", "MODELS"))],
     policy: Policy = "dense",
     n_in: Annotated[int, Option(help="prompt tokens")],
     n_out: Annotated[int, Option(help="tokens generated per trial")],
     n_trials: Annotated[int, Option(help="answers to the same prompt")] = 1,
-    counting: Annotated[str, Option(help="what is counted: exact, paper or released",
-                                    autocompletion=names("cost.request", "COUNTINGS"))] = "exact",
+    counting: Annotated[str, Option(help="what is counted: exact, paper or released")] = "exact",
     hardware: Hardware = "h200",
     precision: Precision = None,
-    combine: Annotated[str, Option(help="compute and traffic: their sum (add) or the larger one (max)",
-                                   autocompletion=names("cost.request", "COMBINES"))] = "add",
+    combine: Annotated[str, Option(help="compute and traffic: their sum (add) or the larger one (max)")] = "add",
     batch: Annotated[int | None, Option(help="sequences that share the weights' traffic (endless)")] = None,
 ) -> None:  # fmt: skip
     """Price one setting. One JSON line: FLOP, bytes, eFLOPs, seconds and the arguments they belong to."""
     given = locals()
-    from kinetics_lab.cost.hardware import find_hardware
-    from kinetics_lab.cost.policies import parse_policy
-    from kinetics_lab.cost.request import decode_cost
-    from kinetics_lab.cost.shapes import find_model
+    from kinetics_lab import decode_cost, find_hardware, find_model, parse_policy
 
     device = find_hardware(hardware, precision)
     options = {"counting": counting, "bytes_per_element": device.bytes_per_element, "batch": batch}
@@ -78,23 +71,21 @@ def plan(
     kinetics-lab run notebooks/35_plan_your_own.ipynb --page -o DIR
       -p traces "[mine.parquet]" -p dense_layers 0 -p budgets "[1, 5, 20]"
     """
-    from kinetics_lab.cost.hardware import find_hardware
+    import kinetics_lab as lab
     from kinetics_lab.planner import offers, text
-    from kinetics_lab.planner.plan import plan as best
 
-    with warned():
-        data = offers.load(traces)
+    data = offers.load(traces)
     if not traces:
         print(f"kinetics-lab: no --traces: planning with {offers.EMBEDDED}", file=sys.stderr)
     if dense_layers is None:
         dense_layers = 0 if traces else offers.EMBEDDED_DENSE_LAYERS
-    device = find_hardware(hardware, precision, n_devices)
+    device = lab.find_hardware(hardware, precision, n_devices)
     shapes = offers.own_models(offers.name_models(model, data))
     sequences: Any = batch
     with suppress(TypeError, ValueError):  # None and "fits" stay
         sequences = float(sequences)
-    found = best(data, device, budget, unit=unit, allocation=allocation, policies=policies, topk=topk, trials=trials,
-                 caps=caps, shapes=shapes, batch=sequences, dense_layers=dense_layers)  # fmt: skip
+    found = lab.plan(data, device, budget, unit=unit, allocation=allocation, policies=policies, topk=topk, trials=trials,
+                     caps=caps, shapes=shapes, batch=sequences, dense_layers=dense_layers)  # fmt: skip
     for line in text.left_out(found):
         print(f"kinetics-lab: left out: {line}", file=sys.stderr)
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))
@@ -114,14 +105,12 @@ def traces(
     skip_bad: Annotated[int, Option(metavar="N", help="skip at most N bad lines")] = 0,
 ) -> None:  # fmt: skip
     """Turn traces of any format into one table. Writes Parquet and says what was found."""
-    from kinetics_lab.traces.read import read_traces
-    from kinetics_lab.traces.table import write_traces
+    from kinetics_lab import read_traces, write_traces
 
     if out.suffix != ".parquet":
         raise ValueError(f"-o must name a .parquet file, which is what is written; got {str(out)!r}")
-    with warned():
-        table = read_traces(files, tokenizer=tokenizer, model=model, task=task, policy=policy, format=format,
-                            metric=metric, limit=limit, skip_bad=skip_bad)  # fmt: skip
+    table = read_traces(files, tokenizer=tokenizer, model=model, task=task, policy=policy, format=format,
+                        metric=metric, limit=limit, skip_bad=skip_bad)  # fmt: skip
     write_traces(table, out)
     found = (f"{kind}: {', '.join(table[kind].unique())}" for kind in ("model", "task", "policy"))
     trials = table[["model", "task", "policy", "problem"]].value_counts()

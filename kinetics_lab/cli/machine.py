@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from kinetics_lab.cli.shared import NONE, Policy, names, warned
+from kinetics_lab.cli.shared import NONE, Policy, names
 from kinetics_lab.errors import among, lookup, require
 
 
@@ -87,8 +87,6 @@ def generate(
     loaded, tokenizer = hf.load_model(model, device=device, dtype=dtype)
     task = task or Path(problems).name.removesuffix(".jsonl")
     name = name or Path(model).name.lower()
-    with warned():
-        path = engine.generate(
-            loaded, tokenizer, asked, out, settings, task=task, name=name, slots=slots, compiled=compiled
-        )
+    path = engine.generate(loaded, tokenizer, asked, out, settings, task=task, name=name, slots=slots,
+                           compiled=compiled)  # fmt: skip
     print(path)

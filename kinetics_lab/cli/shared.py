@@ -1,12 +1,9 @@
-"""What the commands share: options that several have, lists after one flag, warnings as plain lines."""
+"""What the commands share: options that several have, and lists of values after one flag."""
 
 from __future__ import annotations
 
 import re
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -48,16 +45,6 @@ class Command(TyperCommand):
 def names(module: str, attribute: str) -> Callable[[], list[str]]:
     """What a shell offers to complete: the names that ``attribute`` of the module holds, imported when asked."""
     return lambda: [*getattr(import_module(f"kinetics_lab.{module}"), attribute)]
-
-
-@contextmanager
-def warned() -> Iterator[None]:
-    """Print what the readers warn of as plain lines on stderr."""
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in seen:
-        print(f"kinetics-lab: warning: {warning.message}", file=sys.stderr)
 
 
 Hardware = Annotated[str, typer.Option(help="accelerator", autocompletion=names("cost.hardware", "HARDWARE"))]
