@@ -1,19 +1,24 @@
-"""The command line: one JSON line, one message, an exit code."""
+"""The command line: what is typed, what is printed, how it ends. Commands run in this process."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 import kinetics_lab
-from kinetics_lab import cli, commands
+from kinetics_lab import cli
+from kinetics_lab.cli.chapters import scalar
+from kinetics_lab.cli.shared import spread
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import BlockTopK
@@ -52,6 +57,8 @@ def test_cost_names_the_precision_it_took(capsys):
         (["--policy", "block_topk:500:32"], "budget must be a multiple of block_size=32; got 500"),
         (["--n-in", "-1"], "n_in must be >= 0"),
         (["--n-trials", "0"], "n_trials must be >= 1"),
+        (["--counting", "papre"], "counting 'papre' is not known; did you mean paper"),
+        (["--combine", "mean"], "combine 'mean' is not known; did you mean "),
     ],
 )
 def test_wrong_settings_are_one_line_on_stderr(capsys, options, message):
@@ -64,18 +71,95 @@ def test_wrong_settings_are_one_line_on_stderr(capsys, options, message):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["measre"], ["cost", "--model", "qwen3-8b"], [*COST, "--n-in", "many"]]
+    ("arguments", "message"),
+    [
+        ([], "kinetics-lab: error: Missing command."),
+        (["measre"], "kinetics-lab: error: No such command 'measre'. Did you mean 'measure'?"),
+        (["cost", "--model", "qwen3-8b"], "kinetics-lab cost: error: Missing option '--n-in'."),
+        ([*COST, "--n-in", "many"], "kinetics-lab cost: error: Invalid value for '--n-in': "),
+        (["plan", "--bugdet", "3"], "kinetics-lab plan: error: No such option: --bugdet (Possible options: --budget)"),
+        (["plan"], "kinetics-lab plan: error: Missing option '--budget'."),
+        (["plan", "--budget", "1", "--trials", "1", "1.5"], "kinetics-lab plan: error: Invalid value for '--trials': "),
+        (["book", "10_what"], "kinetics-lab book: error: Got unexpected extra argument(s) (10_what)"),
+        (["ladder", "trian"], "kinetics-lab: error: step 'trian' is not known; did you mean train?"),
+        (["measure", "--device", "gpu"], "kinetics-lab: error: device 'gpu' is not known; did you mean cpu?"),
+        (["run", "a.ipynb", "-o", "x", "-p", "n"], "kinetics-lab: error: -p must be given NAME VALUE; got 'n' alone"),
+        (["sweep", "a.yml", "-o", "x", "--resources", "GPU"], "kinetics-lab: error: --resources must read NAME=N; got 'GPU'"),
+    ],
+)  # fmt: skip
+def test_wrong_grammar_is_one_sentence(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("--budget 1 5 20 --json", "--budget 1 --budget 5 --budget 20 --json"),
+        ("--budget=1 -5 .5 -o x", "--budget=1 --budget -5 --budget .5 -o x"),
+        ("--model a=b c.json --budget", "--model a=b --model c.json --budget"),
+        ("-p n 3 -p m -4 one.ipynb", "-p n=3 -p m=-4 one.ipynb"),
+        ("-p n=3 one.ipynb -p text a=b", "-p n=3 one.ipynb -p text=a=b"),
+        ("-o x 1 2", "-o x 1 2"),
+    ],
 )
-def test_wrong_grammar_ends_with_usage(capsys, arguments):
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(arguments)
-    assert "usage: kinetics-lab" in capsys.readouterr().err
+def test_a_list_takes_values_up_to_the_next_flag(typed, read):
+    lists = {"--budget": "N ...", "--model": "NAME=SHAPE ...", "-p": "NAME VALUE", "-o": ""}
+    assert spread(typed.split(), lists) == read.split()
+
+
+def test_every_command_has_its_help(capsys):
+    commands = [command.callback.__name__ for command in cli.app.registered_commands]
+    assert len(commands) == 12
+    assert cli.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(
+        re.search(rf"^  {name} +[A-Z].*\.$", told, re.MULTILINE) for name in commands
+    )  # none cut short
+    for name in commands:
+        assert cli.main([name, "-h"]) == 0
+        assert capsys.readouterr().out.startswith(f"Usage: kinetics-lab {name} [OPTIONS]")
+
+
+def test_help_loads_nothing_heavy_and_a_shell_completes():
+    code = (
+        "import sys; from kinetics_lab.cli import main; main(['plan', '--help']); "
+        "sys.exit(' '.join({'numpy', 'pandas', 'torch', 'yaml', 'rich', 'altair'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (1, "")
+    assert "kinetics-lab run notebooks/35_plan_your_own.ipynb --page" in done.stdout
+    asked = {"_KINETICS_LAB_COMPLETE": "complete_bash", "COMP_WORDS": "kinetics-lab cost --hardware b20", "COMP_CWORD": "3"}  # fmt: skip
+    code = "from kinetics_lab.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=False)  # fmt: skip
+    assert sorted(done.stdout.split()) == ["b200", "b200-paper"]
 
 
 def test_version(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(["--version"])
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"kinetics-lab {kinetics_lab.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (RuntimeError("a run failed"), 1, "kinetics-lab: a run failed\n"),
+        (OSError("no room"), 2, "kinetics-lab: error: no room\n"),
+        (KeyboardInterrupt(), 130, "kinetics-lab: stopped\n"),
+    ],
+)
+def test_how_a_command_ends(monkeypatch, capsys, raised, code, message):
+    def broken(*_):
+        raise raised
+
+    monkeypatch.setattr(kinetics_lab, "find_hardware", broken)
+    assert cli.main(COST) == code
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize(
@@ -90,44 +174,44 @@ def test_version(capsys):
     ],
 )
 def test_values_are_yaml(text, value):
-    assert commands.scalar(text) == value
-    assert type(commands.scalar(text)) is type(value)
+    assert scalar(text) == value
+    assert type(scalar(text)) is type(value)
 
 
 def test_a_value_that_is_not_yaml():
     with pytest.raises(ValueError, match=r"must be YAML; got '\[1'"):
-        commands.scalar("[1")
+        scalar("[1")
 
 
 @pytest.fixture
 def notebook(tmp_path, write_notebook):
-    cells = [("code", "n = 3\nmodel = 'a'", "parameters"), ("code", "assert n < 9\nprint(n, model)")]
-    return write_notebook(tmp_path / "10_one.ipynb", *cells)
+    return write_notebook(tmp_path / "10_one.ipynb", ("code", "n = 3\nmodel = 'a'", "parameters"))
 
 
-def test_run_writes_a_run_folder(notebook, tmp_path, capsys):
+def test_run_hands_over_parameters_of_a_file_and_of_the_line(notebook, tmp_path, capsys, monkeypatch):
+    from kinetics_lab.book.runs import RunResult
+
+    def run(notebook, parameters, *, out, kernel):
+        assert (parameters, kernel) == ({"n": -7, "model": "b"}, "other")
+        return RunResult(notebook, Path(out), "", 0)
+
+    monkeypatch.setattr("kinetics_lab.book.runs.run_notebook", run)
     (tmp_path / "p.yml").write_text("common: {n: 5, model: b}\n")
-    folder = tmp_path / "out"
-    given = ["-f", str(tmp_path / "p.yml"), "-p", "n", "7", "-o", str(folder)]
-    assert cli.main(["run", str(notebook), *given]) == 0
-    assert capsys.readouterr().out == f"{folder}\n"
-    assert json.loads((folder / "run.json").read_text())["parameters"] == {"n": 7, "model": "b"}
-    assert "7 b" in (folder / "10_one.ipynb").read_text()
+    given = ["-f", str(tmp_path / "p.yml"), "-k", "other", "-o", str(tmp_path / "out")]
+    assert cli.main(["run", "-p", "n", "-7", str(notebook), *given]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
 
 
 @pytest.mark.parametrize(
-    ("parameter", "code", "message"),
+    ("parameter", "message"),
     [
-        (["m", "1"], 2, "10_one.ipynb declares n, model; parameter 'm' is not known"),
-        (["n", "few"], 2, "parameter 'n' of 10_one.ipynb takes int (default 3); got 'few'"),
-        (["n", "9"], 1, "cell 2 ('assert n < 9'...) raised AssertionError"),
+        (["m", "1"], "10_one.ipynb declares n, model; parameter 'm' is not known"),
+        (["n", "few"], "parameter 'n' of 10_one.ipynb takes int (default 3); got 'few'"),
     ],
 )
-def test_a_run_that_cannot_be_leaves_no_folder(notebook, tmp_path, capsys, parameter, code, message):
-    assert cli.main(["run", str(notebook), "-p", *parameter, "-o", str(tmp_path / "out")]) == code
-    err = capsys.readouterr().err
-    assert message in err
-    assert "Traceback" not in err
+def test_a_run_that_cannot_be_leaves_no_folder(notebook, tmp_path, capsys, parameter, message):
+    assert cli.main(["run", str(notebook), "-p", *parameter, "-o", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -158,13 +242,12 @@ def test_claims_prints_the_newest_findings(tmp_path, monkeypatch, capsys):
     assert out.count("reproduced") == len(found)
 
 
-@pytest.mark.parametrize("taken", [False, True])
-def test_serve_shows_the_book_on_a_free_port(tmp_path, taken):
+def test_serve_shows_the_book_beside_a_port_that_is_taken(tmp_path):
     folder = tmp_path / "_build" / "book" / "_build" / "html"
     folder.mkdir(parents=True)
     (folder / "index.html").write_text("the book")
     with socket.create_server(("127.0.0.1", 0)) as other:
-        port = str(other.getsockname()[1] if taken else 0)
+        port = str(other.getsockname()[1])
         command = [sys.executable, "-m", "kinetics_lab.cli", "serve", "--port", port]
         with subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -189,16 +272,22 @@ def test_serve_needs_a_book(tmp_path, monkeypatch, capsys):
 PLAN = ["plan", "--budget", "0.1", "5"]
 
 
-def test_plan_prints_a_table_of_the_embedded_traces(capsys):
+@pytest.fixture
+def plan(monkeypatch):
+    """The planner with few resamples; commands get it, too."""
+    monkeypatch.setattr(kinetics_lab, "plan", partial(kinetics_lab.plan, n_boot=100, n_splits=2))
+    return kinetics_lab.plan
+
+
+def test_plan_prints_a_table_of_the_embedded_traces(capsys, plan):
     from kinetics_lab.data import read_table
-    from kinetics_lab.planner import text as plan_report
-    from kinetics_lab.planner.plan import plan
+    from kinetics_lab.planner.text import text
 
     assert cli.main([*PLAN, "--hardware", "h100", "--precision", "fp8"]) == 0
     out, err = capsys.readouterr()
     summary = read_table("aime24_qwen3_best_of_n")
     want = plan(summary, HARDWARE["h100"].at("fp8"), [0.1, 5], dense_layers=1)
-    assert out == plan_report.text(want) + "\n"
+    assert out == text(want) + "\n"
     assert max(map(len, out.splitlines())) <= 100
     assert err.splitlines() == [
         "kinetics-lab: no --traces: planning with aime24_qwen3_best_of_n",
@@ -207,7 +296,7 @@ def test_plan_prints_a_table_of_the_embedded_traces(capsys):
     ]
 
 
-def test_plan_prints_json_lines(capsys):
+def test_plan_prints_json_lines(capsys, plan):
     assert cli.main([*PLAN, "--json", "--policies", "dense", "block_topk", "--trials", "1"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["budget_s"] for row in rows] == [0.1, 5]
@@ -218,7 +307,7 @@ def test_plan_prints_json_lines(capsys):
     assert rows[1]["low"] < rows[1]["accuracy"] < rows[1]["high"]
 
 
-def test_plan_says_what_has_no_room(capsys):
+def test_plan_says_what_has_no_room(capsys, plan):
     options = ["--batch", "fits", "--hardware", "l40s", "--trials", "1", "--json"]
     assert cli.main([*PLAN, *options]) == 0
     [_, left] = capsys.readouterr().err.splitlines()
@@ -242,7 +331,7 @@ def trace_file(tmp_path):
     return path
 
 
-def test_traces_become_a_table_that_a_plan_reads(trace_file, tmp_path, capsys):
+def test_traces_become_a_table_that_a_plan_reads(trace_file, tmp_path, capsys, plan):
     table = tmp_path / "out.parquet"
     assert cli.main(["traces", str(trace_file), "-o", str(table)]) == 0
     out, err = capsys.readouterr()
@@ -273,7 +362,7 @@ def test_traces_go_into_parquet_only(trace_file, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["traces.csv"]
 
 
-def test_a_config_needs_no_name_for_the_one_unknown_model(trace_file, tmp_path, capsys):
+def test_a_config_needs_no_name_for_the_one_unknown_model(trace_file, tmp_path, capsys, plan):
     config = {
         "architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": 36, "num_attention_heads": 32,
         "num_key_value_heads": 8, "head_dim": 128, "hidden_size": 2560, "intermediate_size": 9728,
@@ -297,7 +386,7 @@ def test_a_config_needs_no_name_for_the_one_unknown_model(trace_file, tmp_path, 
         (["--hardware", "h20"], "hardware 'h20' is not known; did you mean h200"),
         (["--precision", "fp4"], "h200: precision 'fp4' is not known; did you mean fp8?"),
         (["--n-devices", "0"], "n_devices must be at least 1; got 0"),
-        (["--budget", "-3"], "budgets must be positive (device seconds); got [-3.0]"),
+        (["--budget", "-3"], "budgets must be positive (device seconds); got [-3.0, 0.1, 5.0]"),
         (["--unit", "hours"], "unit 'hours' is not known; known: eflops, s"),
         (["--allocation", "best"], "allocation 'best' is not known; known: oracle, uniform"),
         (["--topk", "fre"], "topk 'fre' is not known; did you mean free?"),
@@ -306,6 +395,8 @@ def test_a_config_needs_no_name_for_the_one_unknown_model(trace_file, tmp_path, 
         (["--caps", "4096"], "caps must be empty for a summary, which cannot be cut anew; got [4096]"),
         (["--dense-layers", "-1"], "dense_layers must be 0..28 for qwen3-0.6b; got -1"),
         (["--batch", "0"], "batch must be positive"),
+        (["--batch", "full"], "batch must be a number, 'fits' or None (endless); got 'full'"),
+        (["--model", "a"], "--model must read NAME=SHAPE, or be a config.json alone; got 'a'"),
         (
             ["--model", "c.json"],
             "--model must read NAME=SHAPE unless the traces hold exactly one model without a shape; they hold none",
@@ -321,15 +412,6 @@ def test_a_wrong_plan_is_one_line_and_exit_2(capsys, options, message):
     assert not out
     assert message in err.splitlines()[-1]
     assert err.splitlines()[-1].startswith("kinetics-lab: error: ")
-
-
-@pytest.mark.parametrize(
-    "options", [["--model", "a"], ["--batch", "full"], ["--json", "--report", "x"], ["--trials", "1.5"]]
-)
-def test_a_plan_that_cannot_be_parsed_ends_with_usage(capsys, options):
-    with pytest.raises(SystemExit, match="2"):
-        cli.main([*PLAN, *options])
-    assert "kinetics-lab plan: error: argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -353,30 +435,26 @@ def test_traces_that_cannot_be_read_leave_no_table(tmp_path, capsys, text, optio
 
 
 @pytest.mark.notebooks
-def test_plan_writes_a_report(trace_file, tmp_path, capsys):
+def test_a_plan_as_a_chapter_and_a_page(trace_file, tmp_path, capsys):
     folder = tmp_path / "report"
-    given = ["--traces", str(trace_file), "--model", "mine=qwen3-8b", "other=qwen3-4b", "--batch", "64"]
-    options = ["--precision", "fp8", "--trials", "1", "2", "--caps", "1500", "--report", str(folder)]
-    assert cli.main(["plan", "--budget", "0.3", "2", *given, *options]) == 0
+    given = {"traces": f"['{trace_file}']", "models": "{mine: qwen3-8b, other: qwen3-4b}", "batch": "64",
+             "precision": "fp8", "trials": "[1, 2]", "caps": "[1500]", "budgets": "[0.3, 2]", "dense_layers": "0",
+             "n_boot": "50"}  # fmt: skip
+    options = [part for name, value in given.items() for part in ("-p", name, value)]
+    chapter = str(Path(__file__).parents[1] / "notebooks" / "35_plan_your_own.ipynb")
+    assert cli.main(["run", chapter, *options, "--page", "-o", str(folder)]) == 0
     paths = capsys.readouterr().out.splitlines()
     assert paths == [str(folder / f"35_plan_your_own.{kind}") for kind in ("ipynb", "html")]
     used = json.loads((folder / "run.json").read_text())["parameters"]
     assert used["traces"] == [str(trace_file)]
-    assert used["budgets"] == [0.3, 2]
-    assert (used["batch"], used["dense_layers"], used["precision"], used["caps"]) == (64, 0, "fp8", [1500])
+    assert (used["budgets"], used["batch"], used["precision"], used["caps"]) == ([0.3, 2], 64, "fp8", [1500])
     page = (folder / "35_plan_your_own.html").read_text()
     assert "x mine, dense" in page
-    assert "{ref}" not in page
-    assert "Exercises" not in page
+    for hidden in ("{ref}", "Exercises", "(ch:plan)=", "from IPython", "<script", 'src="http'):
+        assert hidden not in page
     # what is true of the embedded table only
-    for claim in (
-        "embedded table",
-        "one contest",
-        "1.7B",
-        "engine behind the table",
-        "hundreds of",
-        "are few",
-    ):
+    embedded = ("embedded table", "one contest", "1.7B", "engine behind the table", "hundreds of", "are few")
+    for claim in embedded:
         assert claim not in page
     told = re.sub(r"\s+", " ", page)
     assert "In these traces there are 2 problems, and models" in told
@@ -386,8 +464,36 @@ def test_plan_writes_a_report(trace_file, tmp_path, capsys):
     assert "N &gt; 1 takes more traces" not in told
 
 
-def test_a_report_needs_the_projects_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main([*PLAN, "--report", "out"]) == 2
-    assert "there is no notebooks/35_plan_your_own.ipynb here" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+def test_a_page_shows_results_and_loads_nothing(tmp_path, write_notebook):
+    import nbformat
+
+    from kinetics_lab.book.pages import pages
+
+    cells = [
+        ("markdown", "(ch:plan)=\n# How?"),
+        ("markdown", "See {ref}`ch:more` and {ref}`ch:none`, for $N$."),
+        ("markdown", "for the book only", "book-only"),
+        ("code", "from IPython.display import Markdown\nMarkdown('**5.0**')"),
+    ]
+    executed = write_notebook(tmp_path / "out" / "35_plan.ipynb", *cells)
+    book = nbformat.read(executed, as_version=4)
+    data = {"text/markdown": "**5.0**", "text/html": "<script>alert(1)</script><b>more</b>"}
+    book.cells[3].outputs = [
+        nbformat.v4.new_output("display_data", {name: text}) for name, text in data.items()
+    ]
+    nbformat.write(book, executed)
+    for name, title in (("35_plan", "How?"), ("36_more", "What more?")):
+        write_notebook(tmp_path / f"{name}.ipynb", ("markdown", f"(ch:{name[3:]})=\n# {title}"))
+    paths = pages(executed, tmp_path / "35_plan.ipynb")
+    assert paths == [executed, executed.with_suffix(".html")]
+    page = paths[1].read_text(encoding="utf-8")
+    for shown in (
+        "<title>How?",
+        "<strong>5.0</strong>",
+        "<b>more</b>",
+        "See “What more?” and ch:none, for <em>N</em>.",
+    ):
+        assert shown in page
+    for hidden in ("book only", "(ch:plan)=", "from IPython", "<script", 'src="http'):
+        assert hidden not in page
+    assert not list(tmp_path.rglob("*.part"))

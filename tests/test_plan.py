@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from math import comb
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import norm
 from scipy.stats import t as student
@@ -21,9 +20,10 @@ from kinetics_lab.cost.request import decode_cost, max_batch
 from kinetics_lab.laws.frontier import cost_table
 from kinetics_lab.laws.resample import out_of_sample, problem_weights, split_trials
 from kinetics_lab.planner import offers as plan_inputs
-from kinetics_lab.planner import text as plan_report
 from kinetics_lab.planner.offers import EMBEDDED, by_reason, load, name_models, own_models, price
-from kinetics_lab.planner.plan import ALLOCATIONS, plan, split_traces
+from kinetics_lab.planner.plan import ALLOCATIONS, split_traces
+from kinetics_lab.planner.plan import plan as full_plan
+from kinetics_lab.planner.text import left_out, often, percent, text
 from kinetics_lab.traces.table import COLUMNS, summarize, write_traces
 
 H200 = HARDWARE["h200"]
@@ -34,6 +34,11 @@ DEPLOYED = [
     ("qwen3-4b", "block_topk:128:32"),
 ]
 NO_TEXT = ["task", "setting", "model", "policy", "runner_up", "dense_setting", "note"]
+
+
+def plan(data, hardware, budgets, **options):
+    """A plan with few resamples unless told; nothing here depends on how many there are."""
+    return full_plan(data, hardware, budgets, **{"n_boot": 100, "n_splits": 2} | options)
 
 
 def made_up(seed=0, n_problems=5, n_traces=8, deployed=DEPLOYED, task="sums"):
@@ -56,7 +61,10 @@ def traces():
 
 @pytest.fixture(scope="module")
 def embedded():
-    return load()
+    """The embedded table with four of its policies, which a plan takes less time for."""
+    table = load()
+    few = ("dense", "topk:512", "block_topk:512:32", "block_topk:1024:16")
+    return table[table.policy.isin(few)].reset_index(drop=True)
 
 
 def by_hand(summary, trials=(1, 2, 4, 8), topk="scan", hardware=H200, **options):
@@ -99,7 +107,6 @@ def deployed(name):
 # --- the choice ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), spread=st.floats(0.5, 8))
 def test_one_setting_for_all_is_the_best_that_fits(seed, spread):
     summary = summarize(made_up(seed, n_problems=3, n_traces=4))
@@ -118,7 +125,6 @@ def test_one_setting_for_all_is_the_best_that_fits(seed, spread):
             assert row.share == 1
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(-5, 3))
 @example(seed=0, scale=-4.2)  # some problems have room for nothing
 def test_an_oracle_chooses_for_each_problem(seed, scale):
@@ -302,7 +308,7 @@ def test_models_without_room_are_left_out(embedded):
         "aime24: qwen3-14b, dense": "N > 16 takes more traces (16 of each problem)",
         "aime24: qwen3-32b": "no room in the memory",
     }
-    assert plan_report.left_out(found)[1] == "no room in the memory: aime24: qwen3-32b"
+    assert left_out(found)[1] == "no room in the memory: aime24: qwen3-32b"
     with pytest.raises(ValueError, match="one model at least must fit in the memory of tpu-v5e; got '16 GB'"):
         plan(embedded[embedded.model == "qwen3-32b"], HARDWARE["tpu-v5e"], [60], batch="fits")
 
@@ -315,9 +321,7 @@ def test_too_few_traces_are_not_called_a_lack_of_room(embedded, batch):
         "aime24: qwen3-14b, dense": "too few traces for N = 32 (16 of each problem)",
         "aime24: qwen3-32b": "too few traces for N = 32 (8 of each problem)",
     }
-    assert plan_report.left_out(found)[0] == (
-        "too few traces for N = 32 (16 of each problem): aime24: qwen3-14b, dense"
-    )
+    assert left_out(found)[0] == ("too few traces for N = 32 (16 of each problem): aime24: qwen3-14b, dense")
 
 
 def test_a_problem_with_few_traces_says_which_n_it_costs(traces):
@@ -342,7 +346,7 @@ def test_where_only_cut_answers_have_room_the_plan_says_so(traces, monkeypatch):
     assert found.cap[0] == 1000
     why = "no room in the memory (whole answers)"
     assert found.attrs["left_out"]["sums: qwen3-8b"] == why
-    assert plan_report.left_out(found) == [
+    assert left_out(found) == [
         f"{why}: sums: qwen3-0.6b, dense; sums: qwen3-4b, block_topk:128:32; sums: qwen3-8b"
     ]
 
@@ -393,15 +397,20 @@ def test_your_own_model_comes_from_its_config(tmp_path, traces):
 
 def test_one_shape_without_a_name_is_for_the_one_unknown_model(traces):
     mine = traces.replace({"model": {"qwen3-4b": "ours"}})
-    assert name_models([("", "config.json")], mine) == {"ours": "config.json"}
+    assert name_models(["config.json"], mine) == {"ours": "config.json"}
     both = mine.replace({"model": {"qwen3-8b": "theirs"}})
-    assert name_models([("", "c.json"), ("theirs", "qwen3-8b")], both) == {
+    assert name_models(["c.json", "theirs=qwen3-8b"], both) == {
         "theirs": "qwen3-8b",
         "ours": "c.json",
     }
     for data, held in ((both, r"2 \(ours, theirs\)"), (traces, "none")):
         with pytest.raises(ValueError, match=rf"must read NAME=SHAPE .*; they hold {held}; got 'c.json'"):
-            name_models([("", "c.json")], data)
+            name_models(["c.json"], data)
+    for wrong in ("ours", "=c.json", "ours="):
+        with pytest.raises(
+            ValueError, match=f"must read NAME=SHAPE, or be a config.json alone; got '{wrong}'"
+        ):
+            name_models([wrong], mine)
 
 
 # --- judged out of sample ------------------------------------------------------------------------
@@ -427,6 +436,9 @@ def test_with_caps_the_traces_are_split(traces):
     table = table.assign(who=table.model + ", " + table.policy)
     firsts = []
     for halves in split_traces(table, traces, [4000, 12000], 200, seed=1):
+        firsts.append(halves["first"].to_numpy())
+        if len(firsts) > 5:
+            continue
         one = halves[halves.n_trials == 1]
         assert list(4 * one["first"] + 4 * one["second"]) == pytest.approx(list(one.n_correct))
         wide = one.pivot(index=["who", "problem"], columns="cap", values="first")
@@ -434,7 +446,6 @@ def test_with_caps_the_traces_are_split(traces):
         assert (wide[4000.0] <= wide[12000.0]).all()
         whole = one[one.cap.isna()].set_index(["who", "problem"])["first"]
         assert (wide[12000.0] <= whole.loc[wide.index]).all()
-        firsts.append(halves["first"].to_numpy())
     assert list(np.mean(firsts, 0)) == pytest.approx(list(table.accuracy), abs=0.1)
     assert np.std(firsts, 0).max() > 0.1
 
@@ -471,24 +482,24 @@ def test_traces_and_their_summary_give_one_plan(traces):
 # --- the embedded table --------------------------------------------------------------------------
 
 
-def test_the_embedded_plan_is_fast_stable_and_honest(embedded):
-    found = plan(embedded, H200, [0.3, 1, 5, 20, 60], n_splits=20)
-    again = plan(embedded, H200, [0.3, 1, 5, 20, 60], n_splits=20)
-    pd.testing.assert_frame_equal(found, again)
+def test_the_embedded_plan_is_stable_and_honest(embedded):
+    budgets = [0.3, 1, 5, 20, 60]
+    found = plan(embedded, H200, budgets)
+    pd.testing.assert_frame_equal(found, plan(embedded, H200, budgets))
     assert not found.oracle.any()
     fit = found[found.setting != ""]
     assert (fit.accuracy.diff().dropna() >= 0).all()
     assert ((fit.low <= fit.accuracy) & (fit.accuracy <= fit.high)).all()
     assert (fit.cost_s <= fit.budget_s).all()
     assert (fit.accuracy >= fit.dense.fillna(0) - 1e-12).all()
-    free = plan(embedded, H200, [0.3, 1, 5, 20, 60], topk="free", n_splits=20)
+    free = plan(embedded, H200, budgets, topk="free", n_splits=1)
     assert (free.accuracy.fillna(0) >= found.accuracy.fillna(0) - 1e-12).all()
     assert free.oracle.any()
 
 
-def test_many_trials_flatter_an_oracle_most(embedded):
-    one = plan(embedded, H200, [50], topk="free", n_splits=20).iloc[0]
-    own = plan(embedded, H200, [50], topk="free", allocation="oracle", n_splits=20).iloc[0]
+def test_many_trials_flatter_an_oracle_most(summary):
+    one = plan(summary, H200, [50], topk="free", n_splits=6).iloc[0]
+    own = plan(summary, H200, [50], topk="free", allocation="oracle", n_splits=6).iloc[0]
     assert own.seen - own.unseen > 2 * (one.seen - one.unseen) > 0.02
 
 
@@ -602,7 +613,7 @@ def test_only_oracle_top_k_cannot_be_left_out(traces):
         plan(traces[traces.policy == "topk:256"], H200, [1], topk="out")
 
 
-# --- files, text, page ---------------------------------------------------------------------------
+# --- files, text ---------------------------------------------------------------------------------
 
 
 def test_load_takes_traces_or_a_summary(tmp_path, traces):
@@ -630,63 +641,18 @@ def test_a_file_that_is_neither_is_refused_with_its_name(tmp_path, name):
 
 
 def test_the_text_fits_a_terminal(embedded):
-    for options in ({}, {"topk": "free"}, {"allocation": "oracle"}, {"unit": "eflops"}):
+    for options in ({}, {"topk": "free", "allocation": "oracle"}, {"unit": "eflops"}):
         budgets = [1e14, 5e15, 5e16] if "unit" in options else [0.1, 0.3, 5, 60]
         found = plan(embedded, H200, budgets, n_splits=1, **options)
-        lines = plan_report.text(found).splitlines()
+        lines = text(found).splitlines()
         assert max(map(len, lines)) <= 100
         for row in found.itertuples():
             told = [row.setting, row.runner_up, row.note]
-            assert all(any(text in line for line in lines) for text in told), row
+            assert all(any(part in line for line in lines) for part in told), row
         assert (" *" in "\n".join(lines)) == found.oracle.any()
 
 
 def test_shares_as_percentages():
-    assert [plan_report.often(x) for x in (0.123, 0.9949, 0.996, 1.0, np.nan)] == [
-        "12",
-        "99",
-        ">99",
-        "100",
-        "-",
-    ]
-    assert [plan_report.percent(x) for x in (0.7654, np.nan)] == ["76.5", "-"]
-    assert plan_report.percent(0.999, 0) == "100"
-
-
-def test_a_page_shows_results_and_loads_nothing(tmp_path, write_notebook, monkeypatch):
-    cells = [
-        ("markdown", "(ch:plan)=\n# How?"),
-        ("markdown", "See {ref}`ch:more` and {ref}`ch:none`."),
-        ("markdown", "for the book only", "book-only"),
-        ("code", "budgets = [1.5]  # s\ntraces = []  # files\nmodels = {}  # shapes", "parameters"),
-        ("code", "from IPython.display import Markdown\nMarkdown(f'**{budgets[0] * 2}** {models} {traces}')"),
-    ]
-    chapter = write_notebook(tmp_path / "35_plan.ipynb", *cells)
-    write_notebook(tmp_path / "36_more.ipynb", ("markdown", "(ch:more)=\n# What more?"))
-    monkeypatch.chdir(tmp_path)
-    mine = {"budgets": [2.5], "traces": ["a.csv"], "models": {"m": "c.json", "n": "qwen3-8b"}}
-    paths = plan_report.report(mine, "out", chapter)
-    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
-        "out/35_plan.ipynb",
-        "out/35_plan.html",
-    ]
-    page = paths[1].read_text(encoding="utf-8")
-    for shown in (
-        "<strong>5.0</strong>",
-        "See “What more?” and ch:none.",
-        f"{tmp_path}/a.csv",
-        f"{tmp_path}/c.json",
-        "'qwen3-8b'",
-    ):
-        assert shown in page
-    for hidden in ("book only", "(ch:plan)=", "from IPython", "<script", 'src="http'):
-        assert hidden not in page
-    assert not list(tmp_path.rglob("*.part"))
-    nbformat.validate(nbformat.read(paths[0], as_version=4))
-
-
-def test_a_report_needs_the_projects_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no notebooks/35_plan_your_own.ipynb here"):
-        plan_report.report({}, tmp_path / "out")
-    assert not list(tmp_path.iterdir())
+    assert [often(x) for x in (0.123, 0.9949, 0.996, 1.0, np.nan)] == ["12", "99", ">99", "100", "-"]
+    assert [percent(x) for x in (0.7654, np.nan)] == ["76.5", "-"]
+    assert percent(0.999, 0) == "100"

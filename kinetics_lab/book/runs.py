@@ -33,8 +33,7 @@ from kinetics_lab.files import at_path, is_ours, locked, write_text
 LIBRARIES = ("altair", "ipykernel", "numpy", "pandas", "papermill", "pyarrow", "scipy", "vl-convert-python")
 # modules no notebook calls: changing them leaves every run valid
 ROOF = (
-    "cli.py",
-    "commands.py",
+    *(f"cli/{name}.py" for name in ("__init__", "__main__", "ask", "chapters", "machine", "shared")),
     *(f"book/{name}.py" for name in ("build", "grids", "sweep", "sweep_points", "sweep_report")),
 )
 KIND = "kinetics-lab run"

@@ -18,7 +18,7 @@ from kinetics_lab.cost.request import max_batch
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import lookup, require, unknown
-from kinetics_lab.laws.frontier import SUMMARY, TRIALS, cost_table
+from kinetics_lab.laws.frontier import SETTING, SUMMARY, TRIALS, cost_table
 from kinetics_lab.traces.read import read_traces
 from kinetics_lab.traces.table import check_traces, summary_of
 
@@ -55,18 +55,26 @@ def own_models(given: Mapping[str, str]) -> dict[str, ModelShape]:
     return MODELS | {name: find_model(source) for name, source in given.items()}
 
 
-def name_models(given: Iterable[tuple[str, str]], data: pd.DataFrame) -> dict[str, str]:
-    """NAME -> SHAPE for ``own_models``; an empty NAME is the one model in the data that nothing else tells."""
-    shapes = {name: source for name, source in given if name}
-    for source in (source for name, source in given if not name):
+def name_models(given: Iterable[str], data: pd.DataFrame) -> dict[str, str]:
+    """Texts NAME=SHAPE as NAME -> SHAPE; a ``config.json`` without NAME is for the one model nothing else tells of."""
+    shapes, nameless = {}, []
+    for text in given:
+        name, equals, shape = text.partition("=")
+        if name and shape:
+            shapes[name] = shape
+        elif equals or not text.endswith(".json"):
+            raise ValueError(f"--model must read NAME=SHAPE, or be a config.json alone; got {text!r}")
+        else:
+            nameless.append(text)
+    for shape in nameless:
         open_ = sorted({*map(str, data.model.unique())} - {*MODELS, *shapes})
         if len(open_) != 1:
             held = f"{len(open_)} ({', '.join(open_)})" if open_ else "none"
             raise ValueError(
                 f"--model must read NAME=SHAPE unless the traces hold exactly one model without a shape; "
-                f"they hold {held}; got {source!r}"
+                f"they hold {held}; got {shape!r}"
             )
-        shapes[open_[0]] = source
+        shapes[open_[0]] = shape
     return shapes
 
 
@@ -177,7 +185,7 @@ def price(
     reserve: float = 0.1,
     **options: Any,
 ) -> pd.DataFrame:
-    """``cost_table`` with elements of the hardware's own size and, for ``batch="fits"``, the batch that fits.
+    """``cost_table`` and, for ``batch="fits"``, the batch that fits, with cached elements of the size it takes.
 
     That is, for each task, model, policy and cap, how many sequences at all stages of their answers the memory
     holds beside the weights and a ``reserve`` (chapter 15). Where not even one fits, rows are left out.
@@ -186,12 +194,11 @@ def price(
     most = int(summary.n_traces.max())
     require(trials[0] <= most, f"no row has as many traces as trials={trials}", most)
     summary = summary[summary.n_traces >= trials[0]]  # the others have nothing to price
-    options = {"bytes_per_element": hardware.bytes_per_element} | options
     if batch != "fits":
         require(not isinstance(batch, str), "batch must be a number, 'fits' or None (endless)", batch)
         return cost_table(summary, hardware, trials, shapes=shapes, batch=batch, **options)
     keys = [name for name in ("task", "model", "policy", "cap") if name in summary]
-    size, parts = options["bytes_per_element"], []
+    size, parts = options.get("bytes_per_element", hardware.bytes_per_element), []
     for _, rows in summary.groupby(keys, dropna=False, sort=False):
         held = rows.tokens_in * rows.mean_tokens + rows.mean_sq_tokens / 2  # tokens, summed over the steps
         context = max(held.sum() / max(rows.mean_tokens.sum(), 1), 1)
@@ -204,51 +211,66 @@ def price(
     return pd.concat(parts, ignore_index=True)
 
 
-def why_left_out(rows: pd.DataFrame, table: pd.DataFrame, trials: Sequence[int]) -> dict[str, str]:
-    """What of one task cannot be chosen, and why: "model, policy" (a model alone for all its policies) -> reason.
+def comparable(
+    rows: pd.DataFrame, priced: pd.DataFrame, names: set[str], trials: Sequence[int]
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """The prices of settings that every problem of a task has: of the policies ``names``, and of dense attention.
 
-    ``rows`` is the task's summary, ``table`` what of its prices may be chosen (every problem has it), ``trials``
-    as `counts` gives them. A reason that begins with "N > 4" is for these numbers of answers only.
+    ``rows`` is the task's summary, ``priced`` its prices. With them what was left out and why: "model, policy" (a
+    model alone for all its policies) -> reason, which is for some numbers of answers only if it begins with "N > ".
     """
-    problems = rows.problem.unique()
-    setting = ["model", "policy", "cap"]
-    whole = rows.cap.fillna(0) if "cap" in rows else 0  # a cap of 0 stands for none
-    rows, there = rows.assign(cap=whole), set(map(tuple, table[setting].fillna(0).to_numpy(object)))
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    size = rows.problem.nunique()
+    table = priced[priced.groupby([*SETTING], dropna=False).problem.transform("nunique") == size]
+    left_out = _left_out(rows, table, trials)
+    chosen, dense = (table[table.policy.isin(some)] for some in (names, {"dense"}))
+    if chosen.empty:
+        why = " | ".join(by_reason(left_out, most=3))
+        raise ValueError(
+            f"task {rows.task.iloc[0]!r}: no setting covers all {size} problems, as a comparison must; {why}"
+        )
+    return chosen, dense, left_out
+
+
+def _left_out(rows: pd.DataFrame, table: pd.DataFrame, trials: Sequence[int]) -> dict[str, str]:
+    """What of a task's summary is not in the table of what can be chosen, or not for all ``trials``, and why."""
+    setting, problems = ["model", "policy", "cap"], rows.problem.unique()
+    rows = rows.assign(cap=rows.cap.fillna(0) if "cap" in rows else 0)  # a cap of 0 stands for none
+    there = set(map(tuple, table[setting].fillna(0).to_numpy(object)))
+    found: dict[str, dict[str, dict[str, list[str]]]] = {}  # model -> policy -> reason -> caps
     for key, part in rows.groupby(setting, sort=False, observed=True):
         model, policy, cap = map(str, key)
-        n_traces = part.set_index("problem").n_traces
-        fewest, lacks = int(n_traces.min()), [name for name in problems if name not in n_traces.index]
-        each = f"({fewest} of {_problems(list(n_traces.index[n_traces == fewest]), len(problems))})"
-        why = ""
-        if lacks:
-            why = f"no traces of {_problems(lacks, len(problems))}"
-        elif fewest < trials[0]:
-            why = f"too few traces for N = {', '.join(map(str, trials))} {each}"
-        elif key not in there:
-            why = "no room in the memory"
-        elif fewest < trials[-1]:
-            why = f"N > {fewest} takes more traces {each}"
+        why = _why(part.set_index("problem").n_traces, problems, key in there, trials)
         cut = f"cap {float(cap):.0f}" if float(cap) else "whole answers"
-        found.setdefault((model, policy), {}).setdefault(why, []).append(cut)
-    told = {}
-    for who, reasons in found.items():
-        some = len(reasons) > 1  # caps differ
-        parts = [f"{why} ({', '.join(cuts)})" if some else why for why, cuts in reasons.items() if why]
-        told[who] = "; ".join(parts)
-    models: dict[str, list[str]] = {}
-    for (model, _), why in told.items():
-        models.setdefault(model, []).append(why)
-    alike = {model for model, reasons in models.items() if len(reasons) > 1 and len(set(reasons)) == 1}
-    named = {model if model in alike else f"{model}, {policy}": why for (model, policy), why in told.items()}
-    return {name: why for name, why in named.items() if why}
+        found.setdefault(model, {}).setdefault(policy, {}).setdefault(why, []).append(cut)
+    told = dict[str, str]()
+    for model, policies in found.items():
+        reasons = {}
+        for policy, cuts in policies.items():
+            parts = [
+                f"{why} ({', '.join(cut)})" if len(cuts) > 1 else why for why, cut in cuts.items() if why
+            ]
+            reasons[f"{model}, {policy}"] = "; ".join(parts)
+        alike = len(reasons) > 1 and len({*reasons.values()}) == 1
+        told |= {model: next(iter(reasons.values()))} if alike else reasons
+    return {who: why for who, why in told.items() if why}
 
 
-def _problems(names: Sequence[Any], size: int) -> str:
-    """One problem by its name, several by their number, for a sentence."""
-    if len(names) == size:
-        return "each problem"
-    return f"problem {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+def _why(n_traces: pd.Series, problems: np.ndarray, priced: bool, trials: Sequence[int]) -> str:
+    """Why a setting with these traces, by problem, is not offered for all ``trials``; "" where it is."""
+
+    def some(names: list[Any]) -> str:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return "each problem" if len(names) == len(problems) else f"problem {names[0]}{more}"
+
+    if lacks := [name for name in problems if name not in n_traces.index]:
+        return f"no traces of {some(lacks)}"
+    fewest = int(n_traces.min())
+    each = f"({fewest} of {some(list(n_traces.index[n_traces == fewest]))})"
+    if fewest < trials[0]:
+        return f"too few traces for N = {', '.join(map(str, trials))} {each}"
+    if not priced:
+        return "no room in the memory"
+    return f"N > {fewest} takes more traces {each}" if fewest < trials[-1] else ""
 
 
 def by_reason(left_out: Mapping[str, str], most: int | None = None) -> list[str]:

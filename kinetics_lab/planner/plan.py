@@ -2,6 +2,16 @@
 
 Costs are those of the law (:mod:`kinetics_lab.cost.request`) at the hardware's peak rates, a lower bound. Accuracy is
 Pass@N: more than one trial helps those who can tell a right answer from a wrong one.
+
+A plan is a table with a row for each task and budget and these columns: ``task``; ``budget_s`` or ``budget_eflops``;
+``setting`` and what it consists of, ``model``, ``policy``, ``cap``, ``n_trials`` (oracle allocation: the most frequent
+one), ``share`` of problems that get it; ``oracle``: no engine can run it; ``accuracy`` with ``low`` and ``high``;
+``cost_s`` or ``cost_eflops`` and ``tokens``, means over problems. Uniform allocation only: share of resamples in which
+this model and policy win ``again``; ``runner_up``, the best setting of another model or policy, its
+``runner_up_accuracy``, and the share in which the choice ``beats`` it (of equal ones the cheapest wins). ``seen`` and
+``unseen``: accuracy if chosen on one half of the trials and judged on the same and on the other half, N <= half;
+``spent_*``, what those choices cost. ``dense``, ``dense_setting``: what dense attention reaches with the best model.
+``note``. In ``attrs``: ``left_out``, what was not considered and why; ``n_settings``, how many were, by task.
 """
 
 from __future__ import annotations
@@ -37,25 +47,12 @@ UNIT = ["model", "policy", "problem"]  # traces of one problem are exchangeable
 
 
 def plan(
-    data: pd.DataFrame,
-    hardware: Hardware,
-    budgets: ArrayLike,
-    *,
-    unit: str = "s",
-    allocation: str = "uniform",
-    policies: Sequence[str] = (),
-    topk: str = "scan",
-    trials: Sequence[int] = TRIALS,
-    caps: Sequence[int] = (),
-    shapes: Mapping[str, ModelShape] = MODELS,
-    batch: float | str | None = None,
-    reserve: float = 0.1,
-    n_boot: int = 1000,
-    n_splits: int = 50,
-    seed: int = 0,
-    level: float = 0.95,
-    **options: Any,
-) -> pd.DataFrame:
+    data: pd.DataFrame, hardware: Hardware, budgets: ArrayLike, *,
+    unit: str = "s", allocation: str = "uniform", policies: Sequence[str] = (), topk: str = "scan",
+    trials: Sequence[int] = TRIALS, caps: Sequence[int] = (), shapes: Mapping[str, ModelShape] = MODELS,
+    batch: float | str | None = None, reserve: float = 0.1,
+    n_boot: int = 1000, n_splits: int = 50, seed: int = 0, level: float = 0.95, **options: Any,
+) -> pd.DataFrame:  # fmt: skip
     """The best setting for each task and budget (ascending); a budget that nothing fits has a row that says so.
 
     Args:
@@ -73,17 +70,8 @@ def plan(
         n_boot, level: bootstrap over problems. n_splits: halvings of the trials. seed: of both.
         options: of ``cost_table`` and ``decode_cost`` (dense_layers, combine, ...).
 
-    Columns: ``task``; ``budget_s`` or ``budget_eflops``; ``setting`` and what it consists of, ``model``,
-    ``policy``, ``cap``, ``n_trials`` (oracle allocation: the most frequent one), ``share`` of problems that get
-    it; ``oracle``: no engine can run it; ``accuracy`` with ``low`` and ``high``; ``cost_s`` or ``cost_eflops`` and
-    ``tokens``, means over problems. Uniform only: share of resamples in which this model and policy win ``again``;
-    ``runner_up``, the best setting of another model or policy, ``runner_up_accuracy``, and the share in which the
-    choice ``beats`` it (of equal ones the cheapest wins). ``seen`` and ``unseen``: accuracy if chosen on one half
-    of the trials and judged on the same and on the other half, N <= half; ``spent_*``, what those choices cost.
-    ``dense``, ``dense_setting``: what dense attention reaches with the best model. ``note``. In ``attrs``: ``left_out``, what was not considered and why;
-    ``n_settings``, how many were, by task.
-
-    Raises ``ValueError`` naming the argument, its value and what would be right.
+    Returns the table that this module describes. Raises ``ValueError`` naming the argument, its value and what would
+    be right.
     """
     lookup(ALLOCATIONS, allocation, "allocation")
     lookup(UNITS, unit, "unit")
@@ -97,23 +85,13 @@ def plan(
     priced = inputs.price(summary, hardware, trials, shapes=shapes, batch=batch, reserve=reserve, **options)
     scale = 1.0 if unit == "eflops" else hardware.peak_flops / hardware.n_devices
     priced = priced.assign(cost=priced.eflops / scale, who=_who(priced))
-    left_out, n_settings = dict[str, str](), dict[str, int]()
-    plans = []
+    left_out, n_settings, plans = dict[str, str](), dict[str, int](), []
     for task, rows in summary.groupby("task", sort=False):
-        own, size = priced[priced.task == task], rows.problem.nunique()
-        has = own.groupby(KEYS, dropna=False).problem.transform("nunique")
-        table = own[has == size]
-        lacks = inputs.why_left_out(rows, table, trials)
+        chosen, dense, lacks = inputs.comparable(rows, priced[priced.task == task], names, trials)
         left_out |= {f"{task}: {who}": why for who, why in lacks.items()}
-        chosen, dense = (table[table.policy.isin(some)] for some in (names, {"dense"}))
-        if chosen.empty:
-            why = " | ".join(inputs.by_reason(lacks, most=3))
-            raise ValueError(
-                f"task {task!r}: no setting covers all {size} problems, as a comparison must; {why}"
-            )
         n_settings[str(task)] = chosen.groupby(KEYS, dropna=False).ngroups
         halves = _halves(chosen, data[data.task == task], caps, n_splits, seed)
-        weights = problem_weights(size, n_boot, seed)
+        weights = problem_weights(rows.problem.nunique(), n_boot, seed)
         found = _rows(chosen, dense, given * scale, allocation, halves, weights, level, UNITS[unit])
         plans.append(pd.DataFrame(found).assign(task=task, budget=given))
     result = pd.concat(plans, ignore_index=True)

@@ -1,17 +1,12 @@
-"""A plan to read: as text for a terminal, and as a notebook with a page of HTML beside it."""
+"""A plan to read in a terminal. As a chapter with figures: ``notebooks/35_plan_your_own.ipynb``."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from kinetics_lab.planner.offers import by_reason
 from kinetics_lab.planner.plan import UNITS
 
-NOTEBOOK = Path("notebooks", "35_plan_your_own.ipynb")
 ALLOCATED = {"uniform": "one setting for all problems", "oracle": "an oracle's choice for each problem"}
 LEGEND = """
 accuracy  share of problems (%) that any of the N answers solves, and its {level:.0%} interval (bootstrap
@@ -74,27 +69,3 @@ def _named(found: pd.DataFrame, what: str) -> bool:
 def left_out(found: pd.DataFrame) -> list[str]:
     """What the plan did not consider, a line for each reason."""
     return by_reason(found.attrs["left_out"])
-
-
-def report(parameters: Mapping[str, Any], out: Path | str, notebook: Path | str = NOTEBOOK) -> list[Path]:
-    """Run the chapter with your parameters in the folder ``out``: the notebook, and where nbconvert is installed a page.
-
-    Raises what ``run_notebook`` does, and FileNotFoundError outside the project's folder.
-    """
-    from kinetics_lab.book.pages import pages
-    from kinetics_lab.book.runs import run_notebook
-
-    if not Path(notebook).is_file():
-        raise FileNotFoundError(f"there is no {notebook} here: run this in the project's folder")
-    run = run_notebook(notebook, _absolute(parameters), out=out)
-    return pages(run.executed, Path(notebook))
-
-
-def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with the paths among them absolute, since the chapter runs in the project's folder."""
-    models = {
-        name: str(Path(source).resolve()) if source.endswith(".json") else source
-        for name, source in parameters.get("models", {}).items()
-    }
-    traces = [str(Path(path).resolve()) for path in parameters.get("traces", [])]
-    return {**parameters, "models": models, "traces": traces}

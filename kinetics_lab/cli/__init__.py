@@ -1,0 +1,71 @@
+"""The command line ``kinetics-lab``: its commands, and how each of them may end."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+import kinetics_lab
+from kinetics_lab.cli import ask, chapters, machine
+from kinetics_lab.cli.shared import Command
+
+NAME = "kinetics-lab"
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"{NAME} {kinetics_lab.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What test-time compute costs: price a setting, run a chapter with your own parameters, build the book."""
+
+
+for command in (
+    *(ask.cost, ask.plan, ask.traces),
+    *(chapters.run, chapters.sweep, chapters.book, chapters.serve, chapters.pdf, chapters.claims),
+    *(machine.measure, machine.ladder, machine.generate),
+):
+    app.command(cls=Command)(command)
+
+
+def _tell(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"{NAME}: warning: {message}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command: 0, or 2 for wrong input and 1 for a failed run or build, with one message on stderr."""
+    code, message = 0, ""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell
+            code = get_command(app)(args=argv, prog_name=NAME, standalone_mode=False) or 0
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        told = " ".join(error.format_message().split())
+        code, message = 2, f"{context.command_path if context else NAME}: error: {told}"
+    except (ValueError, OSError) as error:
+        code, message = 2, f"{NAME}: error: {error}"
+    except RuntimeError as error:
+        code, message = 1, f"{NAME}: {error}"
+    if code == 130:  # what typer makes of Ctrl-C
+        message = f"{NAME}: stopped"
+    if message:
+        print(message, file=sys.stderr)
+    return code

@@ -1,0 +1,154 @@
+"""Chapters and the book: run one, run it over a grid, build and show all of them, compare with what was published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from kinetics_lab.cli.shared import NONE
+
+DEFAULT = Path("notebooks", "params", "default.yml")
+FIRST = "run `kinetics-lab book` in the project's folder first"
+Parameters = Annotated[Path, Option("-f", "--file", help="YAML file of parameters")]
+
+
+def scalar(text: str) -> Any:
+    """The value that a file of parameters would give for ``text``."""
+    import yaml
+
+    from kinetics_lab.book.parameters import yaml_loader
+
+    try:
+        return yaml.load(text, yaml_loader())
+    except yaml.YAMLError as error:
+        raise ValueError(f"a parameter's value must be YAML; got {text!r}") from error
+
+
+def run(
+    notebook: Annotated[Path, Argument(help="the chapter")],
+    *,
+    parameter: Annotated[list[str], Option("-p", "--parameter", metavar="NAME VALUE", help="one of its parameters; may be repeated")] = NONE,
+    file: Annotated[Path | None, Option("-f", "--file", help="YAML file of parameters: a common: section and one per notebook")] = None,
+    out: Annotated[Path, Option("-o", "--out", help="run folder to write")],
+    kernel: Annotated[str, Option("-k", "--kernel", help="Jupyter kernel")] = "python3",
+    page: Annotated[bool, Option("--page", help="write one HTML file to send around, too, and print both paths")] = False,
+) -> None:  # fmt: skip
+    """Run a chapter with your own parameters. Prints the run folder."""
+    from kinetics_lab.book.pages import pages
+    from kinetics_lab.book.parameters import read_parameters
+    from kinetics_lab.book.runs import run_notebook
+
+    parameters: dict[str, Any] = {}
+    if file:
+        beside = sorted({*notebook.parent.glob("*.ipynb"), notebook})
+        parameters |= read_parameters(file, beside)[notebook.stem]
+    for text in parameter:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"-p must be given NAME VALUE; got {text!r} alone")
+        parameters[name] = scalar(value)
+    done = run_notebook(notebook, parameters, out=out, kernel=kernel)
+    print(*(pages(done.executed, notebook) if page else [done.folder]), sep="\n")
+
+
+def _resources(given: list[str]) -> dict[str, float]:
+    """NAME=N as a table."""
+    found = {}
+    for text in given:
+        name, _, count = text.partition("=")
+        try:
+            found[name] = float(count)
+        except ValueError:
+            raise ValueError(f"--resources must read NAME=N; got {text!r}") from None
+    return found
+
+
+def sweep(
+    grid: Annotated[Path, Argument(metavar="GRID.yml", help="notebook, axes, what moves together, exclusions")],
+    *,
+    out: Annotated[Path, Option("-o", "--out", help="folder of the sweep")],
+    executor: Annotated[str, Option(help="local, or dask")] = "local",
+    workers: Annotated[int, Option(help="points at a time on this machine")] = 2,
+    scheduler: Annotated[str | None, Option(help="dask: address of a running cluster, tcp://HOST:8786")] = None,
+    resources: Annotated[list[str], Option(metavar="NAME=N ...", help="dask: what each point takes, GPU=1")] = NONE,
+    retry: Annotated[bool, Option("--retry", help="run the points again that failed")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="list the points and their states")] = False,
+) -> None:  # fmt: skip
+    """Run a chapter over a grid of parameters. Prints its table and its page; a stopped sweep goes on."""
+    from kinetics_lab.book import sweep as sweeps
+
+    if dry_run:
+        print(*sweeps.listing(grid, out), sep="\n")
+        return
+    found = sweeps.sweep(grid, out, executor=executor, workers=workers, scheduler=scheduler,
+                         resources=_resources(resources), retry=retry)  # fmt: skip
+    print(*filter(None, [found.results, *found.pages]), sep="\n")
+    if found.failed:
+        name, why = next(iter(found.failed.items()))
+        raise RuntimeError(
+            f"{len(found.failed)} of {found.points} points failed, {name} with: {why}; tracebacks are in "
+            f"{out / 'points'}, and --retry runs them again"
+        )
+
+
+def book(
+    *,
+    file: Parameters = DEFAULT,
+    out: Annotated[Path | None, Option("-o", "--out", help="folder of the build (_build/book, or _build/preview)")] = None,
+    only: Annotated[list[str], Option(metavar="STEM ...", help="preview of these notebooks, not strict")] = NONE,
+) -> None:  # fmt: skip
+    """Execute all notebooks and build the book. Prints the path of its first page."""
+    from kinetics_lab.book.build import build_book
+
+    out = out or Path("_build", "preview" if only else "book")
+    print(build_book(Path(), file, out, only=only))
+
+
+def pdf(
+    *,
+    file: Parameters = DEFAULT,
+    out: Annotated[Path, Option("-o", "--out", help="PDF to write")] = Path("_build", "kinetics-lab.pdf"),
+) -> None:
+    """Build the book as one PDF, with Chromium. Prints its path."""
+    from kinetics_lab.book.build import build_book, print_pdf
+
+    print_pdf(build_book(Path(), file, Path("_build", "single"), builder="singlehtml"), out)
+    print(out.resolve())
+
+
+def serve(*, port: Annotated[int, Option(help="port of the address 127.0.0.1")] = 8000) -> None:
+    """Show the built book in a browser. Until Ctrl-C; at another port where this one is taken."""
+    import signal
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    folder = Path("_build", "book", "_build", "html")
+    if not (folder / "index.html").exists():
+        raise FileNotFoundError(f"there is no book in {folder}: {FIRST}")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    # A shell's background job starts with Ctrl-C ignored; this server is told to stop by it all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    print(f"http://127.0.0.1:{server.server_port}/ until Ctrl-C", flush=True)
+    with server:
+        server.serve_forever()
+
+
+def claims(
+    findings: Annotated[
+        Path | None, Argument(help="a claims.jsonl (the newest one under _build/runs)")
+    ] = None,
+) -> None:
+    """Print the scorecard of the newest runs. Every published number beside the one found here."""
+    from kinetics_lab.book.claims import scorecard
+
+    merged = sorted(Path("_build", "runs").glob("claims-*.jsonl"), key=lambda path: path.stat().st_mtime)
+    if not merged and not findings:
+        raise FileNotFoundError(f"no findings under _build/runs: {FIRST}")
+    table = scorecard(findings or merged[-1])
+    print(table[["id", "published", "here", "verdict"]].to_string(index=False))
