@@ -42,7 +42,7 @@ test-slow: $(KERNELS)  ## run the tests that `make test` leaves out, and more ex
 test-triton36: $(KERNELS)  ## the kernels once more under Triton 3.6, which many GPU hosts have: compiled, and their main tests
 	@test -d _build/triton-3.6 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target _build/triton-3.6 triton==3.6.0
 	@PYTHONPATH=_build/triton-3.6:kernels $(BIN)/python kernels/aot_check.py > _build/aot-3.6.txt || { cat _build/aot-3.6.txt; exit 1; }
-	@PYTHONPATH=_build/triton-3.6 $(BIN)/python -m pytest -q tests/kernels/test_dense.py tests/kernels/test_sparse.py tests/kernels/test_fp8.py -k "not any_shape and not any_sequence"
+	@PYTHONPATH=_build/triton-3.6 $(BIN)/python -m pytest -q tests/kernels/test_dense.py tests/kernels/test_sparse.py tests/kernels/test_fp8.py -m "not slow" -k "not any_shape and not any_sequence"
 
 # A GPU host without internet brings its own PyTorch, Triton, pandas, pyarrow, pytest and, for whole models, transformers
 # (5.17 or newer): make gpu GPU_PYTHON=python3.

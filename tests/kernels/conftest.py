@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -32,6 +33,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "pairs(name=[values], ...): a few cases in which all pairs of values occur"
+    )
+    config.addinivalue_line("markers", "xdist_group(name): run by one worker, where there are workers")
+
+
+def pairs(values: dict[str, list[Any]]) -> list[tuple[Any, ...]]:
+    """Few rows of one value each, in which any two values of two names meet: greedily, the first best row next."""
+
+    def met(row: tuple[Any, ...]) -> set[Any]:
+        return set(combinations(enumerate(row), 2))
+
+    grid = list(product(*values.values()))
+    missing, rows = set().union(*map(met, grid)), []
+    while missing:
+        rows.append(max(grid, key=lambda row: len(met(row) & missing)))
+        missing -= met(rows[-1])
+    return rows
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Kernels are wrong at single values or where two meet, so pairs stand for the grid that is too long to run."""
+    for mark in metafunc.definition.iter_markers("pairs"):
+        metafunc.parametrize(tuple(mark.kwargs), pairs(mark.kwargs), ids=str)
 
 
 @pytest.fixture(scope="session")

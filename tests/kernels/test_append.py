@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kinetics_kernels import PagedKVCache, reference
 
@@ -34,7 +34,6 @@ def check_summaries(cache):
 chunk = st.one_of(st.just(1), st.integers(1, 40))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     page_size=st.sampled_from([1, 4, 8, 16]),
     pages_per_block=st.integers(1, 5),
@@ -43,6 +42,18 @@ chunk = st.one_of(st.just(1), st.integers(1, 40))
     chunks=st.lists(st.tuples(chunk, st.booleans()), min_size=1, max_size=6),
     seed=st.integers(0, 99),
 )
+@example(
+    4, 5, 2, torch.float16, [(7, False), (1, False), (13, False), (1, True)], 1
+)  # a block closed by a step
+@example(
+    1, 3, 3, torch.float32, [(1, False), (1, True), (1, False), (1, True)], 2
+)  # steps alone, heads padded to 4
+@example(
+    8, 5, 1, torch.bfloat16, [(40, True), (33, False), (1, False), (40, False), (40, False)], 3
+)  # too many
+@example(
+    16, 1, 2, torch.float16, [(2, False), (15, False), (31, True), (17, False)], 4
+)  # each touches one block more
 def test_any_sequence_of_appends(make, device, page_size, pages_per_block, n_kv, dtype, chunks, seed):
     draw = torch.Generator().manual_seed(seed)
     block = page_size * pages_per_block
