@@ -19,6 +19,7 @@ import pytest
 from kinetics_lab.book import charts
 from kinetics_lab.book.charts import html as chart_html
 from kinetics_lab.book.charts import parts as chart_parts
+from kinetics_lab.book.charts import theme as chart_theme
 
 ROOT = Path(__file__).parent.parent
 WHITE, DARK = "#ffffff", "#121212"  # page colours of the book's theme
@@ -226,8 +227,8 @@ def test_series_stand_out_on_light_and_dark_pages(colour: str, page: str) -> Non
 
 def test_palettes() -> None:
     assert len(set(charts.SERIES)) == 8
-    assert chart_parts.palette("abc") == list(charts.SERIES[:3])
-    ordered = chart_parts.palette("abcd", ordered=True)
+    assert chart_theme.palette("abc") == list(charts.SERIES[:3])
+    ordered = chart_theme.palette("abcd", ordered=True)
     assert [charts.SIZES.index(c) for c in ordered] == sorted(charts.SIZES.index(c) for c in ordered)
     assert (ordered[0], ordered[-1]) == (charts.SIZES[0], charts.SIZES[-1])
 
@@ -335,7 +336,7 @@ def test_a_filter_steps_through_its_values_and_a_menu_names_them() -> None:
         (lambda: charts.Slider("b", "x", 3, 0, 2, 1, "b"), "min <= value <= max"),
         (lambda: charts.Slider.filter("model", "model", ["small"], "large"), "must be one of"),
         (lambda: charts.Slider.filter("model", "model", []), "must be one of"),
-        (lambda: chart_parts.palette("abcdefghi"), "at most 8 series; got 9"),
+        (lambda: chart_theme.palette("abcdefghi"), "at most 8 series; got 9"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(call: Any, message: str) -> None:
@@ -436,7 +437,7 @@ def test_a_line_without_points_has_a_line_in_the_legend():
     ]
     assert dict(zip(shapes[0]["domain"], shapes[0]["range"], strict=True)) == {
         "measured": "circle",
-        "law": charts.BAR,
+        "law": chart_theme.BAR,
     }
 
 
@@ -445,7 +446,7 @@ def test_the_rest_of_a_map_is_its_ground():
     names = ["read", "not read"]
     made = charts.regions(table, "x", "y", "who", sort=names, rest="not read", **TEXT).to_dict()
     scale = made["encoding"]["color"]["scale"]
-    assert dict(zip(scale["domain"], scale["range"], strict=True))["not read"] == charts.GROUND
+    assert dict(zip(scale["domain"], scale["range"], strict=True))["not read"] == chart_theme.GROUND
     assert scale["range"][0] == charts.SERIES[0]
     with pytest.raises(ValueError, match="rest"):
         charts.regions(table, "x", "y", "who", sort=names, rest="nobody", **TEXT)
