@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab.book.charts.theme import theme
+from kinetics_lab.book.charts.style import theme
 
 MIME = "application/vnd.vegalite.v5+json"  # JupyterLab registers v3 to v5, and draws newer specs under v5
 _V5_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.20.1.json"

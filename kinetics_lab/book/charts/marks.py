@@ -13,8 +13,8 @@ import pandas as pd
 from kinetics_lab.book.charts import parts
 from kinetics_lab.book.charts.parts import Names, Range, Rules
 from kinetics_lab.book.charts.slider import Slider
+from kinetics_lab.book.charts.style import BAR, DASHES, GROUND, INK, SERIES, SHAPES
 from kinetics_lab.book.charts.tables import order, span
-from kinetics_lab.book.charts.theme import BAR, DASHES, GROUND, INK, SERIES, SHAPES
 from kinetics_lab.errors import among
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.book.charts.slider import Slider
+from kinetics_lab.book.charts.style import SERIES, SIZES, WIDTH, palette
 from kinetics_lab.book.charts.tables import binary, numeric, order, plain, span, tidy
-from kinetics_lab.book.charts.theme import SERIES, SIZES, WIDTH, palette
 
 Names = Sequence[Any] | None
 Range = tuple[float, float] | None
