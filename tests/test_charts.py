@@ -117,7 +117,7 @@ def test_every_kind_makes_a_valid_described_small_figure(kind: str) -> None:
     assert "unused_column" not in html  # a column nobody draws
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lines", "fit", "heatmap"])
 def test_equal_input_gives_equal_output(kind: str) -> None:
     assert chart_html.figure_html(make(kind).to_dict()) == figure(kind)
 
@@ -345,24 +345,27 @@ def test_a_band_leaves_a_chosen_axis_alone() -> None:
     assert not axis["zero"]
 
 
-def test_the_bundle_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vl_convert
-
-    target = charts.write_bundle(tmp_path / "static")
-    assert target.name == "kl-vega.js"
-    text = target.read_text(encoding="utf-8")
+def test_the_bundle_holds_all_of_vega() -> None:
+    text = charts.write_bundle(ROOT / "_build" / "bundle").read_text(encoding="utf-8")  # as the book has it
     assert len(text) > 500_000
     assert "window.vegaEmbed" in text
     assert not re.search(r"(?:src|href)=.?https?://", text)
+
+
+def test_the_bundle_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import vl_convert
+
+    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda *_, **__: "vega(1)")
+    target = charts.write_bundle(tmp_path / "static")
+    assert target.name == "kl-vega.js"
+    text = target.read_text(encoding="utf-8")
+    assert text.splitlines()[1:] == ["(function () {", "vega(1)", "})();"]
     before = target.stat().st_mtime_ns
     assert charts.write_bundle(tmp_path / "static") == target
     assert target.stat().st_mtime_ns == before
     target.write_text("/* another version */\n", encoding="utf-8")
-    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda *_, **__: "vega(1)")
     charts.write_bundle(tmp_path / "static")
-    stamp, *script = target.read_text(encoding="utf-8").splitlines()
-    assert stamp == text.splitlines()[0]
-    assert script == ["(function () {", "vega(1)", "})();"]
+    assert target.read_text(encoding="utf-8") == text
     assert [p.name for p in (tmp_path / "static").iterdir()] == ["kl-vega.js"]
 
 
