@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kinetics_lab.book.build import find_chromium
+
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -34,15 +36,13 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--remote-debugging-port=0",
 ]
-FIGURES_READY = (
-    "[...document.querySelectorAll('figure.kl-chart')].every(f => f.classList.contains('kl-ready'))"
-)
-
-
-def find_chromium() -> str | None:
-    """Path of Chromium or Chrome, None where there is none."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((path for name in names if (path := shutil.which(name))), None)
+# Every figure is alive, and drawn for the width that it has.
+FIGURES_READY = """[...document.querySelectorAll('figure.kl-chart')].every(f => f.classList.contains('kl-ready')
+  && Math.abs(f.clientWidth - f.klWidth) <= 40 && !f.querySelector('.kl-waiting'))"""
+# Figures stay the pictures they are until `klStart()` is called.
+HOLD = """window.klHeld = new Promise(done => { window.klStart = done; });
+window.IntersectionObserver = class extends IntersectionObserver {
+  constructor(told, options) { super((seen, me) => window.klHeld.then(() => told(seen, me)), options); } };"""
 
 
 class Browser:
@@ -101,9 +101,17 @@ class Browser:
 
     @contextlib.contextmanager
     def page(
-        self, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True
+        self,
+        width: int = 1280,
+        height: int = 900,
+        dark: bool = False,
+        scripts: bool = True,
+        hold: bool = False,
     ) -> Iterator[Page]:
-        """A tab of the given size in CSS pixels, for the time of a ``with`` block."""
+        """A tab of the given size in CSS pixels, for the time of a ``with`` block.
+
+        ``scripts`` off is a reader without JavaScript; ``hold`` keeps figures from coming alive until `Page.start`.
+        """
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session)
@@ -114,6 +122,8 @@ class Browser:
         page.command("Emulation.setEmulatedMedia", features=[scheme])
         if not scripts:
             page.command("Emulation.setScriptExecutionDisabled", value=True)
+        if hold:
+            page.command("Page.addScriptToEvaluateOnNewDocument", source=HOLD)
         try:
             yield page
         finally:
@@ -191,7 +201,11 @@ class Page:
         """Make the tab as tall as its page, so that every figure is in sight, and wait for the figures."""
         size = self.command("Page.getLayoutMetrics")
         self.resize(size["cssLayoutViewport"]["clientWidth"], int(size["cssContentSize"]["height"]) + 1)
-        self.wait(FIGURES_READY)
+        self.wait(FIGURES_READY, 20)
+
+    def start(self) -> None:
+        """Let held figures come alive."""
+        self.js("window.klStart()")
 
     def requests(self) -> list[str]:
         """Addresses the page asked for."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -22,7 +24,10 @@ from kinetics_lab.book.build import (
     repository_settings,
 )
 
+pytestmark = pytest.mark.xdist_group("book")
 ROOT = Path(__file__).parent.parent
+ADDRESS = "https://github.com/owner/name"
+INTRO = "# Intro\n\nTo work.\n"
 ASSETS = {"script": "src", "img": "src", "source": "src", "iframe": "src", "video": "src", "audio": "src"}
 ASSETS |= {"object": "data", "embed": "src", "link": "href"}
 LINKED_ONLY = {
@@ -85,7 +90,7 @@ def external_in_css(text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, write_notebook):
-    """A project with two pages and two chapters, built once without a repository's address."""
+    """A project with two pages and two chapters."""
     root = tmp_path_factory.mktemp("small")
     config = {
         "title": "Small",
@@ -99,14 +104,15 @@ def small(tmp_path_factory, write_notebook):
     toc = {"format": "jb-book", "root": "book/intro", "parts": [{"caption": "Part", "chapters": chapters}]}
     (root / "book").mkdir()
     (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc))
-    (root / "book" / "intro.md").write_text("# Intro\n\nTo work.\n")
+    (root / "book" / "intro.md").write_text(INTRO)
     title = ("markdown", "(ch:one)=\n# One?")
     cells = [title, ("code", "n = 3  # tokens", "parameters"), ("code", "print('n is', n)")]
     write_notebook(root / "notebooks" / "10_one.ipynb", *cells)
-    write_notebook(
-        root / "notebooks" / "11_two.ipynb", ("markdown", "# Two?\n\nAfter {ref}`ch:one`."), ("code", "6 * 7")
-    )
-    (root / "default.yml").write_text("10_one: {n: 3}\n")
+    title = ("markdown", "# Two?\n\nAfter {ref}`ch:one`.")
+    cells = [title, ("code", "m = 6  # tokens", "parameters"), ("code", "print('m is', m)")]
+    write_notebook(root / "notebooks" / "11_two.ipynb", *cells)
+    (root / "default.yml").write_text("10_one: {n: 3}\n11_two: {m: 6}\n")
+    (root / "other.yml").write_text("10_one: {n: 5}\n11_two: {m: 6}\n")
     return root
 
 
@@ -122,47 +128,53 @@ def project(small, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def first_build(small):
-    return build_book(small, small / "default.yml", small / "_build" / "book", repository_url="")
+def faulty(small):
+    """The small book, built while its first page has two faults: the error, and what was told of it."""
+    told, intro = io.StringIO(), small / "book" / "intro.md"
+    intro.write_text(INTRO + "\n{nosuchrole}`x` and {ref}`ch:uno`.\n")
+    try:
+        with contextlib.redirect_stderr(told), pytest.raises(BookError) as error:
+            build_book(small, small / "other.yml", small / "_build" / "book", repository_url=ADDRESS)
+    finally:
+        intro.write_text(INTRO)
+    shutil.copytree(small / "_build" / "book", small / "_build" / "failed")
+    return str(error.value), told.getvalue()
 
 
-def test_a_build_shows_what_was_executed(first_build):
-    assert first_build.name == "index.html"
-    page = (first_build.parent / "notebooks" / "10_one.html").read_text()
-    assert "n is 3" in page
-    assert (
-        page.count('class="highlight-ipython3') == 2
-    )  # the injected cell repeats the defaults and is left out
+@pytest.fixture(scope="module")
+def mended(faulty, small):
+    """The first page of that book once the faults are gone, with the address of a repository."""
+    return build_book(small, small / "other.yml", small / "_build" / "book", repository_url=ADDRESS)
 
 
-def test_without_an_address_no_button_leads_anywhere(first_build):
-    for path in first_build.parent.rglob("*.html"):
-        assert not [a for a in Page(path).links if re.search(r"github|mybinder|colab|edit/", a)]
+@pytest.fixture(scope="module")
+def preview(small):
+    """The first page of the second chapter's preview, without an address, and what was printed."""
+    out, told = small / "_build" / "preview", io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        index = build_book(small, small / "default.yml", out, repository_url="", only=["11_two"])
+    return index, told.getvalue()
 
 
-def test_an_unchanged_book_is_not_built_again_and_a_changed_one_is(first_build, small, capsys, monkeypatch):
+def test_every_fault_is_told_with_its_place(faulty):
+    error, told = faulty
+    assert re.fullmatch(r"the book did not build: 2 warnings; all of it is in .*build\.log", error)
+    for message in ("Unknown interpreted text role", "undefined label: 'ch:uno'"):
+        assert re.search(rf"^book/intro\.md:\d+: WARNING: {message}", told, re.MULTILINE)
+
+
+def test_a_failed_build_is_read_anew(faulty, small, monkeypatch):
+    """Sphinx tells of a fault when it reads the page, so nothing of what it has read may be left."""
     import kinetics_lab.book.build as module
 
-    def refuse(*_):
-        raise AssertionError("built again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_jupyter_book", refuse)
-        again = build_book(small, small / "default.yml", small / "_build" / "book", repository_url="")
-        assert again == first_build
-        assert "Nothing has changed" in capsys.readouterr().out
-        with pytest.raises(AssertionError, match="built again"):
-            build_book(small, None, small / "_build" / "book", repository_url="https://example.org/a/b")
-    assert (
-        build_book(small, small / "default.yml", small / "_build" / "book", repository_url="") == first_build
-    )
+    left = []
+    monkeypatch.setattr(module, "_jupyter_book", lambda out, *_: left.append((out / "_build").exists()))
+    build_book(small, small / "other.yml", small / "_build" / "failed", repository_url=ADDRESS)
+    assert left == [False]
 
 
-def test_with_an_address_the_buttons_lead_there(project, monkeypatch):
-    monkeypatch.setenv("KINETICS_REPOSITORY_URL", "https://github.com/owner/name")
-    (project / "default.yml").write_text("10_one: {n: 5}\n")
-    index = build_book(project, project / "default.yml", project / "out")
-    page = Page(index.parent / "notebooks" / "10_one.html")
+def test_with_an_address_the_buttons_lead_there(mended):
+    page = Page(mended.parent / "notebooks" / "10_one.html")
     for wanted in (
         "https://github.com/owner/name",
         "https://github.com/owner/name/edit/main/notebooks/10_one.ipynb",
@@ -173,6 +185,40 @@ def test_with_an_address_the_buttons_lead_there(project, monkeypatch):
     text = page.path.read_text()
     assert "n is 5" in text
     assert text.count('class="highlight-ipython3') == 3  # values other than the defaults are shown
+
+
+def test_an_unchanged_book_is_not_built_again_and_a_changed_one_is(mended, small, capsys, monkeypatch):
+    import kinetics_lab.book.build as module
+
+    def refuse(*_):
+        raise AssertionError("built again")
+
+    monkeypatch.setattr(module, "_jupyter_book", refuse)
+    monkeypatch.setenv("KINETICS_REPOSITORY_URL", ADDRESS)
+    assert mended.name == "index.html"
+    assert build_book(small, small / "other.yml", small / "_build" / "book") == mended
+    assert "Nothing has changed" in capsys.readouterr().out
+    shutil.copytree(small / "_build" / "book", small / "_build" / "changed")
+    with pytest.raises(AssertionError, match="built again"):
+        build_book(small, small / "default.yml", small / "_build" / "changed")
+
+
+def test_a_preview_shows_one_chapter_as_it_was_executed(preview, small):
+    index, told = preview
+    [page] = (index.parent / "notebooks").iterdir()
+    assert page.name == "11_two.html"
+    text = page.read_text()
+    assert "m is 6" in text
+    assert text.count('class="highlight-ipython3') == 2  # the injected cell repeats the defaults
+    assert "A preview: links to the notebooks left out lead nowhere." in told
+    assert "undefined label" not in told
+    with pytest.raises(ValueError, match="notebook '11_too' is not known; did you mean 11_two"):
+        build_book(small, None, small / "_build" / "preview", only=["11_too"])
+
+
+def test_without_an_address_no_button_leads_anywhere(preview):
+    for path in preview[0].parent.rglob("*.html"):
+        assert not [a for a in Page(path).links if re.search(r"github|mybinder|colab|edit/", a)]
 
 
 def theme_options(config, url):
@@ -204,6 +250,7 @@ def test_other_theme_options_stay():
     assert config["html"]["use_issues_button"] is True  # what was given is not changed
 
 
+@pytest.mark.slow
 def test_what_is_wrong_fails_every_time_until_it_is_mended(project, capsys):
     def build():
         return build_book(project, None, project / "out", repository_url="")
@@ -226,13 +273,7 @@ def test_what_is_wrong_fails_every_time_until_it_is_mended(project, capsys):
     assert re.search(r"11_two\.ipynb:\d+: WARNING: undefined label: 'ch:one'", capsys.readouterr().err)
 
 
-def test_a_preview_shows_one_chapter(project):
-    index = build_book(project, None, project / "out", repository_url="", only=["11_two"])
-    assert [p.name for p in (index.parent / "notebooks").iterdir()] == ["11_two.html"]
-    with pytest.raises(ValueError, match="notebook '11_too' is not known; did you mean 11_two"):
-        build_book(project, None, project / "out", only=["11_too"])
-
-
+@pytest.mark.slow
 def test_the_page_that_is_printed_finds_what_it_loads(project, capsys):
     for _ in range(2):
         index = build_book(project, None, project / "out", repository_url="", builder="singlehtml")
@@ -353,14 +394,12 @@ def test_no_page_names_a_folder_of_the_machine(built_book):
         assert not [place for place in places if len(place) > 1 and f"{place}/" in text], path
 
 
-def test_a_changed_data_file_stops_the_build_though_its_runs_are_kept(
-    first_build, small, tmp_path, monkeypatch
-):
+def test_a_changed_data_file_stops_the_build_though_its_runs_are_kept(mended, small, tmp_path, monkeypatch):
     data = shutil.copytree(ROOT / "data", tmp_path / "data")
     (data / "published" / "printed_rows.csv").write_text("changed\n")
     monkeypatch.setenv("KINETICS_DATA", str(data))
     with pytest.raises(ValueError, match="printed_rows.csv does not match the manifest"):
-        build_book(small, small / "default.yml", small / "_build" / "book", repository_url="")
+        build_book(small, small / "other.yml", small / "_build" / "book", repository_url=ADDRESS)
 
 
 def test_the_books_own_configuration_takes_an_address():

@@ -1,14 +1,13 @@
-"""The built book as a reader sees it: every page in headless Chromium, with no way to the network.
+"""The built book as a reader sees it: pages in headless Chromium, with no way to the network.
 
-One visit of each page (desktop light, then dark, then a phone) and one without JavaScript; the tests look at
-what the visits saw. Without Chromium the tests are skipped.
+One load a page (pictures on a phone, live figures there, a wide screen, dark); the tests look at what the visits
+saw: of one page of each kind, and of all others in the slow set. Without Chromium the tests are skipped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +19,21 @@ _spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_na
 browser = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(browser)
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("book")]
 if browser.find_chromium() is None:
     pytest.skip(
         "no Chromium: install it (Debian: apt-get install chromium) to run the browser tests",
         allow_module_level=True,
     )
 
+# The first page, a chapter with sliders, one of measurements, one with tables, the scorecard.
+KINDS = [
+    "book/intro.html",
+    "notebooks/11_when_does_attention_dominate.html",
+    "notebooks/24_does_the_cost_law_predict_milliseconds.html",
+    "notebooks/31_which_model_should_answer.html",
+    "notebooks/90_scorecard.html",
+]
 PHONE = 390
 MATH = "[...document.querySelectorAll('.math')]"
 # Contrast of every letter drawn in the page's own colour with the page behind it, the weakest first.
@@ -88,6 +95,17 @@ TARGET = """(() => {
 TOOLTIP = "(document.querySelector('#vg-tooltip-element.visible') || {}).innerText || ''"
 
 
+PICTURES = "[...document.querySelectorAll('figure.kl-chart .kl-static > svg[role=img]')]"
+LABELLED = f"{PICTURES}.filter(s => s.getBoundingClientRect().height > 100 && s.ariaLabel.length > 20).length"
+WIDTH_OF_PAGE = "document.documentElement.scrollWidth"
+# Colour theme of the page and ink of its first chart, after another click on the reader's switch.
+SWITCH = """(async () => {
+  document.querySelector('.theme-switch-button').click();
+  await new Promise(done => setTimeout(done, 100));
+  return [document.documentElement.dataset.theme, getComputedStyle(document.querySelector('.kl-live svg text')).fill];
+})()"""
+
+
 @dataclass
 class Visit:
     """What one page showed."""
@@ -108,60 +126,59 @@ class Visit:
     page_contrast: list[Any] = field(default_factory=list)
     phone_width: int = 0
     cut_off: dict[int, list[str]] = field(default_factory=dict)
+    inks: dict[str, str] = field(default_factory=dict)
 
 
 def visit(chromium: Any, path: Path) -> Visit:
-    """Look at a page as a reader would: scroll, move controls, point at charts, go dark, turn to a phone."""
-    with chromium.page(1280, 900) as page:
+    """Look at a page as readers do, in one load: pictures on a phone, live figures there, then a wide screen."""
+    with chromium.page(PHONE, 844, hold=True) as page:
         page.goto(path)
         seen = Visit(page.js("document.querySelectorAll('figure.kl-chart').length"))
+        seen.static = page.js(LABELLED)
+        seen.phone_width = page.js(WIDTH_OF_PAGE)
+        page.start()
         with contextlib.suppress(TimeoutError):  # the counts below tell what did not come
             page.show_all()
-            page.wait(f"{MATH}.length === {MATH}.filter(m => m.querySelector('mjx-container')).length", 20)
-        seen.ready = page.js("document.querySelectorAll('figure.kl-ready .kl-live svg.marks').length")
-        seen.math = page.js(f"{MATH}.length")
-        seen.rendered_math = page.js(f"{MATH}.filter(m => m.querySelector('mjx-container')).length")
-        seen.repeated_ids = page.js(REPEATED_IDS)
-        seen.labels = page.js(
-            "[...document.querySelectorAll('.kl-live [role=\"graphics-document\"]')].map(e => e.ariaLabel)"
-        )
-        seen.contrast["light"] = page.js(CHART_TEXT)
-        seen.cut_off[1280] = page.js(CUT_OFF)
+        seen.phone_width = max(seen.phone_width, page.js(WIDTH_OF_PAGE))
+        seen.cut_off[PHONE] = page.js(CUT_OFF)
         page.resize(1280, 900)
-        for number in range(seen.figures):
-            if spot := page.js(TARGET.replace("NUMBER", str(number))):
-                page.mouse(1, 1)
-                page.mouse(*spot)
-                try:
-                    seen.tooltips.append(page.wait(TOOLTIP, 3))
-                except TimeoutError:
-                    seen.tooltips.append("")
-        seen.sliders = page.js("document.querySelectorAll('.vega-bind input[type=range]').length")
-        for number in range(
-            page.js("document.querySelectorAll('.vega-bind input, .vega-bind select').length")
-        ):
-            seen.moved.append(page.js(MOVE.replace("NUMBER", str(number))))
-        page.command(
-            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}]
-        )
-        page.wait("document.documentElement.dataset.theme === 'dark'")
-        seen.contrast["dark"], seen.page_contrast = page.js(CHART_TEXT), page.js(PAGE_TEXT)
-        seen.requests, seen.errors = page.requests(), page.errors()
-    with chromium.page(PHONE, 844) as page:
-        page.goto(path)
         with contextlib.suppress(TimeoutError):
             page.show_all()
-        seen.phone_width = page.js("document.documentElement.scrollWidth")
-        seen.cut_off[PHONE] = page.js(CUT_OFF)
-        seen.errors += page.errors()
-    with chromium.page(PHONE, 844, scripts=False) as page:
-        page.goto(path)
-        pictures = "[...document.querySelectorAll('figure.kl-chart .kl-static > svg[role=img]')]"
-        seen.static = page.js(
-            f"{pictures}.filter(s => s.getBoundingClientRect().height > 100 && s.ariaLabel.length > 20).length"
-        )
-        seen.phone_width = max(seen.phone_width, page.js("document.documentElement.scrollWidth"))
+            page.wait(f"{MATH}.length === {MATH}.filter(m => m.querySelector('mjx-container')).length", 20)
+        look(page, seen)
     return seen
+
+
+def look(page: Any, seen: Visit) -> None:
+    """What a wide page shows once its figures are alive: read, point, move, go dark."""
+    seen.ready = page.js("document.querySelectorAll('figure.kl-ready .kl-live svg.marks').length")
+    seen.math = page.js(f"{MATH}.length")
+    seen.rendered_math = page.js(f"{MATH}.filter(m => m.querySelector('mjx-container')).length")
+    seen.repeated_ids = page.js(REPEATED_IDS)
+    seen.labels = page.js(
+        "[...document.querySelectorAll('.kl-live [role=\"graphics-document\"]')].map(e => e.ariaLabel)"
+    )
+    seen.contrast["light"] = page.js(CHART_TEXT)
+    seen.cut_off[1280] = page.js(CUT_OFF)
+    page.resize(1280, 900)
+    for number in range(seen.figures):
+        if spot := page.js(TARGET.replace("NUMBER", str(number))):
+            page.mouse(1, 1)
+            page.mouse(*spot)
+            try:
+                seen.tooltips.append(page.wait(TOOLTIP, 3))
+            except TimeoutError:
+                seen.tooltips.append("")
+    seen.sliders = page.js("document.querySelectorAll('.vega-bind input[type=range]').length")
+    for number in range(page.js("document.querySelectorAll('.vega-bind input, .vega-bind select').length")):
+        seen.moved.append(page.js(MOVE.replace("NUMBER", str(number))))
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    page.command("Emulation.setEmulatedMedia", features=[dark])
+    page.wait("document.documentElement.dataset.theme === 'dark'")
+    seen.contrast["dark"], seen.page_contrast = page.js(CHART_TEXT), page.js(PAGE_TEXT)
+    if seen.ready:
+        seen.inks = dict(page.js(SWITCH) for _ in range(3))
+    seen.requests, seen.errors = page.requests(), page.errors()
 
 
 @pytest.fixture(scope="session")
@@ -172,13 +189,22 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def visits(chromium: Any, built_book: Path) -> dict[str, Visit]:
-    """Every page of the book with what it showed; redirects and Sphinx's own pages are left out."""
+def book_pages(built_book: Path) -> list[Path]:
+    """Every page of the book; redirects and Sphinx's own pages are left out."""
     own = {"genindex.html", "search.html"}
     pages = [p for p in sorted(built_book.rglob("*.html")) if "_static" not in p.parts and p.name not in own]
-    pages = [p for p in pages if 'http-equiv="Refresh"' not in p.read_text(encoding="utf-8")[:500]]
-    assert pages, f"no pages in {built_book}"
-    return {p.relative_to(built_book).as_posix(): visit(chromium, p) for p in pages}
+    return [p for p in pages if 'http-equiv="Refresh"' not in p.read_text(encoding="utf-8")[:500]]
+
+
+@pytest.fixture(scope="session", params=["one of each kind", pytest.param("others", marks=pytest.mark.slow)])
+def visits(
+    request: pytest.FixtureRequest, chromium: Any, book_pages: list[Path], built_book: Path
+) -> dict[str, Visit]:
+    """Pages of the book with what they showed."""
+    names = {p.relative_to(built_book).as_posix(): p for p in book_pages}
+    assert set(KINDS) < set(names)
+    wanted = KINDS if request.param != "others" else [name for name in names if name not in KINDS]
+    return {name: visit(chromium, names[name]) for name in wanted}
 
 
 def test_there_are_pages_with_charts_equations_and_sliders(visits: dict[str, Visit]) -> None:
@@ -243,22 +269,21 @@ def test_no_page_is_wider_than_a_phone(visits: dict[str, Visit]) -> None:
     assert {k: v.phone_width for k, v in visits.items() if v.phone_width > PHONE} == {}
 
 
-def test_pictures_without_javascript(visits: dict[str, Visit]) -> None:
+def test_pictures_stand_before_the_scripts_run(visits: dict[str, Visit]) -> None:
     assert {k: (v.static, v.figures) for k, v in visits.items() if v.static != v.figures} == {}
 
 
-def test_the_readers_switch_changes_the_colour_of_charts(
-    visits: dict[str, Visit], built_book: Path, chromium: Any
-) -> None:
-    name = next(k for k, v in visits.items() if v.figures)
-    with chromium.page(1280, 900) as page:
-        page.goto(built_book / name)
-        page.show_all()
-        themes = {}
-        for _ in range(3):
-            page.js("document.querySelector('.theme-switch-button').click()")
-            time.sleep(0.1)
-            ink = page.js("getComputedStyle(document.querySelector('.kl-live svg text')).fill")
-            themes[page.js("document.documentElement.dataset.theme")] = ink
-    assert set(themes) == {"light", "dark"}
-    assert themes["light"] != themes["dark"]
+def test_the_readers_switch_changes_the_colour_of_charts(visits: dict[str, Visit]) -> None:
+    for name, v in visits.items():
+        assert (name, set(v.inks)) == (name, {"light", "dark"} if v.figures else set())
+        assert (name, len(set(v.inks.values()))) == (name, len(v.inks))
+
+
+@pytest.mark.slow
+def test_without_javascript(chromium: Any, book_pages: list[Path]) -> None:
+    for path in book_pages:
+        with chromium.page(PHONE, 844, scripts=False) as page:
+            page.goto(path)
+            figures = page.js("document.querySelectorAll('figure.kl-chart').length")
+            assert (path.name, page.js(LABELLED)) == (path.name, figures)
+            assert page.js(WIDTH_OF_PAGE) <= PHONE, path.name

@@ -33,7 +33,7 @@
   }
 
   // What a narrow page needs: shorter lines of text, fewer legend columns, names of bars and cells turned when
-  // they are wider than their place (the rules of chart_parts.py, for another width; letters are 6.5 px wide).
+  // they are wider than their place (the rules of charts/parts.py, for another width; letters are 6.5 px wide).
   function fit(spec, width) {
     var plot = width - 60;
     (function measure(node) {

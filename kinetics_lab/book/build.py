@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +139,10 @@ def _sync(tree: dict[str, bytes], folder: Path) -> str:
 
 def _jupyter_book(out: Path, builder: str, strict: bool) -> None:
     """Render ``out/stage``; its chatter goes to ``out/build.log``, warnings to stderr. BookError if it fails."""
-    main = "from jupyter_book.cli.main import main; main()"
-    toc = out / "stage" / "book" / "_toc.yml"
-    places = ["--toc", str(toc), "--path-output", str(out), "--builder", builder]
-    strictly = ["-W", "-n", "--keep-going"] if strict else []
-    command = [sys.executable, "-c", main, "build", str(out / "stage"), *places, *strictly]
+    main, stage = "from jupyter_book.cli.main import main; main()", out / "stage"
+    options = {"--toc": f"{stage}/book/_toc.yml", "--path-output": f"{out}", "--builder": builder}
+    command = [sys.executable, "-c", main, "build", str(stage), *chain.from_iterable(options.items())]
+    command += ["-W", "-n", "--keep-going"] * strict
     # strictness is about the book, not its tools
     env = os.environ | {"PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
     run = subprocess.run(
@@ -151,7 +151,7 @@ def _jupyter_book(out: Path, builder: str, strict: bool) -> None:
     log = re.sub(r"\x1b\[[0-9;]*m", "", run.stdout)
     (out / "build.log").write_text(log, encoding="utf-8")
     told = [
-        line.replace(f"{out}/stage/", "")
+        line.replace(f"{stage}/", "")
         for line in log.splitlines()
         if re.search(r"\b(WARNING|ERROR)\b", line) and (strict or "undefined label" not in line)
     ]
@@ -189,12 +189,8 @@ def _gather(
 def _render(out: Path, tree: dict[str, bytes], builder: str, strict: bool) -> None:
     """Stage the tree and render it, unless ``out`` holds the pages of this very tree."""
     made, pages = out / "stamp.json", out / "_build" / builder
-    stamp = {
-        "builder": builder,
-        "strict": strict,
-        "toolchain": _toolchain(),
-        "tree": _sync(tree, out / "stage"),
-    }
+    stamp = {"builder": builder, "strict": strict, "toolchain": _toolchain()}
+    stamp["tree"] = _sync(tree, out / "stage")
     last = json.loads(made.read_text(encoding="utf-8")) if made.exists() else {}
     if stamp == last and pages.is_dir():
         print("Nothing has changed since the last build.")
@@ -210,14 +206,9 @@ def _render(out: Path, tree: dict[str, bytes], builder: str, strict: bool) -> No
 
 
 def build_book(
-    root: Path | str,
-    params: Path | str | None,
-    out: Path | str,
-    *,
-    repository_url: str | None = None,
-    builder: str = "html",
-    only: Sequence[str] = (),
-) -> Path:
+    root: Path | str, params: Path | str | None, out: Path | str, *, repository_url: str | None = None,
+    builder: str = "html", only: Sequence[str] = (),
+) -> Path:  # fmt: skip
     """Execute the notebooks, stage them with the pages and build; returns the path of the first page.
 
     ``root`` holds ``_config.yml``, ``book/`` (with ``_toc.yml``) and ``notebooks/``. ``repository_url`` None takes
@@ -253,14 +244,18 @@ def build_book(
         tree = _gather(root, runs, config, only)
         _render(out, tree, builder, strict=not only)
     index = out / "_build" / builder / "index.html"
-    single = index.parent / f"{yaml.safe_load(tree['book/_toc.yml'])['root']}.html"
-    if builder == "singlehtml" and single.exists():
-        # Its addresses are those of the top folder, so it takes the place of the page that only points at it.
+    if builder == "singlehtml":
+        _make_printable(index, index.parent / f"{yaml.safe_load(tree['book/_toc.yml'])['root']}.html")
+    return index
+
+
+def _make_printable(index: Path, single: Path) -> None:
+    """Put the page that holds the whole book, fit for paper, in the place of the one that only points at it."""
+    if single.exists():  # its addresses are those of the top folder
         text = single.read_text(encoding="utf-8").replace("</head>", PRINT_STYLE + "</head>", 1)
         text = text.replace('<details class="sd-', '<details open class="sd-')  # answers are shown
         index.write_text(text, encoding="utf-8")
         single.unlink()
-    return index
 
 
 def find_chromium() -> str | None:
@@ -280,16 +275,9 @@ def print_pdf(page: Path, pdf: Path) -> None:
     part = pdf.with_name(pdf.name + ".part")
     part.unlink(missing_ok=True)
     # no sandbox: the page is our own and containers seldom allow one; virtual time: until mathematics is set
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-pdf-header-footer",
-        "--virtual-time-budget=60000",
-    ]
-    subprocess.run(
-        [browser, *options, f"--print-to-pdf={part}", page.as_uri()], capture_output=True, check=False
-    )
+    options = "--headless --no-sandbox --disable-gpu --no-pdf-header-footer --virtual-time-budget=60000"
+    command = [browser, *options.split(), f"--print-to-pdf={part}", page.as_uri()]
+    subprocess.run(command, capture_output=True, check=False)
     if not part.exists():
         raise BookError(f"{browser} printed no PDF of {page}")
     part.rename(pdf)

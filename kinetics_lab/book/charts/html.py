@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kinetics_lab.book.charts.style import theme
+
 MIME = "application/vnd.vegalite.v5+json"  # JupyterLab registers v3 to v5, and draws newer specs under v5
 _V5_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.20.1.json"
 _VIEWS = ("hconcat", "vconcat", "concat", "facet", "repeat")
@@ -32,6 +34,22 @@ def _vega_lite() -> str:
     import altair as alt
 
     return ".".join(alt.VEGALITE_VERSION.lstrip("v").split(".")[:2])
+
+
+def enable() -> None:
+    """Use the theme and the offline renderer (Vega-Lite JSON and a PNG, never HTML) in this notebook.
+
+    Styled tables (``df.style``) are shown in the book's style, too.
+    """
+    import altair as alt
+    from IPython import get_ipython
+    from pandas.io.formats.style import Styler
+
+    alt.theme.register("kinetics", enable=True)(lambda: theme())  # type: ignore[arg-type, return-value]
+    alt.renderers.register("kinetics", mimebundle)
+    alt.renderers.enable("kinetics")
+    if notebook := get_ipython():
+        notebook.display_formatter.formatters["text/html"].for_type(Styler, table_html)
 
 
 def mimebundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:

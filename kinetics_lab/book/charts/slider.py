@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from kinetics_lab.book.charts.parts import plain
+from kinetics_lab.book.charts.tables import plain
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,265 @@
+"""The figure kinds: lines, points with a fitted line, stacked bars, a comparison, a heat map, regions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from kinetics_lab.book.charts import parts
+from kinetics_lab.book.charts.parts import Names, Range, Rules
+from kinetics_lab.book.charts.slider import Slider
+from kinetics_lab.book.charts.style import BAR, DASHES, GROUND, INK, SERIES, SHAPES
+from kinetics_lab.book.charts.tables import order, span
+from kinetics_lab.errors import among
+
+
+def lines(
+    table: pd.DataFrame, x: str, y: str, series: str | None = None, *, x_title: str, y_title: str,
+    description: str, title: str | None = None, log_x: bool | int = False, log_y: bool = False,
+    x_domain: Range = None, y_domain: Range = None, dash: str | None = None, band: tuple[str, str] | None = None,
+    points: bool = False, reference: Rules = (), reference_x: Rules = (), slider: Slider | None = None,
+    sort: Names = None, ordered: bool = False, tooltip_columns: Sequence[str] | None = None,
+) -> alt.LayerChart:  # fmt: skip
+    """One line a series; a click in the legend brings a series out, the pointer reads the nearest point.
+
+    ``series`` gives the colour (in the order ``sort``; ``ordered`` takes the small-to-large palette),
+    ``dash`` the line style, ``band`` two columns shaded around the line, ``points`` marks on every row.
+    ``reference`` draws named horizontal rules at values of y, ``reference_x`` vertical ones. ``log_x`` may be
+    2. With a `Slider` that has an ``expr``, ``y`` is computed from the other columns and need not be in the
+    table; give ``y_domain`` then, so that the axis stays put while the reader moves it.
+    """
+    known_y = [] if slider and slider.expr else [y]
+    texts = {"x_title": x_title, "y_title": y_title, "description": description}
+    data = parts.begin(table, [x, *known_y, series, dash, *(band or ())], texts, slider, tooltip_columns)
+    tips = parts.tooltips(data, {x: x_title, y: y_title}, tooltip_columns or [series, dash, x, y])
+    xs, ys = span(data, x), span(data, *known_y, *(band or ()))
+    if len(reference) and len(ys):
+        ys = np.append(ys, [value for value, _ in reference])
+    steady = bool(slider and slider.column)
+    base = alt.Chart(data).encode(
+        x=parts.position(alt.X, x, x_title, xs, log_x, x_domain, steady),
+        y=parts.position(alt.Y, y, y_title, ys, log_y, y_domain, steady),
+        color=parts.colour(data, series, sort, ordered, symbolType="stroke", symbolSize=400),
+    )
+    if dash is not None:
+        base = base.encode(detail=alt.Detail(field=dash, type="nominal"))
+    base = parts.controlled(base, slider, y)
+    cut = x_domain is not None or y_domain is not None
+    line = base.mark_line(strokeWidth=2.5, clip=cut)
+    if series is not None:
+        pick = alt.selection_point(name="pick", fields=[series], bind="legend")
+        line = line.encode(opacity=alt.condition(pick, alt.value(1), alt.value(0.15))).add_params(pick)
+    if dash is not None:
+        names, stroke = order(data, dash, None), {"symbolType": "stroke", "symbolStrokeColor": INK}
+        key = parts.legend(names, **stroke, symbolSize=400, orient="bottom", offset=4)
+        line = line.encode(strokeDash=parts.named(alt.StrokeDash, dash, names, DASHES, key))
+    near = alt.selection_point(name="near", on="pointerover", nearest=True, empty=False, clear="pointerout")
+    seen = alt.condition(near, alt.value(1), alt.value(0.9 if points else 0))
+    marks = parts.within(base, **{x: x_domain, y: y_domain}).mark_point(filled=True, size=70)
+    marks = marks.encode(opacity=seen, tooltip=tips).add_params(near)
+    chart = alt.layer(*parts.band(base, band, cut), line, marks, *parts.rules(reference, reference_x))
+    return parts.finish(chart, title, description, slider)
+
+
+def fit(
+    points: pd.DataFrame, line: pd.DataFrame, x: str, y: str, series: str | None = None, *, x_title: str,
+    y_title: str, description: str, title: str | None = None, log_x: bool | int = True, log_y: bool = True,
+    x_domain: Range = None, y_domain: Range = None, band: tuple[str, str] | None = None, reference: Rules = (),
+    reference_x: Rules = (), sort: Names = None, ordered: bool = False, tooltip_columns: Sequence[str] | None = None,
+) -> alt.LayerChart:  # fmt: skip
+    """Measured ``points`` and the fitted ``line`` (both with columns x, y, series), log-log unless told.
+
+    ``band`` names two columns of ``line``; ``tooltip_columns`` the columns of ``points`` shown under the pointer.
+    """
+    texts = {"x_title": x_title, "y_title": y_title, "description": description}
+    dots = parts.begin(points, [x, y, series], texts, None, tooltip_columns)
+    curve = parts.begin(line, [x, y, series, *(band or ())], texts)
+    both = pd.concat([dots, curve], ignore_index=True)
+    place: dict[str, Any] = {
+        "x": parts.position(alt.X, x, x_title, span(both, x), log_x, x_domain),
+        "y": parts.position(alt.Y, y, y_title, span(both, y, *(band or ())), log_y, y_domain),
+        "color": parts.colour(both, series, sort, ordered),
+    }
+    drawn = alt.Chart(curve).encode(**place)
+    if series is not None:
+        names, dotted = order(both, series, sort), set(order(dots, series, sort))
+        signs = [shape if name in dotted else BAR for name, shape in zip(names, SHAPES, strict=False)]
+        place["shape"] = parts.named(alt.Shape, series, names, signs, parts.legend(names))
+    tips = parts.tooltips(dots, {x: x_title, y: y_title}, tooltip_columns or [series, x, y])
+    marks = parts.within(alt.Chart(dots), **{x: x_domain, y: y_domain})
+    marks = marks.mark_point(filled=True, size=60, opacity=0.9).encode(**place, tooltip=tips)
+    drawn_line = drawn.mark_line(strokeWidth=2, clip=True)
+    chart = alt.layer(*parts.band(drawn, band, True), drawn_line, marks, *parts.rules(reference, reference_x))
+    return parts.finish(chart, title, description)
+
+
+def stacked_bars(
+    table: pd.DataFrame, x: str, y: str, part: str, *, x_title: str, y_title: str, description: str,
+    title: str | None = None, normalize: bool = False, horizontal: bool = False, slider: Slider | None = None,
+    y_domain: Range = None, sort: Names = None, sort_x: Names = None,
+) -> alt.Chart:  # fmt: skip
+    """Bars from zero, split by ``part``: what makes up a time or a cost.
+
+    ``normalize`` shows shares, ``horizontal`` puts the groups of ``x`` on rows (good for names). ``sort``
+    orders the parts, ``sort_x`` the groups. A `Slider` works as in `lines`.
+    """
+    known_y = [] if slider and slider.expr else [y]
+    texts = {"x_title": x_title, "y_title": y_title, "description": description}
+    data = parts.begin(table, [x, *known_y, part], texts, slider)
+    values = span(data, *known_y)
+    if (values < 0).any():
+        raise ValueError(f"column {y!r} must not be negative in stacked bars; got {values.min():g}")
+    totals, steady = np.empty(0), bool(slider and slider.column and not normalize)
+    if steady and slider:  # room for the tallest bar of every choice
+        totals = np.append(data.groupby([x, slider.column], observed=True)[y].sum().to_numpy(float), 0)
+    length = parts.position(alt.X if horizontal else alt.Y, y, y_title, totals, False, y_domain, steady)
+    length["stack"] = "normalize" if normalize else "zero"
+    if normalize:
+        length["axis"] = alt.Axis(format="%")
+    groups = parts.category(alt.Y if horizontal else alt.X, data, x, x_title, sort_x)
+    place = {"x": length, "y": groups} if horizontal else {"x": groups, "y": length}
+    hue = parts.colour(data, part, sort, False, symbolType="square")
+    tips = parts.tooltips(data, {x: x_title, y: y_title}, [x, part, y])
+    rank = json.dumps(order(data, part, sort))  # the stack follows the order of the legend
+    bars = alt.Chart(data).mark_bar().transform_calculate(_rank=f"indexof({rank}, datum[{json.dumps(part)}])")
+    bars = bars.encode(**place, color=hue, order=alt.Order(field="_rank", type="quantitative"), tooltip=tips)
+    bars = parts.controlled(bars, slider, y)
+    if horizontal:
+        bars = bars.properties(height=alt.Step(34))
+    return parts.finish(bars, title, description, slider)
+
+
+def compare(
+    table: pd.DataFrame, label: str, value: str, source: str, *, x_title: str, description: str,
+    title: str | None = None, lo: str | None = None, hi: str | None = None, log_x: bool | int = False,
+    x_domain: Range = None, reference_x: Rules = (), sort: Names = None, sort_label: Names = None,
+) -> alt.LayerChart:  # fmt: skip
+    """Published beside ours: a row for each ``label``, a mark for each ``source``, an interval ``lo`` to ``hi``.
+
+    ``sort`` orders the sources (the first is drawn hollow), ``sort_label`` the rows.
+    """
+    if (lo is None) != (hi is None):
+        raise ValueError(f"lo and hi must be given together; got lo={lo!r}, hi={hi!r}")
+    texts = {"x_title": x_title, "description": description}
+    data = parts.begin(table, [label, value, source, lo, hi], texts)
+    names = order(data, source, sort)
+    key = parts.legend(names, offset=8 + 16 * len(reference_x))
+    hue = parts.colour(data, source, names, False, offset=key["offset"])
+    base = alt.Chart(data).encode(y=parts.category(alt.Y, data, label, None, sort_label))
+    low = alt.X(field=value, type="quantitative", aggregate="min", title=x_title)
+    gap = base.mark_rule(opacity=0.25, strokeWidth=1.5).encode(x=low, x2=alt.X2(field=value, aggregate="max"))
+    layers: list[Any] = [gap]
+    shown: list[str | None] = [label, source, value]
+    if lo is not None and hi is not None:
+        ends = zip(data[lo], data[hi], strict=True)
+        data["interval"] = [f"{a:.4g} to {b:.4g}" if a <= b else "none" for a, b in ends]
+        shown.append("interval")
+        reach = base.mark_rule(strokeWidth=5, opacity=0.35)
+        layers.append(reach.encode(x=alt.X(field=lo, type="quantitative"), x2=alt.X2(field=hi), color=hue))
+    xs = np.append(span(data, *[c for c in (value, lo, hi) if c]), [v for v, _ in reference_x])
+    at_x = parts.position(alt.X, value, x_title, xs, log_x, x_domain)
+    at_x["axis"]["grid"] = True
+    dots = base.mark_point(size=95, strokeWidth=2, opacity=1).encode(
+        x=at_x,
+        color=hue,
+        shape=parts.named(alt.Shape, source, names, ["diamond", *SHAPES], key),
+        fill=parts.named(alt.Fill, source, names, ["transparent", *SERIES[1:]], key),
+        tooltip=parts.tooltips(data, {value: x_title}, shown),
+    )
+    chart = alt.layer(*layers, dots, *parts.rules((), reference_x, above=True))
+    return parts.finish(chart.properties(height=alt.Step(30)), title, description)
+
+
+def heatmap(
+    table: pd.DataFrame, x: str, y: str, value: str, *, x_title: str, y_title: str, value_title: str,
+    description: str, title: str | None = None, log: bool = False, midpoint: float | None = None,
+    cell_format: str | None = None, sort_x: Names = None, sort_y: Names = None, slider: Slider | None = None,
+) -> alt.LayerChart:  # fmt: skip
+    """A cell for each (x, y), coloured by ``value``; the numbers stand in the cells when there are few.
+
+    ``log`` colours by orders of magnitude; ``midpoint`` takes two hues around that value (1 for ratios).
+    ``cell_format`` is the d3 format of the numbers; numeric rows grow upwards. The slider must be a filter.
+    """
+    texts = {"x_title": x_title, "y_title": y_title, "value_title": value_title, "description": description}
+    data = parts.begin(table, [x, y, value], texts, slider)
+    hue, pale = _shades(data, value, value_title, log, midpoint)
+    base = alt.Chart(data).encode(**parts.grid(data, x, y, x_title, y_title, sort_x, sort_y))
+    base = parts.controlled(base, slider, value)
+    tips = parts.tooltips(data, {x: x_title, y: y_title, value: value_title}, [x, y, value])
+    layers = [base.mark_rect().encode(color=hue, tooltip=tips)]
+    across, down = data[x].nunique(), data[y].nunique()
+    if across <= 12 and across * down <= 120:
+        cell = f"datum[{json.dumps(value)}]"
+        style = json.dumps(cell_format) if cell_format else f"abs({cell}) < 1000 ? '.3~r' : '.3~s'"
+        room = f"width / {across} / 3"  # for five characters; smaller ones on a phone, or none
+        size = alt.ExprRef(expr=f"{room} < 7 ? 0 : min(11, {room})")
+        text = base.transform_calculate(_text=f"format({cell}, {style})").mark_text(fontSize=size)
+        ink = alt.condition(pale, alt.value("#111111"), alt.value("#ffffff"))
+        layers.append(text.encode(text=alt.Text(field="_text", type="nominal"), color=ink, tooltip=tips))
+    return parts.finish(alt.layer(*layers), title, description, slider)
+
+
+def _shades(
+    data: pd.DataFrame, value: str, title: str, log: bool, midpoint: float | None
+) -> tuple[alt.Color, str]:
+    """The colour of a heat map's cells, and the Vega expression that tells which cells are pale."""
+    values = span(data, value)
+    if log and (values <= 0).any():
+        raise ValueError(f"column {value!r} must be positive for log colours; got {values.min():g}")
+    warp, back = (np.log, np.exp) if log else (float, float)
+    low, high = float(warp(values.min())), float(warp(values.max()))
+    cell = f"datum[{json.dumps(value)}]"
+    seen = f"log({cell})" if log else cell
+    pale = f"{seen} > {(low + high) / 2:.6g}"
+    if midpoint is not None:  # dark at both ends, pale in the middle
+        centre = float(warp(midpoint))
+        reach = max(high - centre, centre - low) or 1.0
+        low, high = centre - reach, centre + reach
+        pale = f"abs({seen} - {centre:.6g}) < {0.6 * reach:.6g}"
+    ends = [float(f"{back(v):.6g}") for v in (low, high)]
+    scheme: Any = "viridis" if midpoint is None else "blueorange"
+    scale = alt.Scale(type="log" if log else "linear", domain=ends, nice=False, scheme=scheme)
+    key = alt.Legend(
+        title=title, titleLimit=0, titleFontWeight="normal", gradientLength=220, tickCount=5,
+        labelExpr=parts.NUMBER, values=parts.log_ticks(ends[0], ends[1], 5) if log else alt.Undefined,
+    )  # fmt: skip
+    return alt.Color(field=value, type="quantitative", scale=scale, legend=key), pale
+
+
+def regions(
+    table: pd.DataFrame, x: str, y: str, name: str, *, x_title: str, y_title: str, description: str,
+    title: str | None = None, sure: str | None = None, sort: Names = None, ordered: bool = False,
+    sort_x: Names = None, sort_y: Names = None, slider: Slider | None = None, rest: str | None = None,
+) -> alt.Chart:  # fmt: skip
+    """Who wins where: a cell for each (x, y) in the colour of ``name``; the paler, the less ``sure`` (0 to 1).
+
+    A cell may be missing: nobody wins there. Cells named ``rest`` are grey, as ground for the others. Numeric
+    rows grow upwards; the slider must be a filter.
+    """
+    texts = {"x_title": x_title, "y_title": y_title, "description": description}
+    data = parts.begin(table, [x, y, name, sure], texts, slider)
+    hue = parts.colour(data, name, sort, ordered, symbolType="square", symbolStrokeWidth=0)
+    if rest is not None:
+        names = order(data, name, sort)
+        among(names, rest, f"{name}, rest:")
+        hue["scale"]["range"][names.index(rest)] = GROUND
+    cells = alt.Chart(data).encode(
+        **parts.grid(data, x, y, x_title, y_title, sort_x, sort_y),
+        color=hue,
+        tooltip=parts.tooltips(data, {x: x_title, y: y_title}, [name, sure, x, y]),
+    )
+    if sure is not None:
+        shares = span(data, sure)
+        if ((shares < 0) | (shares > 1)).any():
+            raise ValueError(
+                f"column {sure!r} must lie between 0 and 1; got {shares.min():g} to {shares.max():g}"
+            )
+        faint = alt.Scale(domain=[0.3, 1], range=[0.4, 1], clamp=True)
+        cells = cells.encode(opacity=alt.Opacity(field=sure, type="quantitative", scale=faint, legend=None))
+    edged = parts.controlled(cells, slider, name).mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
+    return parts.finish(edged, title, description, slider)

@@ -1,0 +1,59 @@
+"""The look of the charts: palettes, sizes of a figure, the Vega-Lite configuration.
+
+Text and rules are drawn in ``currentColor``, so one picture serves a light and a dark page; the colours of
+the series keep a contrast of at least 3:1 on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+SERIES = ("#3182ce", "#d9731a", "#0f9bab", "#dc4b5d", "#9267d6", "#2f9e5f", "#a8763e", "#d05aa8")
+SIZES = ("#3f9f5f", "#1c9a98", "#2f86c8", "#6673dd", "#8f5fd6", "#b34fb8", "#cf4a86")  # small -> large
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "wedge")
+DASHES: tuple[list[int], ...] = ([], [6, 4], [2, 3], [10, 3, 2, 3])
+BAR = "M-1,-0.12L1,-0.12L1,0.12L-1,0.12Z"  # in a legend, of a series that is a line alone
+GROUND = "rgba(128, 128, 128, 0.25)"  # on a light and on a dark page
+INK = "currentColor"
+WIDTH, HEIGHT = 640, 340
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def theme() -> dict[str, Any]:
+    """The book's Vega-Lite configuration: light rules, no frame, no background, titles at the start."""
+    text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
+    axis = {"gridColor": INK, "gridOpacity": 0.12, "domainColor": INK, "domainOpacity": 0.5, "tickColor": INK}
+    legend = {"orient": "top", "title": None, "labelLimit": 0, "rowPadding": 3, "columnPadding": 14}
+    horizontal = {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleY": -8, "titleX": 0}
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "background": None,
+        "padding": 4,
+        "config": {
+            "font": FONT,
+            "axis": {**text, **axis, "tickOpacity": 0.5, "titleFontWeight": "normal", "titlePadding": 8},
+            "axisX": {"grid": False, "labelAngle": 0, "labelOverlap": "greedy"},
+            "axisY": {**horizontal, "domain": False, "ticks": False, "labelPadding": 6},
+            "legend": {**text, **legend, "symbolStrokeWidth": 2.5, "symbolOpacity": 1, "offset": 28},
+            "title": {"color": INK, "fontSize": 15, "anchor": "start", "offset": 10},
+            "text": {"color": INK, "fontSize": 12},
+            "rule": {"color": INK},
+            "view": {"stroke": None},
+            "range": {"category": list(SERIES), "ordinal": list(SIZES)},
+        },
+    }
+
+
+def palette(names: Sequence[Any], ordered: bool = False) -> list[str]:
+    """One colour a series: well apart, or from small to large when ``ordered``. ValueError beyond the palette."""
+    colours = SIZES if ordered else SERIES
+    if len(names) > len(colours):
+        raise ValueError(f"a chart takes at most {len(colours)} series; got {len(names)}: split the chart")
+    if not ordered:
+        return list(colours[: len(names)])
+    at = np.linspace(0, len(colours) - 1, len(names)) if len(names) > 1 else np.array([2.0])
+    return [colours[round(k)] for k in at]
