@@ -14,26 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kinetics_lab.cost.policies import (
-    BlockTopK,
-    Dense,
-    Local,
-    Policy,
-    Quest,
-    RandomSelect,
-    StridedBlockTopK,
-    TopK,
-)
+from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Policy, Quest, StridedBlockTopK, TopK
 from kinetics_lab.errors import require
-
-SEED = 0  # of the random policy
 
 
 def cache_block(policy: Policy) -> int:
     """Tokens a search key stands for: the policy's block, or its stride where blocks overlap; 1 for token policies.
 
-    Raises ValueError where a policy's numbers are no whole blocks.
+    Raises ValueError for a policy that no cache can follow, and where a policy's numbers are no whole blocks.
     """
+    rule = "policy must be dense, topk, local or one of blocks to be decoded with"
+    require(isinstance(policy, Dense | TopK | Local | BlockTopK), rule, str(policy))
     if not isinstance(policy, BlockTopK):
         return 1
     block = policy.stride if isinstance(policy, StridedBlockTopK) else policy.block_size
@@ -108,13 +99,8 @@ class PlainCache:
             blocks = blocks / _held(lengths, blocks.shape[-1], b).clamp(min=1)
         if isinstance(policy, Quest):
             blocks = _quest_bounds(q, k, live, b)
-        if isinstance(policy, RandomSelect):
-            blocks = torch.rand(blocks.shape, generator=self._dice(n), device=scores.device)
         read = choose(policy, blocks, lengths, b)
         return read.repeat_interleave(b, -1)[..., :n] & live if b > 1 else read
-
-    def _dice(self, n: int) -> torch.Generator:
-        return torch.Generator(self.k.device).manual_seed(SEED + n)
 
 
 def _quest_bounds(q: Tensor, k: Tensor, live: Tensor, b: int) -> Tensor:
@@ -165,7 +151,7 @@ def choose(policy: Policy, scores: Tensor, lengths: Tensor, b: int) -> Tensor:
 class PagedCache:
     """The same on ``kinetics_kernels.PagedKVCache``: for a GPU, or for the interpreter's proof on a CPU.
 
-    Token policies (topk, local, random) search every token and so reach contexts of 8192. All calls but
+    Token policies (topk, local) search every token and so reach contexts of 8192. All calls but
     :meth:`fill` can be captured in a CUDA graph.
     """
 
@@ -222,8 +208,6 @@ class PagedCache:
         cache, kernels, policy = self.cache, self.kernels, self.policy
         if isinstance(policy, Local):
             return kernels.select_local(cache, policy.window, sink_blocks=policy.sink)
-        if isinstance(policy, RandomSelect):
-            return kernels.select_random(cache, policy.budget, SEED, window_blocks=0)
         assert isinstance(policy, BlockTopK)
         always = {"sink_blocks": policy.sink // cache.block_size, "window_blocks": int(policy.last_block)}
         if isinstance(policy, Quest):

@@ -7,17 +7,20 @@ verdict is correct, wrong, or an error (no verdict): never wrong because the gra
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab.decode import grader as _grader
+import pandas as pd
+
+from kinetics_lab.decode import grader
 from kinetics_lab.errors import require, unknown
-from kinetics_lab.traces import read as trace_files
 from kinetics_lab.traces.trial import problem_id, shortened
 
 
@@ -80,7 +83,7 @@ def problems(source: str | os.PathLike[str]) -> list[Problem]:
     Raises ValueError with file, line, value and what would be right: a name neither known nor a file, a missing or
     doubled question, id or answer, and an answer no verdict could be given on, because math-verify cannot parse it.
     """
-    _grader.need_math_verify()
+    grader.need_math_verify()
     name = os.fspath(source)
     if not (known := HUB.get(name)) and not Path(name).is_file():
         if os.sep in name or name.endswith((".jsonl", ".json", ".parquet", ".csv", ".gz")):
@@ -89,28 +92,47 @@ def problems(source: str | os.PathLike[str]) -> list[Problem]:
     path = _downloaded(name, known) if known else Path(name)
     found: list[Problem] = []
     seen: dict[str, int] = {}
-    with trace_files._items(path) as (_, items):
-        for line, item in items:
-            try:
-                problem = _problem(trace_files._decode(item), named=known is None)
-                for what, key in (("id", problem.id), ("text", f"text {problem_id(problem.text)}")):
-                    if (first := seen.setdefault(key, line)) != line:
-                        raise ValueError(f"the {what} is that of line {first}: {shortened(problem.id)}")
-                if error := _grader.ask(_written(problem.answer), None, 60).get("error"):
-                    raise ValueError(f"answer {shortened(problem.answer)} cannot be graded: {error}")
-            except ValueError as error:
-                raise ValueError(f"{name}:{line}: {error}") from None
-            found.append(problem)
+    for line, item in _items(path):
+        try:
+            problem = _problem(item if isinstance(item, dict) else _record(item), named=known is None)
+            for what, key in (("id", problem.id), ("text", f"text {problem_id(problem.text)}")):
+                if (first := seen.setdefault(key, line)) != line:
+                    raise ValueError(f"the {what} is that of line {first}: {shortened(problem.id)}")
+            if error := grader.ask(_written(problem.answer), None, 60)[1]:
+                raise ValueError(f"answer {shortened(problem.answer)} cannot be graded: {error}")
+        except ValueError as error:
+            raise ValueError(f"{name}:{line}: {error}") from None
+        found.append(problem)
     size = known.size if known else max(len(found), 1)
     require(len(found) == size, f"{name}: must hold {size} problem{'s' * (size > 1)}", len(found))
     return found
+
+
+def _items(path: Path) -> Iterator[tuple[int, Any]]:
+    """Numbered: the rows of a Parquet file, the lines of any other that are not empty."""
+    if path.suffix == ".parquet":
+        table = pd.read_parquet(path).astype(object)
+        yield from enumerate(table.where(table.notna(), None).to_dict("records"), 1)
+        return
+    with path.open("rb") as lines:
+        yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        text = line[:40].decode("utf-8", "replace").rstrip()
+        raise ValueError(f"not a JSON object but {text!r} ({error})") from None
+    require(isinstance(record, dict), "each line must be a JSON object", record)
+    return record
 
 
 def _downloaded(name: str, known: HubSet) -> Path:
     try:
         fetch = import_module("huggingface_hub").hf_hub_download
     except ImportError:
-        raise _grader.missing("huggingface_hub") from None
+        raise grader.missing("huggingface_hub") from None
     try:
         return Path(fetch(known.repo, known.file, repo_type="dataset", revision=known.revision))
     except Exception as error:  # no network, no access, no such file: each with a class of its own
@@ -156,12 +178,11 @@ def grade(answer: str, reference: str, *, finished: bool = True, timeout: float 
     Raises ValueError without math-verify. Any thread may call it; verdicts are given one after the other.
     """
     require(timeout > 0, "timeout must be positive (seconds)", timeout)
-    _grader.need_math_verify()
+    grader.need_math_verify()
     final = _final(answer, finished)
     if final is None:
         return Grade(False)
-    reply = _grader.ask(_written(reference), final, timeout)
-    return Grade(reply.get("correct"), reply.get("error"))
+    return Grade(*grader.ask(_written(reference), final, timeout))
 
 
 _BOX = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
