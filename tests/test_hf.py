@@ -11,6 +11,7 @@ from kinetics_lab.cost.shapes import MODELS, ModelShape
 from kinetics_lab.decode import caches
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'generate')")
+torch.set_num_threads(1)  # models this small lose time to a second thread
 pytest.importorskip("transformers", reason="needs transformers (the extra 'generate')")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
