@@ -30,14 +30,6 @@ each_chapter = pytest.mark.parametrize("suite", CHAPTERS)
 OTHERS = pytest.mark.slow(reason="one chapter without rows stands for six in the default set")
 
 
-@pytest.fixture(scope="session")
-def synthetic(tmp_path_factory):
-    """A folder with rows of every suite."""
-    folder = tmp_path_factory.mktemp("synthetic") / "rows"
-    write(folder, *SUITES)
-    return folder
-
-
 # ---- measured or predicted ------------------------------------------------------------------------------------
 
 
@@ -62,9 +54,9 @@ def test_limits_take_measured_rates_as_soon_as_there_are_some(tmp_path):
     assert found.table["limit_us"].iloc[2] == pytest.approx(4096 * 16384 * 512 / 4.3e6)
 
 
-def test_rows_say_where_they_come_from(synthetic, monkeypatch):
-    monkeypatch.setenv("KINETICS_DATA", str(synthetic.parent))
-    (synthetic.parent / "measurements").symlink_to(synthetic)
+def test_rows_say_where_they_come_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("KINETICS_DATA", str(tmp_path))
+    write(tmp_path / "measurements", "dense")
     found = measured.rows(GPU, "dense")
     assert (found.measured, found.label, found.gpu) == (True, "measured", GPU)
     assert found.title == "Measured on Synthetic rows of a test, no H200"
@@ -232,6 +224,14 @@ def test_a_fit_of_nonsense_is_refused(layers, us, form, message):
 
 
 # ---- the chapters ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory):
+    """A folder with rows of every suite."""
+    folder = tmp_path_factory.mktemp("synthetic") / "rows"
+    write(folder, *SUITES)
+    return folder
 
 
 @pytest.mark.slow(reason="six chapters; tests/test_model_suite.py runs one with rows in the default set")

@@ -306,6 +306,7 @@ def test_small_kernels_are_counted(hf, family):
     assert layer["small"] == pytest.approx(model_suite.SMALL_KERNELS[family], rel=0.1)
 
 
+@pytest.mark.slow(reason="PyTorch's compiler takes longest, on code that changes rarely")
 def test_layers_share_their_compiled_code(hf):
     from torch._dynamo.utils import counters
 

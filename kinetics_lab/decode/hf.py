@@ -171,8 +171,8 @@ class Decoder:
     ) -> None:  # fmt: skip
         config = model.config
         check_config(config)
-        require(0 <= dense_layers <= config.num_hidden_layers,
-                f"dense_layers must be 0 to {config.num_hidden_layers}", dense_layers)  # fmt: skip
+        rule = f"dense_layers must be 0 to {config.num_hidden_layers}"
+        require(0 <= dense_layers <= config.num_hidden_layers, rule, dense_layers)
         model.set_attn_implementation(NAME)
         self.model, self.device, self.how = model.eval(), model.device, "eager"
         if compiled:
@@ -181,8 +181,7 @@ class Decoder:
         sizes = slots, shape.n_kv_heads, shape.head_dim, max_tokens
         reads = [Dense() if i < dense_layers else policy for i in range(config.num_hidden_layers)]
         caches = [open_cache(p, *sizes, dtype=model.dtype, device=self.device) for p in reads]
-        zeros = torch.zeros(3, slots, dtype=torch.int64, device=self.device)
-        self.tokens, self.positions = zeros[0][:, None], zeros[1][:, None]
+        self.tokens, self.positions = torch.zeros(2, slots, 1, dtype=torch.int64, device=self.device)
         self.active = torch.zeros(slots, dtype=torch.int32, device=self.device)
         self.cache = PolicyCache(caches, self.active)
         self._graph: Any = self.device.type == "cuda"
@@ -296,6 +295,6 @@ def load_model(name: str, *, device: str | torch.device, dtype: str = "auto") ->
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=NAME)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model {name!r} is no folder here, and the hub did not give it: {reason}") from None
+        why = str(error).strip().splitlines()[0]
+        raise ValueError(f"model {name!r} is no folder here, and the hub did not give it: {why}") from None
     return model.to(device).eval(), tokenizer
