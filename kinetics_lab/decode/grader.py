@@ -38,9 +38,8 @@ def ask(reference: str, answer: str | None, timeout: float) -> tuple[bool | None
 
     with _lock:
         for _ in range(2):  # a child that was ended while it had nothing to do takes its pool with it
-            task = _running_pool().schedule(_judge, (reference, answer, timeout))
             try:
-                return task.result()
+                return _running_pool().schedule(_judge, (reference, answer, timeout)).result()
             except ProcessExpired as error:
                 slow = error.exitcode == -signal.SIGALRM
                 why = f"took over {timeout:g} s" if slow else f"ended with status {error.exitcode}"
