@@ -14,6 +14,8 @@ pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("torch", "triton"))), reason="needs torch and triton"
 )
 
+together = pytest.mark.xdist_group("ahead")
+
 #: Kernels of a small case, compiled in a worker; then the same calls on real tensors, which must find them.
 FOUND = """
 import os, torch
@@ -36,14 +38,12 @@ class OnCpu(ahead.MetaBench):
 
 ahead.MetaBench = OnCpu
 print(len(made), repr(ahead.compile_case((90, 132), topk)), kernels() == made)
+ahead.MetaBench = OnCpu.__base__
 """
 
 #: Launches of real shapes: pointers without memory beside pointers as PyTorch's allocator gives them.
 ALIKE = """
-import itertools, torch
-from types import SimpleNamespace
-from kinetics_lab.measure import ahead
-from kinetics_lab.measure.suites import SUITES
+import itertools
 from triton.runtime.jit import JITFunction
 
 storage, seen = itertools.count(2**46, 2**36 + 512), []
@@ -70,27 +70,32 @@ print(len(seen) > 200, all(seen))
 """
 
 
-def run(script, cache):
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
     """What a process prints in which launches are compiled, not interpreted; its Triton's cache is empty."""
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
+    env |= {
+        "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False
+        [sys.executable, "-c", FOUND + ALIKE], capture_output=True, text=True, env=env, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_a_launch_finds_what_was_compiled_ahead(tmp_path):
-    said, found = run(FOUND, tmp_path)
-    assert said.startswith(
+@together
+def test_a_launch_finds_what_was_compiled_ahead(said):
+    assert said[0].startswith(
         "kernels of 2 cases compiled ahead, but 1 failed, the first with: dense batch=1: KeyError: "
     )
-    assert found == "6 '' True"
+    assert said[1] == "6 '' True"
 
 
-def test_real_shapes_are_specialized_alike(tmp_path):
-    assert run(ALIKE, tmp_path) == ["True True"]
+@together
+def test_real_shapes_are_specialized_alike(said):
+    assert said[2:] == ["True True"]
 
 
 def test_compiling_ahead_never_fails_a_run(monkeypatch):

@@ -20,6 +20,7 @@ import pytest
 from kinetics_lab.cost.shapes import ModelShape
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'generate')")
+torch.set_num_threads(1)  # models this small lose time to a second thread
 pytest.importorskip("transformers", reason="needs transformers (the extra 'generate')")
 pytest.importorskip("math_verify", reason="needs math-verify (the extra 'generate')")
 
@@ -120,8 +121,7 @@ def test_a_file_reads_back_as_traces(model, tokenizer, tmp_path) -> None:
     assert summary["last_run"]["device"] == "cpu"
 
 
-@pytest.mark.parametrize("slots", [1, 2, 9, 50])
-@pytest.mark.parametrize("policy", ["dense", "topk:6"])
+@pytest.mark.parametrize(("slots", "policy"), [(1, "topk:6"), (2, "dense"), (50, "topk:6")])
 def test_the_number_of_slots_changes_no_answer(model, tokenizer, tmp_path, slots, policy) -> None:
     settings = replace(FEW, policy=policy)
     a = run(model, tokenizer, tmp_path / "a", settings)
@@ -148,7 +148,7 @@ class BreakDownError(RuntimeError):
     pass
 
 
-@pytest.mark.parametrize("after", [0, 1, 5])
+@pytest.mark.parametrize("after", [0, 5])
 def test_a_stopped_run_goes_on_and_ends_with_the_same_file(model, tokenizer, tmp_path, after) -> None:
     whole = run(model, tokenizer, tmp_path / "whole")
     count = iter(range(100))
@@ -300,6 +300,7 @@ def test_tokens_are_drawn_as_the_library_would(temperature, top_k, top_p) -> Non
     ("wrong", "message"),
     [
         ({"policy": "topk"}, "needs budget"),
+        ({"policy": "random:8"}, "policy must be dense, topk, local or one of blocks .*; got 'random:8'"),
         ({"trials": 0}, "trials must be a whole number of at least 1; got 0"),
         ({"temperature": -1.0}, "temperature must be 0 or more"),
         ({"temperature": 0.0, "trials": 2}, "trials must be 1 where temperature is 0.*; got 2"),

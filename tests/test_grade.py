@@ -1,11 +1,15 @@
 """math-verify's verdicts as this package asks for them, what becomes of its failures, and problems from files."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -13,7 +17,7 @@ import pytest
 pytest.importorskip("math_verify")
 
 from kinetics_lab.decode import grade as module
-from kinetics_lab.decode import grader as _grader
+from kinetics_lab.decode import grader
 from kinetics_lab.decode.grade import HUB, Grade, Problem, grade, problems
 from kinetics_lab.traces.trial import problem_id
 
@@ -25,9 +29,9 @@ def refused(message):
 @pytest.fixture
 def fresh():
     """A child process of this test's own."""
-    _grader._stop()
+    grader.stop()
     yield
-    _grader._stop()
+    grader.stop()
 
 
 RIGHT = [
@@ -225,29 +229,64 @@ def test_an_interrupted_question_leaves_no_reply_for_the_next(fresh):
     assert grade(r"\boxed{5}", "5") == Grade(True)
 
 
+def child():
+    """The process that grades."""
+    (found,) = (one for one in multiprocessing.active_children() if type(one) is grader._Child)
+    return found
+
+
 def test_a_killed_child_is_replaced_and_a_fork_starts_its_own(fresh):
     assert grade(r"\boxed{5}", "5").correct
-    child = _grader._child
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    os.kill(child().pid, signal.SIGKILL)
+    child().join()
     assert grade(r"\boxed{5}", "5") == Grade(True)
-    child = _grader._child
+    ours = child()
     assert grade(r"\boxed{5}", "5", timeout=0.5) == Grade(True)
     time.sleep(0.7)  # the limit is for an answer's work, not for the time between two
-    assert child.poll() is None
+    assert ours.is_alive()
     if (forked := os.fork()) == 0:
-        fine = _grader._child is None and grade(r"\boxed{5}", "5").correct and _grader._child is not child
-        _grader._stop()
+        fine = grader._pool is None and grade(r"\boxed{5}", "5").correct
+        grader.stop()
         os._exit(0 if fine else 1)
     assert os.waitpid(forked, 0)[1] == 0
-    assert _grader._child is child
+    assert child() is ours
     assert grade(r"\boxed{6}", "5") == Grade(False)
+
+
+SCRIPT = r"""
+import multiprocessing, sys
+from kinetics_lab.decode.grade import grade
+
+print(grade(r"\boxed{5}", "5").correct, [one.pid for one in multiprocessing.active_children()], flush=True)
+grade(r"\boxed{99999999!}", "5", timeout=3)
+"""
+
+
+def test_a_script_is_not_run_by_its_child_and_leaves_none_behind(tmp_path):
+    """Without a guard around its start, as spawned processes ask for; killed in the middle of a verdict."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, env=env)
+    said = parent.stdout.readline().decode()
+    assert said.startswith("True [")
+    parent.kill()
+    assert parent.communicate()[0] == b""
+    pid, deadline = int(said.split("[")[1].rstrip("]\n")), time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                if stat.read().rpartition(")")[2].split()[0] == "Z":  # ended, and nobody has asked how
+                    return
+        except FileNotFoundError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the child outlives its parent")
 
 
 def test_without_math_verify_and_with_a_wrong_limit(tmp_path, monkeypatch):
     with refused("timeout must be positive (seconds); got 0"):
         grade("5", "5", timeout=0)
-    monkeypatch.setattr(_grader, "find_spec", lambda name: None)
+    monkeypatch.setattr(grader, "find_spec", lambda name: None)
     message = "this needs math-verify: pip install 'kinetics-lab[generate]'"
     for call in (lambda: grade("", "5"), lambda: problems("aime24")):
         with pytest.raises(ValueError, match="math-verify") as error:
@@ -353,7 +392,8 @@ GSM8K = {"question": "Problem {}?", "answer": "So it is <<1=1>>1.\n#### 1,{}"}
     ],
 )
 def test_problems_of_the_hub(tmp_path, monkeypatch, name, columns, answer):
-    known = HUB[name]
+    known = replace(HUB[name], size=9)  # of up to 1319 problems
+    monkeypatch.setitem(HUB, name, known)
     hub = FakeHub(tmp_path, columns, known.size)
     monkeypatch.setattr(module, "import_module", lambda wanted: hub if wanted == "huggingface_hub" else None)
     found = problems(name)

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,13 +29,15 @@ from kinetics_lab.ladder.task import Problems, World, exam, make, teach, verify
 from kinetics_lab.traces.table import check_traces, summarize
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'kernels')")
+torch.set_num_threads(1)  # models this small lose time to a second thread
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
 from kinetics_lab.decode.caches import PlainCache, cache_block  # noqa: E402
+from kinetics_lab.ladder import train as training  # noqa: E402
 from kinetics_lab.ladder.model import Reasoner  # noqa: E402
-from kinetics_lab.ladder.sample import decode  # noqa: E402
-from kinetics_lab.ladder.train import train  # noqa: E402
+from kinetics_lab.ladder.sample import sample  # noqa: E402
+from kinetics_lab.ladder.train import Training, train  # noqa: E402
 
 WORLD = World(nodes=8, sizes=(6, 8), first=6, cap=24)
 TINY = Preset(
@@ -50,6 +53,10 @@ TINY = Preset(
     shown=("dense", "topk:2"),
 )
 ROOT = Path(__file__).parent.parent
+SLOW_STEPS = pytest.mark.slow(
+    reason="interpreted kernels of policies that tests/test_caches.py compares, too"
+)
+LEARNS = pytest.mark.slow(reason="trains a ladder for a minute; its recipe changes rarely")
 
 
 @pytest.fixture(scope="module")
@@ -289,12 +296,34 @@ def weights(folder: Path) -> dict:
     return torch.load(folder / "w24-s0.pt", weights_only=True)["model"]
 
 
-def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
-    torch.set_num_threads(1)
-    _, curve = train(TINY, "w24", 0, tmp_path / "once", progress=False)
-    for _ in range(20):
-        _, resumed = train(TINY, "w24", 0, tmp_path / "parts", progress=False, max_steps=3)
-    first, second = weights(tmp_path / "once"), weights(tmp_path / "parts")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple:
+    """The folder of a training from start to end, and its learning curve."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, train(TINY, "w24", 0, folder)[1]
+
+
+def test_a_stopped_training_ends_with_the_weights_of_an_uninterrupted_one(trained, tmp_path, monkeypatch):
+    once, curve = trained
+    monkeypatch.setattr(training, "SAVE_S", -1.0)  # after every step
+    step, left, resumed = Training.step, [0], []
+
+    def stopping(self) -> float:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Training, "step", stopping)
+    stops = 0
+    while not resumed:
+        left[0] = 3
+        try:
+            _, resumed = train(TINY, "w24", 0, tmp_path)
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops > 2
+    first, second = weights(once), weights(tmp_path)
     assert all(torch.equal(first[name], second[name]) for name in first)
     for one, two in zip(curve, resumed, strict=True):
         assert {k: v for k, v in one.items() if k != "seconds"} == {
@@ -302,20 +331,19 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
         }
 
 
-def test_a_finished_training_is_loaded(tmp_path):
-    train(TINY, "w24", 0, tmp_path, progress=False)
-    before = (tmp_path / "w24-s0.pt").stat().st_mtime_ns
-    model, curve = train(TINY, "w24", 0, tmp_path, progress=False)
-    assert (tmp_path / "w24-s0.pt").stat().st_mtime_ns == before
+def test_a_finished_training_is_loaded(trained):
+    folder, _ = trained
+    before = (folder / "w24-s0.pt").stat().st_mtime_ns
+    model, curve = train(TINY, "w24", 0, folder)
+    assert (folder / "w24-s0.pt").stat().st_mtime_ns == before
     assert curve[-1]["tokens"] >= TINY.tokens
-    saved = weights(tmp_path)
+    saved = weights(folder)
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
-    train(TINY, "w24", 0, tmp_path, progress=False, max_steps=1)
+def test_a_checkpoint_of_another_recipe_is_refused(trained):
     with pytest.raises(ValueError, match="w24-s0.pt belongs to another recipe: .*6000.*, not .*7000"):
-        train(replace(TINY, tokens=7_000), "w24", 0, tmp_path, progress=False)
+        train(replace(TINY, tokens=7_000), "w24", 0, trained[0])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -342,9 +370,19 @@ def test_graphs_grow_by_one_node_and_large_ones_by_a_share(tmp_path):
     assert after(230, 0.81) == after(232, 1.0) == (232, True)
 
 
-def test_another_seed_is_another_model(tmp_path):
-    (one, _), (two, _) = (train(TINY, "w24", seed, tmp_path, progress=False, max_steps=2) for seed in (0, 1))
-    assert not torch.equal(one.head.weight, two.head.weight)
+def test_another_seed_is_another_model():
+    runs = [Training(TINY, "w24", seed, "cpu") for seed in (0, 0, 1)]
+    one, again, other = ([run.step(), run.step()] for run in runs)
+    assert one == again != other
+    assert not torch.equal(runs[0].model.head.weight, runs[2].model.head.weight)
+
+
+def test_a_short_training_learns_to_look_up():
+    """From chance, 2 of 12 nodes or so, to most steps along a true edge; counting takes longer than a test may."""
+    run = Training(replace(PRESETS["cpu-small"], tokens=250_000), "w32", 0, "cpu")
+    while run.state["seen"] < 250_000 and not run.state["noisy"]:
+        run.step()
+    assert run.state["noisy"]  # more than 0.7 of the steps are valid: on to prompts in which records disagree
 
 
 # --- sampling ---------------------------------------------------------------------------------------
@@ -370,34 +408,68 @@ def prompts(count: int = 3) -> np.ndarray:
     return make(WORLD, count, 7, np.random.default_rng(7)).tokens
 
 
-def forced(count: int, steps: int) -> np.ndarray:
-    return np.random.default_rng(8).integers(0, WORLD.nodes, (count, steps))
+def told(given: np.ndarray, trials: int, steps: int) -> np.ndarray:
+    """Tokens to write, ``[rows, steps]``, none of them the goal."""
+    goal = (given[:, -2] - 2 * WORLD.nodes).repeat(trials)[:, None]
+    tokens = np.random.default_rng(8).integers(0, WORLD.nodes, (len(goal), steps))
+    return np.where(tokens == goal, (tokens + 1) % WORLD.nodes, tokens)
 
 
-def test_decoding_densely_gives_the_logits_of_the_whole_forward_pass(model, dice):
-    told = forced(12, 10)
-    _, steps = decode(model, prompts(), dice, parse_policy("dense"), forced=told)
-    whole = torch.from_numpy(np.concatenate([prompts().repeat(4, 0), told], 1))
+@contextmanager
+def dictated(model: Reasoner, tokens: np.ndarray):
+    """Meanwhile the model writes these ``tokens [rows, steps]``; a list of what it would have: each step's logits."""
+    own: list[torch.Tensor] = []
+
+    def logits(x: torch.Tensor) -> torch.Tensor:
+        found = Reasoner.logits(model, x)
+        if x.ndim == 3:  # the prompt's
+            return found
+        own.append(found)
+        forced = torch.from_numpy(tokens[:, len(own) - 1]).to(found.device)
+        return 1e6 * torch.nn.functional.one_hot(forced, model.labels).to(found)
+
+    model.logits = logits
+    try:
+        yield own
+    finally:
+        del model.logits
+
+
+def logits_of(model: Reasoner, given: np.ndarray, tokens: np.ndarray, policy: str, **how) -> torch.Tensor:
+    """``[rows, steps, labels]``, while these tokens are written."""
+    dice = np.full((len(given), len(tokens) // len(given), tokens.shape[1]), 0.5)
+    with dictated(model, tokens) as own:
+        written = sample(model, given, dice, parse_policy(policy), **how)
+    assert np.array_equal(written, tokens)
+    return torch.stack(own, 1)
+
+
+def test_decoding_densely_gives_the_logits_of_the_whole_forward_pass(model):
+    tokens = told(prompts(), 4, 10)
+    found = logits_of(model, prompts(), tokens, "dense")
+    whole = torch.from_numpy(np.concatenate([prompts().repeat(4, 0), tokens], 1))
     want = model(whole)[:, prompts().shape[1] - 1 : -1].detach()
-    assert (torch.stack(steps, 1) - want).abs().max() < 1e-4
+    assert (found - want).abs().max() < 1e-4
     assert want.std() > 0.3
 
 
-@pytest.mark.parametrize("text", ["dense", "topk:8", "block_topk:16:4", "block_topk:64:16", "local:12:2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dense",
+        "block_topk:16:4",
+        *(pytest.param(text, marks=SLOW_STEPS) for text in ("topk:8", "block_topk:64:16", "local:12:2")),
+    ],
+)
 def test_the_triton_kernels_and_plain_pytorch_decode_alike(text):
     """On a machine without a GPU the kernels run in Triton's interpreter, which is slow: two rows, two steps."""
     pytest.importorskip("triton")
     torch.manual_seed(3)
-    model, told, policy = Reasoner(SIZES["w24"], WORLD.nodes), forced(2, 2), parse_policy(text)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    cases = ((policy, False), (policy, True), (parse_policy("dense"), False))
+    model = Reasoner(SIZES["w24"], WORLD.nodes).to("cuda" if torch.cuda.is_available() else "cpu")
+    tokens = told(prompts(1), 2, 2)
     plain, paged, dense = (
-        torch.stack(
-            decode(
-                model.to(device), prompts(1), np.zeros((1, 2, 2)), p, dense_layers=0, paged=how, forced=told
-            )[1]
-        )
-        for p, how in cases
+        logits_of(model, prompts(1), tokens, policy, dense_layers=0, paged=how)
+        for policy, how in ((text, False), (text, True), ("dense", False))
     )
     assert (plain - paged).abs().max() < 1e-4
     assert text == "dense" or (plain - dense).abs().max() > 0.01  # the policy does leave something out
@@ -405,39 +477,36 @@ def test_the_triton_kernels_and_plain_pytorch_decode_alike(text):
 
 @pytest.mark.parametrize("text", ["topk:200", "block_topk:200:4", "local:200"])
 def test_a_budget_beyond_the_context_is_dense(model, dice, text):
-    dense, _ = decode(model, prompts(), dice, parse_policy("dense"))
-    found, _ = decode(model, prompts(), dice, parse_policy(text))
+    dense, found = (sample(model, prompts(), dice, parse_policy(policy)) for policy in ("dense", text))
     assert np.array_equal(dense, found)
 
 
-def test_that_many_first_layers_are_dense(model, dice):
-    def logits(text: str, dense_layers: int) -> torch.Tensor:
-        policy, told = parse_policy(text), forced(12, 10)
-        return torch.stack(decode(model, prompts(), dice, policy, dense_layers=dense_layers, forced=told)[1])
-
-    dense, sparse = logits("dense", 1), [logits("topk:2", n) for n in range(4)]
+def test_that_many_first_layers_are_dense(model):
+    tokens = told(prompts(), 4, 10)
+    dense = logits_of(model, prompts(), tokens, "dense")
+    sparse = [logits_of(model, prompts(), tokens, "topk:2", dense_layers=n) for n in range(4)]
     torch.testing.assert_close(sparse[3], dense)
     for fewer, more in itertools.pairwise(sparse):
         assert (fewer - more).abs().max() > 0.01
 
 
 def test_trials_are_independent_of_the_batch_they_run_in(model, dice):
-    together, _ = decode(model, prompts(), dice, parse_policy("topk:8"))
+    together = sample(model, prompts(), dice, parse_policy("topk:8"))
     ended = (together >= 0).sum(1)
     assert len(set(ended)) > 3  # rows leave the batch at different times
     for row in range(12):
         i, trial = divmod(row, 4)
         one, thrown = prompts()[i : i + 1], dice[i : i + 1, trial : trial + 1]
-        alone, _ = decode(model, one, thrown, parse_policy("topk:8"))
+        alone = sample(model, one, thrown, parse_policy("topk:8"))
         assert np.array_equal(together[row : row + 1], alone)
 
 
 def test_answers_end_with_their_first_goal_and_follow_the_uniform_numbers(model):
     many = np.random.default_rng(1).random((1, 4000, 1))
-    out, _ = decode(model, prompts(1), many, parse_policy("dense"))
+    out = sample(model, prompts(1), many, parse_policy("dense"))
     share = model(torch.from_numpy(prompts(1)))[0, -1].softmax(-1).detach().numpy()
     assert np.bincount(out[:, 0], minlength=8) / 4000 == pytest.approx(share, abs=0.03)
-    longer, _ = decode(model, prompts(), np.random.default_rng(1).random((3, 50, 20)), parse_policy("dense"))
+    longer = sample(model, prompts(), np.random.default_rng(1).random((3, 50, 20)), parse_policy("dense"))
     goal = (prompts()[:, -2] - 2 * WORLD.nodes).repeat(50)
     assert np.array_equal(longer, cut(longer, goal))
     assert (longer[:, 0] >= 0).all()
@@ -479,6 +548,7 @@ def test_all_three_tables_are_made_anew_in_the_form_of_the_committed_ones(tmp_pa
     torch.set_num_threads(2)
     made = tables("tiny", True, tmp_path)
     assert torch.get_num_threads() == 2  # it uses one and gives the others back
+    torch.set_num_threads(1)
     for kind in TABLES:
         assert list(getattr(made, kind)) == list(read_table(f"ladder_{kind}"))
     assert made.caption("a", "b", "c") == {"title": "c (tiny)", "description": "c, for the preset tiny."}
@@ -555,8 +625,7 @@ def test_sampling_is_reproducible(model):
 # --- the cost law -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["dense", "topk:40"])
-@pytest.mark.parametrize("dense_layers", [0, 1])
+@pytest.mark.parametrize(("text", "dense_layers"), [("dense", 0), ("topk:40", 0), ("topk:40", 1)])
 def test_decode_cost_is_what_decoding_does(text, dense_layers, monkeypatch):
     """FLOP counted by PyTorch and token reads counted in the cache, against the closed form.
 
@@ -582,8 +651,7 @@ def test_decode_cost_is_what_decoding_does(text, dense_layers, monkeypatch):
     with FlopCounterMode(display=False) as prefill:
         model(torch.from_numpy(prompt[:, :-1]), n_in - 2, [])
     with FlopCounterMode(display=False) as whole:
-        told = np.zeros((trials, n_out), int)
-        decode(model, prompt, np.zeros((1, trials, n_out)), policy, dense_layers=dense_layers, forced=told)
+        logits_of(model, prompt, told(prompt, trials, n_out), text, dense_layers=dense_layers)
     # one read: a key and a value of one KV head, scored and weighted by each head of its group
     pair = 2 * size.head_dim
     norms = size.n_layers * 2 * (size.width + size.head_dim) + size.width
@@ -608,6 +676,7 @@ def small(tmp_path_factory) -> Path:
     return folder
 
 
+@LEARNS
 def test_cpu_small_learns_and_walks(small):
     """It must learn to look up and to count, and then solve problems it has not seen."""
     made = tables("cpu-small", True, small)
@@ -619,6 +688,7 @@ def test_cpu_small_learns_and_walks(small):
     assert rates["topk:2"] < rates["dense"] - 0.2  # and the budget matters
 
 
+@LEARNS
 @pytest.mark.notebooks
 @pytest.mark.parametrize("chapter", [40, 41, 42])
 def test_a_chapter_shows_a_ladder_made_anew(chapter, small, tmp_path):

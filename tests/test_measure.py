@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
@@ -25,7 +26,11 @@ from kinetics_lab.measure.suites import attention as attention_suites
 from kinetics_lab.measure.timers import WallTimer, summary, time_together
 
 H200 = Rates(4.3e12, 790e12, "by hand")
-ROOT = Path(__file__).parent.parent
+_spec = importlib.util.spec_from_file_location(
+    "synthetic_rows", Path(__file__).with_name("synthetic_rows.py")
+)
+synthetic_rows = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(synthetic_rows)
 
 
 # ---- a time ---------------------------------------------------------------------------------------------------
@@ -215,7 +220,7 @@ def test_block_topk_limits(setting, window, limits):
 
 def test_layer_limits():
     case = {**paper(4096, 16384, 128), "hidden": 1024, "ffn": 384, "group": 2}  # Qwen3-0.6B, an eighth of it
-    found = suites.layer_limits(case, H200)
+    found = SUITES["layer"].predict(case, H200)
     weights = 1024 * (256 + 2 * 128 + 256 + 3 * 384)
     assert found["weight_bytes"] == 2 * weights
     assert found["gemm_flops"] == 2 * 4096 * weights
@@ -582,6 +587,9 @@ def test_measuring_without_torch_says_what_to_install(tmp_path, monkeypatch):
         open_bench("cuda", tmp_path)
 
 
+once = pytest.mark.xdist_group("rehearsal")  # all of them where it is run
+
+
 @pytest.fixture(scope="session")
 def rehearsal(tmp_path_factory):
     """The folder of all suites run once, tiny, in Triton's interpreter, by a process of their own."""
@@ -589,12 +597,14 @@ def rehearsal(tmp_path_factory):
     pytest.importorskip("triton")
     out = tmp_path_factory.mktemp("rehearsal") / "rows"
     command = [sys.executable, "-m", "kinetics_lab.cli", "measure", "--device", "cpu", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(out / CPU / f"{name}.parquet") for name in SUITES]
     return out
 
 
+@once
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_runs_from_end_to_end_on_a_cpu(rehearsal, name):
     rows = read_rows(rehearsal, CPU, name)
@@ -623,6 +633,7 @@ def test_every_suite_runs_from_end_to_end_on_a_cpu(rehearsal, name):
     assert set(timed) - {"flashinfer"} == expected[name]
 
 
+@once
 def test_the_rehearsal_times_the_right_results(rehearsal):
     dense, topk, layer, fp8 = (read_rows(rehearsal, CPU, name) for name in ("dense", "topk", "layer", "fp8"))
     assert (dense["sdpa_distance"] < 2e-3).all()  # fp16: two roundings of 2^-11
@@ -635,3 +646,31 @@ def test_the_rehearsal_times_the_right_results(rehearsal):
     assert layer["speedup"].to_numpy() == pytest.approx(
         (layer["dense_layer_us"] / layer["layer_us"]).to_numpy()
     )
+
+
+@once
+def test_the_made_up_rows_have_the_columns_of_real_ones(rehearsal, tmp_path, monkeypatch):
+    """Those that chapters are tested with."""
+    for name, suite in SUITES.items():
+        few = suite.cases(True)[:: max(1, len(suite.cases(True)) // 4)]
+        few += [case for case in suite.cases(True)[-1:] if case not in few]
+        monkeypatch.setitem(SUITES, name, replace(suite, cases=lambda on_gpu, few=few: few))
+    synthetic_rows.write(tmp_path, *SUITES)
+    for name in SUITES:
+        real, made = read_rows(rehearsal, CPU, name), read_rows(tmp_path, synthetic_rows.GPU, name)
+        assert {c for c in set(real) ^ set(made) if "flashinfer" not in c} == set(), name
+
+
+@once
+def test_the_rehearsed_step_of_a_model(rehearsal):
+    row = read_rows(rehearsal, CPU, "model").iloc[0]
+    read_by_the_chapter = {f"{name}_us" for name in ("dense", "sparse", "first_dense", "rest", "peer")}
+    read_by_the_chapter |= {f"{name}_how" for name in ("dense", "sparse", "first_dense")}
+    read_by_the_chapter |= {"speedup", "first_dense_speedup", "peer_over_dense", "gpu_memory_bytes"}
+    assert set(row.index) >= read_by_the_chapter
+    assert "peer_error" not in row
+    assert (row["model"], row["batch"], row["gpu_memory_bytes"]) == ("tiny", 2, None)
+    assert row["speedup"] == pytest.approx(row["dense_us"] / row["sparse_us"])
+    assert row["first_dense_speedup"] == pytest.approx(row["dense_us"] / row["first_dense_us"])
+    assert row["tokens_per_s"] == pytest.approx(2e6 / row["sparse_us"])
+    assert row["rest_us"] > 0

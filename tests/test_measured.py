@@ -3,129 +3,31 @@
 from __future__ import annotations
 
 import html
-import json
+import importlib.util
 import re
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from kinetics_lab.book.parameters import read_notebook
 from kinetics_lab.book.runs import run_notebook
 from kinetics_lab.measure import limits
 from kinetics_lab.measure import rows as measured
-from kinetics_lab.measure import runner as measure
-from kinetics_lab.measure.bench import CPU, Bench
+from kinetics_lab.measure.bench import CPU
 from kinetics_lab.measure.suites import SUITES
 from kinetics_lab.measure.timelaw import FORMS, TimeLaw, fit_time_law, halves
-from kinetics_lab.measure.timers import WallTimer, summary
 
-CHAPTERS = {
-    "roofline": "20_what_can_this_gpu_do",
-    "dense": "21_how_near_the_limit_is_dense_decoding",
-    "topk": "22_how_does_block_topk_find_its_pages",
-    "layer": "23_how_much_faster_is_a_sparse_layer",
-    "validate": "24_does_the_cost_law_predict_milliseconds",
-    "model": "25_from_kernel_to_whole_model",
-}
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-GPU = "synthetic-rows-of-a-test-no-h200"
+_spec = importlib.util.spec_from_file_location(
+    "synthetic_rows", Path(__file__).with_name("synthetic_rows.py")
+)
+synthetic_rows = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(synthetic_rows)
+CHAPTERS, GPU, NOTEBOOKS, write = (
+    synthetic_rows.CHAPTERS, synthetic_rows.GPU, synthetic_rows.NOTEBOOKS, synthetic_rows.write
+)  # fmt: skip
 each_chapter = pytest.mark.parametrize("suite", CHAPTERS)
-
-
-# ---- rows that no GPU has measured, in the form that a GPU would leave ----------------------------------------
-
-
-class SyntheticBench(Bench):
-    """A bench that calls itself what it is; nothing runs on it."""
-
-    def has_memory(self, needed):
-        return True
-
-    def provenance(self):
-        return super().provenance() | {"driver": "none", "flashinfer": "0.0"}
-
-
-def made_up(suite):
-    """The suite with times from its limits, a share of them and a few microseconds, in place of measured ones."""
-
-    def run(case, bench):
-        found = suite.predict(case, limits.datasheet_rates(GPU))
-        limit, noise = found["limit_us"], np.random.default_rng(int(found["bytes"]) % 2**32)
-        shares = {
-            "roofline": {"time": 0.88} | ({"copy": 0.9} if case.get("kind") == "both" else {}),
-            "dense": {"ours": 0.9, "sdpa": 0.7, "flex": 0.6, "flashinfer": 0.85},
-            "topk": dict.fromkeys(
-                ("append", "score", "score_select", "select", "torch_topk", "attend", "step"), 0.8
-            ),
-            "layer": {"gemm": 0.7, "attention": 0.8, "layer": 0.8, "dense": 0.9, "dense_layer": 0.9},
-            "validate": {"gemm": 0.7, "attention": 0.8, "layer": 0.8},
-            "fp8": {"fp8": 0.8, "bf16": 0.45},
-            "model": {"dense": 0.85, "sparse": 0.8, "first_dense": 0.8, "rest": 0.8, "peer": 0.7},
-        }[suite.name]
-        bases = {}
-        if suite.name == "layer":
-            bases = dict.fromkeys(("dense", "dense_layer"), found["dense_limit_us"])
-        if suite.name == "model":
-            bases = {name: found[f"{name}_limit_us"] for name in ("dense", "first_dense", "rest")}
-            bases["peer"] = found["dense_limit_us"]
-        row = {}
-        for name, share in shares.items():
-            us = (bases.get(name, limit) / share + 3) * np.exp(noise.normal(0, 0.02, 20))
-            row |= {f"{name}_{key}": value for key, value in summary(us * 1e-6, "graph").items()}
-        if "copy" in shares:
-            row |= {"bandwidth": 4.3e12, "matrix_rate": 7.9e14, "intensity": 7.9e14 / 4.3e12}
-        if suite.name == "dense":
-            row |= {"sdpa_distance": 1e-3, "flex_distance": 1e-3, "flashinfer_distance": 1e-3}
-        if suite.name == "topk":
-            row["torch_topk_agrees"] = 1.0
-        if suite.name == "layer":
-            row["speedup"] = row["dense_layer_us"] / row["layer_us"]
-        if suite.name == "fp8":
-            row |= {"fp8_distance": 0.03, "speedup": row["bf16_us"] / row["fp8_us"]}
-        if suite.name == "model":
-            dense, sparse, first, peer = (row[f"{n}_us"] for n in ("dense", "sparse", "first_dense", "peer"))
-            row |= {"speedup": dense / sparse, "first_dense_speedup": dense / first, "peer_over_dense": peer / dense,
-                    "tokens_per_s": case["batch"] / sparse * 1e6, "dense_tokens_per_s": case["batch"] / dense * 1e6,
-                    "gpu_memory_bytes": 141e9}  # fmt: skip
-        return row
-
-    return replace(suite, measure=run)
-
-
-def write(folder, *names, **changes):
-    """Rows of the suites in ``folder``; ``changes`` to the bench."""
-    bench = SyntheticBench("cuda", "Synthetic rows of a test, no H200", WallTimer())
-    for name, value in changes.items():
-        setattr(bench, name, value)
-    assert bench.folder == GPU
-    for name in names:
-        assert measure.run_suite(made_up(SUITES[name]), folder, bench, say=lambda line: None)
-    return bench
-
-
-@pytest.fixture(scope="session")
-def synthetic(tmp_path_factory):
-    """A folder with rows of every suite."""
-    folder = tmp_path_factory.mktemp("synthetic") / "rows"
-    write(folder, *SUITES)
-    return folder
-
-
-def test_the_made_up_rows_have_the_columns_of_real_ones(synthetic, tmp_path_factory):
-    pytest.importorskip("torch")
-    pytest.importorskip("triton")
-    out = tmp_path_factory.mktemp("rehearsal") / "rows"
-    command = [sys.executable, "-m", "kinetics_lab.cli", "measure", "--device", "cpu", "--out", str(out)]
-    subprocess.run(command, capture_output=True, check=True)
-    for name in SUITES:
-        real = measure.read_rows(out, CPU, name)
-        ours = measure.read_rows(synthetic, GPU, name)
-        assert {c for c in set(real) ^ set(ours) if "flashinfer" not in c} == set(), name
+OTHERS = pytest.mark.slow(reason="one chapter without rows stands for six in the default set")
 
 
 # ---- measured or predicted ------------------------------------------------------------------------------------
@@ -152,9 +54,9 @@ def test_limits_take_measured_rates_as_soon_as_there_are_some(tmp_path):
     assert found.table["limit_us"].iloc[2] == pytest.approx(4096 * 16384 * 512 / 4.3e6)
 
 
-def test_rows_say_where_they_come_from(synthetic, monkeypatch):
-    monkeypatch.setenv("KINETICS_DATA", str(synthetic.parent))
-    (synthetic.parent / "measurements").symlink_to(synthetic)
+def test_rows_say_where_they_come_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("KINETICS_DATA", str(tmp_path))
+    write(tmp_path / "measurements", "dense")
     found = measured.rows(GPU, "dense")
     assert (found.measured, found.label, found.gpu) == (True, "measured", GPU)
     assert found.title == "Measured on Synthetic rows of a test, no H200"
@@ -324,25 +226,20 @@ def test_a_fit_of_nonsense_is_refused(layers, us, form, message):
 # ---- the chapters ---------------------------------------------------------------------------------------------
 
 
-def outputs(run):
-    """Everything a notebook shows: text, and the titles of its charts."""
-    shown, titles = [], []
-    for cell in read_notebook(run.executed).cells:
-        for output in cell.get("outputs", []):
-            assert output.get("name") != "stderr", output
-            for kind, data in output.get("data", {}).items():
-                if "vegalite" in kind:
-                    titles.append(json.dumps(data["title"]))
-                elif kind.startswith("text/"):
-                    shown.append("".join(data))
-    return "\n".join(shown), titles
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory):
+    """A folder with rows of every suite."""
+    folder = tmp_path_factory.mktemp("synthetic") / "rows"
+    write(folder, *SUITES)
+    return folder
 
 
+@pytest.mark.slow(reason="six chapters; tests/test_model_suite.py runs one with rows in the default set")
 @pytest.mark.notebooks
 @each_chapter
 def test_a_chapter_shows_measured_rows_with_their_provenance(suite, synthetic, tmp_path):
     parameters = {"gpu": GPU, "measurements": str(synthetic)}
-    text, titles = outputs(
+    text, titles = synthetic_rows.outputs(
         run_notebook(NOTEBOOKS / f"{CHAPTERS[suite]}.ipynb", parameters, out=tmp_path / "run")
     )
     assert "Measured on Synthetic rows of a test, no H200" in text
@@ -353,10 +250,12 @@ def test_a_chapter_shows_measured_rows_with_their_provenance(suite, synthetic, t
 
 
 @pytest.mark.notebooks
-@each_chapter
+@pytest.mark.parametrize(
+    "suite", ["roofline", *(pytest.param(suite, marks=OTHERS) for suite in CHAPTERS if suite != "roofline")]
+)
 def test_a_chapter_without_rows_calls_nothing_measured(suite, tmp_path):
     run = run_notebook(NOTEBOOKS / f"{CHAPTERS[suite]}.ipynb", {"gpu": "nvidia-a100"}, out=tmp_path / "run")
-    text, titles = outputs(run)
+    text, titles = synthetic_rows.outputs(run)
     assert "Predicted, not yet measured on this GPU" in text
     assert "Measured on" not in text
     assert titles

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,19 +17,21 @@ from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.measure import runner as measure
-from kinetics_lab.measure.bench import CPU
 from kinetics_lab.measure.limits import Rates, datasheet_rates
 from kinetics_lab.measure.suites import model as model_suite
+from kinetics_lab.measure.suites import steps
 from kinetics_lab.measure.suites.model import by_model, filled, filling, fitting_batch, model_limits
 
 if importlib.util.find_spec("torch"):
     import torch
 
+    torch.set_num_threads(1)  # models this small lose time to a second thread
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
-# rows that no GPU has measured, in the form that a GPU would leave
-_spec = importlib.util.spec_from_file_location("synthetic_rows", Path(__file__).with_name("test_measured.py"))
+_spec = importlib.util.spec_from_file_location(
+    "synthetic_rows", Path(__file__).with_name("synthetic_rows.py")
+)
 synthetic_rows = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(synthetic_rows)
 
@@ -267,7 +267,7 @@ def test_the_peer_computes_what_our_dense_step_computes(hf):
 def test_the_rest_is_the_step_without_attention(hf, monkeypatch):
     from kinetics_lab.decode.caches import PagedCache
 
-    model, nothing = tiny(hf), [model_suite._Nothing()] * 2
+    model, nothing = tiny(hf), [steps.NoAttention()] * 2
     ids, positions, active = inputs()
     monkeypatch.setattr(PagedCache, "attend", lambda self, q, scale=None: q)
     without = hf.step(model, ids, positions, hf.PolicyCache(full_caches(2, 2), active))
@@ -299,7 +299,7 @@ def test_small_kernels_are_counted(hf, family):
         model = tiny(hf, n_layers, family=family, dtype=torch.bfloat16)
         ids, positions, active = inputs()
         with Counted() as count:
-            hf.step(model, ids, positions, hf.PolicyCache([model_suite._Nothing()] * n_layers, active))
+            hf.step(model, ids, positions, hf.PolicyCache([steps.NoAttention()] * n_layers, active))
         seen.append(count.seen)
     layer = seen[1] - seen[0]
     assert layer["product"] == 7  # with experts: q, k, v, out, router, and two grouped products
@@ -307,6 +307,7 @@ def test_small_kernels_are_counted(hf, family):
     assert layer["small"] == pytest.approx(model_suite.SMALL_KERNELS[family], rel=0.1)
 
 
+@pytest.mark.slow(reason="PyTorch's compiler takes longest, on code that changes rarely")
 def test_layers_share_their_compiled_code(hf):
     from torch._dynamo.utils import counters
 
@@ -366,37 +367,15 @@ def test_every_step_attends_as_it_is_called(hf, monkeypatch):
 
     monkeypatch.setattr(PagedCache, "append", watched_append)
     monkeypatch.setattr(PagedCache, "attend", watched_attend)
-    row = model_suite._measure_model(model_suite._cases(False)[0], Watching())
+    row = steps.MODEL.measure(steps.MODEL.cases(False)[0], Watching())
     assert set(row) >= {"speedup", "first_dense_speedup", "peer_over_dense"}
     dense = [[63, 63], ("dense", [64, 64])]
     sparse = [[63, 63], ("block_topk:32:16:0:true", [64, 64])]
-    steps = {"dense": dense * 2, "sparse": sparse * 2, "first_dense": dense + sparse, "rest": [], "peer": []}
-    assert seen == steps
+    wanted = {"dense": dense * 2, "sparse": sparse * 2, "first_dense": dense + sparse, "rest": [], "peer": []}
+    assert seen == wanted
 
 
-# ---- a rehearsal, and what the chapter makes of rows ------------------------------------------------------------
-
-#: What chapter 25 reads of a measured row, beyond its key and limits.
-READ_BY_THE_CHAPTER = {f"{name}_us" for name in ("dense", "sparse", "first_dense", "rest", "peer")}
-READ_BY_THE_CHAPTER |= {f"{name}_how" for name in ("dense", "sparse", "first_dense")}
-READ_BY_THE_CHAPTER |= {"speedup", "first_dense_speedup", "peer_over_dense", "gpu_memory_bytes"}
-
-
-def test_a_rehearsal_runs_from_end_to_end(hf, tmp_path):
-    command = [sys.executable, "-m", "kinetics_lab.cli", "measure", "--suite", "model", "--device", "cpu"]
-    done = subprocess.run(
-        [*command, "-o", str(tmp_path / "rows")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    row = measure.read_rows(tmp_path / "rows", CPU, "model").iloc[0]
-    assert not isinstance(row["error"], str), row["error"]
-    assert set(row.index) >= READ_BY_THE_CHAPTER
-    assert "peer_error" not in row
-    assert (row["model"], row["batch"], row["gpu_memory_bytes"]) == ("tiny", 2, None)
-    assert row["speedup"] == pytest.approx(row["dense_us"] / row["sparse_us"])
-    assert row["first_dense_speedup"] == pytest.approx(row["dense_us"] / row["first_dense_us"])
-    assert row["tokens_per_s"] == pytest.approx(2e6 / row["sparse_us"])
-    assert row["rest_us"] > 0
+# ---- what the chapter makes of rows ------------------------------------------------------------
 
 
 @pytest.mark.notebooks

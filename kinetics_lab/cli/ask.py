@@ -17,7 +17,7 @@ TRIALS = [1, 2, 4, 8, 16, 32]
 
 def cost(
     *,
-    model: Annotated[str, Option(help="model shape, qwen3-8b for example", autocompletion=names("cost.shapes", "MODELS"))],
+    model: Annotated[str, Option(help="model shape, qwen3-8b for example", autocompletion=names("cost.models", "MODELS"))],
     policy: Policy = "dense",
     n_in: Annotated[int, Option(help="prompt tokens")],
     n_out: Annotated[int, Option(help="tokens generated per trial")],

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kinetics_lab.decode.grade import Grade, Problem
+from kinetics_lab.errors import require
 from kinetics_lab.files import locked, write_text
 
 Grader = Callable[..., Grade]  # (an answer's text, the reference, finished=)
@@ -27,11 +28,97 @@ def sole_writer(path: Path) -> AbstractContextManager[None]:
     return locked(path.with_name(path.name + ".lock"), busy)
 
 
-def read_lines(path: Path, metadata: dict[str, Any]) -> list[dict[str, Any]]:
-    """The finished lines of a stopped run; a line torn by the stop is cut off.
+def summary_of(path: Path) -> Path:
+    """The summary that stands beside a finished file."""
+    return path.with_name(path.name + ".summary.json")
 
-    Raises ValueError where the file belongs to other settings, or is no such file at all.
+
+class AnswerFile:
+    """A generation's file and the answers in it, ``lines``, in the order they came; nobody else may write to it.
+
+    problems: by name; openings: what a problem's prompt began its answers with, ``<think>`` or nothing. A stopped
+    run's answers are read back and those without a verdict graded again. Raises ValueError where the file belongs to
+    other settings or problems, or is no such file at all.
     """
+
+    def __init__(
+        self, path: Path, metadata: Line, problems: Mapping[str, Problem], openings: Mapping[str, str], grade: Grader
+    ) -> None:  # fmt: skip
+        self.path, self.metadata, self.grade = path, metadata, grade
+        self.problems, self.openings = problems, openings
+        read = _read_lines(path, metadata)
+        strange = next((x["problem"] for x in read if x["problem"] not in problems), None)
+        require(strange is None, f"{path} must hold problems that are given", strange)
+        strange = next((x["problem"] for x in read if x["query"] != problems[x["problem"]].text), None)
+        require(strange is None, f"{path} must hold the texts of the problems that are given", strange)
+        self.lines = [self._graded(line) if line["score"] is None else line for line in read]
+        if self.lines != read:
+            summary_of(path).unlink(missing_ok=True)
+        if self.lines != read or not read:
+            self._write()
+
+    @property
+    def done(self) -> set[tuple[str, int]]:
+        """Problem and trial of every answer that is there."""
+        return {(line["problem"], line["trial"]) for line in self.lines}
+
+    def add(self, line: Line) -> None:
+        """Append an answer so that it survives a crash of the machine, and only then grade it: that can take seconds."""
+        summary_of(self.path).unlink(missing_ok=True)
+        line |= {"score": None, "error": "not graded yet"}
+        with self.path.open("ab") as handle:
+            start = handle.tell()
+            handle.write(_json(line).encode())
+            handle.flush()
+            os.fsync(handle.fileno())
+        self.lines.append(self._graded(line))
+        old, new = (_json(each).encode()[:-1] for each in (line, self.lines[-1]))
+        # Only the last bytes differ, padded with blanks. A longer one, an error's text, is written when all are there.
+        if len(new) <= len(old):
+            with self.path.open("r+b") as handle:
+                handle.seek(start)
+                handle.write(new.ljust(len(old)))
+
+    def finish(self, speed: Line) -> None:
+        """Put the file in the order of problems and trials, and write its summary beside it, unless that is there."""
+        if summary_of(self.path).exists():
+            return
+        order = list(self.problems)
+        self.lines.sort(key=lambda line: (order.index(line["problem"]), line["trial"]))
+        self._write()
+        scores = [line["score"] / 100 for line in self.lines if line["score"] is not None]
+        ends = [line["stopped"] for line in self.lines]
+        summary = {
+            **self.metadata["kinetics_lab"],
+            "answers": len(self.lines),
+            "graded": len(scores),
+            "accuracy": float(np.mean(scores)) if scores else None,
+            "mean_tokens_out": float(np.mean([line["tokens_out"] for line in self.lines])),
+            "stopped": {why: ends.count(why) for why in ("end", "length", "repetition")},
+            "last_run": speed,
+        }
+        write_text(summary_of(self.path), json.dumps(summary, indent=1) + "\n")
+
+    def _graded(self, line: Line) -> Line:
+        """The line with the grader's verdict: score 100 or 0, or no score and the error."""
+        name = line["problem"]
+        text, finished = self.openings[name] + line["prediction"][0], line["stopped"] == "end"
+        found = self.grade(text, self.problems[name].answer, finished=finished)
+        return line | {
+            "score": None if found.correct is None else 100.0 * found.correct,
+            "error": found.error,
+        }
+
+    def _write(self) -> None:
+        write_text(self.path, "".join(map(_json, (self.metadata, *self.lines))))
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _read_lines(path: Path, metadata: Line) -> Sequence[Line]:
+    """The finished lines of a stopped run; a line torn by the stop is cut off."""
     if not path.exists():
         return []
     whole, _, torn = path.read_bytes().rpartition(b"\n")
@@ -48,76 +135,3 @@ def read_lines(path: Path, metadata: dict[str, Any]) -> list[dict[str, Any]]:
         with path.open("r+b") as handle:
             handle.truncate(len(whole) + 1 if whole else 0)
     return lines
-
-
-def _json(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def write_lines(path: Path, metadata: Line, lines: Sequence[Line] = ()) -> None:
-    """Write the file anew."""
-    write_text(path, "".join(map(_json, (metadata, *lines))))
-
-
-def append_line(path: Path, line: Line) -> int:
-    """Append one answer so that it survives a crash of the machine; returns where in the file it begins."""
-    with path.open("ab") as handle:
-        start = handle.tell()
-        handle.write(_json(line).encode())
-        handle.flush()
-        os.fsync(handle.fileno())
-    return start
-
-
-def settle(path: Path, start: int, before: Line, after: Line) -> None:
-    """Write the verdict over the line without one, which begins at ``start``, where it is not longer.
-
-    Only the last bytes differ, padded with blanks. A longer one, an error's text, is written when all are there.
-    """
-    old, new = (_json(line).encode()[:-1] for line in (before, after))
-    if len(new) <= len(old):
-        with path.open("r+b") as handle:
-            handle.seek(start)
-            handle.write(new.ljust(len(old)))
-
-
-def graded(line: Line, grade: Grader, problem: Problem, opening: str) -> Line:
-    """The line with the grader's verdict: score 100 or 0, or no score and the error.
-
-    opening: what the prompt began the answer with, ``<think>`` or nothing.
-    """
-    text, finished = opening + line["prediction"][0], line["stopped"] == "end"
-    found = grade(text, problem.answer, finished=finished)
-    return line | {"score": None if found.correct is None else 100.0 * found.correct, "error": found.error}
-
-
-def graded_again(path: Path, metadata: Line, lines: list[Line], grade: Callable[[Line], Line]) -> list[Line]:
-    """The lines, those without a score graded again; the file is rewritten where that changed one."""
-    again = [line if line["score"] is not None else grade(line) for line in lines]
-    if again != lines:
-        summary_of(path).unlink(missing_ok=True)
-        write_lines(path, metadata, again)
-    return again
-
-
-def summary_of(path: Path) -> Path:
-    """The summary that stands beside a finished file."""
-    return path.with_name(path.name + ".summary.json")
-
-
-def finish(path: Path, metadata: Line, lines: list[Line], problems: list[str], speed: Line) -> None:
-    """Put the finished file in the order of ``problems`` and trials, and write its summary beside it."""
-    lines = sorted(lines, key=lambda line: (problems.index(line["problem"]), line["trial"]))
-    write_lines(path, metadata, lines)
-    scores = [line["score"] / 100 for line in lines if line["score"] is not None]
-    ends = [line["stopped"] for line in lines]
-    summary = {
-        **metadata["kinetics_lab"],
-        "answers": len(lines),
-        "graded": len(scores),
-        "accuracy": float(np.mean(scores)) if scores else None,
-        "mean_tokens_out": float(np.mean([line["tokens_out"] for line in lines])),
-        "stopped": {why: ends.count(why) for why in ("end", "length", "repetition")},
-        "last_run": speed,
-    }
-    write_text(summary_of(path), json.dumps(summary, indent=1) + "\n")

@@ -2,8 +2,9 @@
 
 Requests run side by side in slots; a slot that finishes takes the next trial at once. Every trial draws from its own
 seed, so that neither the number of slots nor a restart changes an answer, as far as arithmetic is the same in every
-batch: in fp32 on a CPU it is; on a GPU a rounding may tip a token, after which the answer is another draw. Finished answers are appended to a JSON
-lines file as they come; a stopped run goes on from it, and when all are there the file is put in order.
+batch: in fp32 on a CPU it is; on a GPU a rounding may tip a token, after which the answer is another draw. Finished
+answers are appended to a JSON lines file as they come; a stopped run goes on from it, and when all are there the file
+is put in order.
 """
 
 from __future__ import annotations
@@ -13,105 +14,27 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from kinetics_lab import __version__
 from kinetics_lab.cost.policies import Policy, Quest, parse_policy
-from kinetics_lab.decode import answers
 from kinetics_lab.decode import grade as grading
+from kinetics_lab.decode import version_of
+from kinetics_lab.decode.answers import AnswerFile, Grader, sole_writer
 from kinetics_lab.decode.caches import page_block
 from kinetics_lab.decode.grade import Problem
 from kinetics_lab.decode.hf import Decoder, Prompt, shape_of
+from kinetics_lab.decode.sampling import Settings, draw, repeats
 from kinetics_lab.errors import require
 from kinetics_lab.traces.layout import layout_metadata, layout_name
 
-INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the answers: a file is continued with the same ones only.
-
-    ``trials`` may grow later. ``max_tokens``: of an answer, its end token included. ``temperature`` 0 takes the likeliest token; ``top_k`` 0 and
-    ``top_p`` 1 leave all tokens in. ``repeat_window``: an answer whose last so many tokens repeat a block of at most
-    ``repeat_block`` tokens is stopped (0: never). ``dense_layers``: first layers that stay dense. ``instruction``
-    follows the problem in the prompt.
-    """
-
-    policy: str = "dense"
-    dense_layers: int = 0
-    trials: int = 1
-    max_tokens: int = 32768
-    temperature: float = 0.6
-    top_p: float = 0.95
-    top_k: int = 20
-    seed: int = 0
-    repeat_window: int = 0
-    repeat_block: int = 64
-    instruction: str = INSTRUCTION
-
-    def __post_init__(self) -> None:
-        parse_policy(self.policy)  # says what is wrong with it
-        for name, least in (("dense_layers", 0), ("trials", 1), ("max_tokens", 1), ("top_k", 0), ("seed", 0),
-                            ("repeat_window", 0), ("repeat_block", 1)):  # fmt: skip
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            require(whole, f"{name} must be a whole number of at least {least}", value)
-        require(0 <= self.temperature < np.inf, "temperature must be 0 or more", self.temperature)
-        rule = "trials must be 1 where temperature is 0: all of them would be the same answer"
-        require(self.temperature > 0 or self.trials == 1, rule, self.trials)
-        require(0 < self.top_p <= 1, "top_p must be above 0 and at most 1", self.top_p)
-        rule = f"repeat_window must be 0 or at least twice repeat_block={self.repeat_block}"
-        require(
-            self.repeat_window == 0 or self.repeat_window >= 2 * self.repeat_block, rule, self.repeat_window
-        )
-
-
-# ---- one token ------------------------------------------------------------------------------------------------
-
-
-def draw(logits: Tensor, uniforms: Sequence[float], settings: Settings) -> list[int]:
-    """One token for each row of ``logits [rows, vocabulary]``: by inversion, so that a uniform number decides it.
-
-    Temperature first, then the ``top_k`` likeliest, then the fewest of these whose probability reaches ``top_p``.
-    """
-    if logits.isnan().any():
-        raise ValueError(
-            "the model's logits are not numbers; where its dtype is float16, try --dtype bfloat16"
-        )
-    if settings.temperature == 0:
-        return [int(i) for i in logits.argmax(-1).tolist()]
-    count = min(settings.top_k or logits.shape[-1], logits.shape[-1])
-    best, ids = logits.float().topk(count, -1)
-    share = (best.double() / settings.temperature).softmax(-1)
-    before = share.cumsum(-1) - share
-    share = share.masked_fill(before >= settings.top_p, 0)  # the first always stays
-    whole = share.cumsum(-1)
-    dice = torch.tensor(uniforms, dtype=whole.dtype, device=whole.device)[:, None] * whole[:, -1:]
-    kept = (share > 0).sum(-1, keepdim=True)
-    at = torch.minimum((whole <= dice).sum(-1, keepdim=True), kept - 1)
-    return [int(i) for i in ids.gather(-1, at)[:, 0].tolist()]
-
-
-def repeats(ids: Sequence[int], window: int, block: int) -> bool:
-    """Whether the last ``window`` tokens are one block of at most ``block`` tokens, over and over."""
-    if not window or len(ids) < window:
-        return False
-    last = np.asarray(ids[-window:])
-    return any((last[period:] == last[:-period]).all() for period in range(1, block + 1))
-
-
-# ---- one trial ------------------------------------------------------------------------------------------------
-
-
-class _Trial:
+class Trial:
     """A request under way in a slot."""
 
     def __init__(self, problem: Problem, number: int, prompt: Prompt, settings: Settings) -> None:
@@ -138,16 +61,16 @@ class _Trial:
         return self.prompt.length + len(self.ids) - 1
 
 
-def decode(
+def run_trials(
     decoder: Decoder, prompts: Callable[[Problem], Prompt], todo: Iterator[tuple[Problem, int]],
     ends: frozenset[int], settings: Settings,
-) -> Iterator[tuple[_Trial, str]]:  # fmt: skip
+) -> Iterator[tuple[Trial, str]]:  # fmt: skip
     """Decode all trials of ``todo``, each finished one with the reason of its end, in the order they finish."""
-    slots: list[_Trial | None] = [None] * len(decoder.active)
+    slots: list[Trial | None] = [None] * len(decoder.active)
     while True:
         for i, slot in enumerate(slots):
             while slot is None and (job := next(todo, None)):
-                slot = _Trial(*job, prompts(job[0]), settings)
+                slot = Trial(*job, prompts(job[0]), settings)
                 token = draw(slot.prompt.logits[None], [slot.dice.random()], settings)[0]
                 if reason := slot.take(token, ends, settings):  # ended at once: the slot is free again
                     yield slot, reason
@@ -208,114 +131,83 @@ def fitting_slots(model: Any, tokens: int, policy: Policy) -> int:
 
 def generate(
     model: Any, tokenizer: Any, problems: Sequence[Problem], out: str | os.PathLike[str], settings: Settings, *,
-    task: str, name: str, slots: int | None = None, progress: bool | None = None,
-    grade: answers.Grader | None = None, compiled: bool = False,
+    task: str, name: str, slots: int | None = None, progress: bool | None = None, grade: Grader = grading.grade,
+    compiled: bool = False,
 ) -> Path:  # fmt: skip
     """Sample ``settings.trials`` answers to every problem into a file of the folder ``out``; returns its path.
 
     model, tokenizer: of Hugging Face transformers, the model on its device. name, task: what the traces shall call
-    them. slots: answers decoded side by side; decides speed; answers up to rounding. grade: by default math-verify's verdict. An
+    them. slots: answers decoded side by side; decides speed; answers up to rounding. grade: math-verify's verdict. An
     answer that could not be graded is a line with ``error`` and no score; the next call grades it again.
     progress: a bar on stderr (None: on a terminal). compiled: see :class:`kinetics_lab.decode.hf.Decoder`.
 
     ``read_traces`` reads the file at any time. Beside it, when all answers are there, ``<file>.summary.json``.
     Raises ValueError for settings the model cannot be decoded with, and where the file belongs to other settings.
     """
-    grade = grade or grading.grade
     require(len(problems) > 0, "problems must hold at least one", len(problems))
     require(slots is None or slots >= 1, "slots must be at least 1", slots)
-    read = {p.id: encode(tokenizer, p, settings) for p in problems}
-    longest = max(map(len, read.values()))
-    require(min(map(len, read.values())) >= 1, "every prompt must have at least one token", 0)
+    ids = {p.id: encode(tokenizer, p, settings) for p in problems}
+    longest = max(map(len, ids.values()))
+    require(min(map(len, ids.values())) >= 1, "every prompt must have at least one token", 0)
     limit = getattr(model.config, "max_position_embeddings", None) or np.inf
     rule = f"max_tokens must leave room for the prompt of {longest} tokens within the model's {limit}"
     require(longest + settings.max_tokens <= limit, rule, settings.max_tokens)
-    said = {"version": __version__, "model": name, "task": task} | asdict(settings)
+    said = {"version": version_of("kinetics-lab"), "model": name, "task": task} | asdict(settings)
     said |= {"weights": model.config._name_or_path, "revision": getattr(model.config, "_commit_hash", None),
              "dtype": str(model.dtype).removeprefix("torch.")}  # fmt: skip
     del said["trials"]  # more of them may be asked for later: they change no answer
     metadata = layout_metadata(settings.policy) | {"kinetics_lab": said}
     path = Path(out) / f"{layout_name(task, name, settings.policy)}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-
-    with answers.sole_writer(path):
-        given = (model, tokenizer, problems, read, path, metadata, settings)
-        left = _generate(*given, slots, progress, grade, compiled)
-    if left:
+    # Where the prompt's template opens the thinking, the answer must not look as if it had never begun to think.
+    opened = {key: tokenizer.decode(read[-8:]).rstrip().endswith("<think>") for key, read in ids.items()}
+    with sole_writer(path):
+        openings = {key: "<think>" * yes for key, yes in opened.items()}
+        file = AnswerFile(path, metadata, {p.id: p for p in problems}, openings, grade)
+        file.finish(_sample(model, tokenizer, ids, file, settings, slots, progress, compiled))
+    if left := sum(line["score"] is None for line in file.lines):
         told = f"{left} answers have no verdict ({path}); the same command grades them again"
         warnings.warn(told, stacklevel=2)
     return path
 
 
-def _generate(
-    model: Any, tokenizer: Any, problems: Sequence[Problem], read: dict[str, list[int]], path: Path,
-    metadata: dict[str, Any], settings: Settings, slots: int | None, progress: bool | None, grade: answers.Grader,
-    compiled: bool,
-) -> int:  # fmt: skip
-    """What is missing in the file, then the file in order and its summary; how many answers have no verdict."""
+def _sample(
+    model: Any, tokenizer: Any, ids: dict[str, list[int]], file: AnswerFile, settings: Settings, slots: int | None,
+    progress: bool | None, compiled: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Add what is missing in the file; how fast that was, or nothing where nothing was missing."""
     from tqdm import tqdm
 
-    room = max(map(len, read.values())) + settings.max_tokens
-    by_id = {p.id: p for p in problems}
-    lines = answers.read_lines(path, metadata)
-    strange = next((x["problem"] for x in lines if x["problem"] not in by_id), None)
-    require(strange is None, f"{path} must hold problems that are given", strange)
-    strange = next((x["problem"] for x in lines if x["query"] != by_id[x["problem"]].text), None)
-    require(strange is None, f"{path} must hold the texts of the problems that are given", strange)
-    # Where the prompt's template opens the thinking, the answer must not look as if it had never begun to think.
-    opened = {name: tokenizer.decode(ids[-8:]).rstrip().endswith("<think>") for name, ids in read.items()}
-
-    def verdict(line: answers.Line) -> answers.Line:
-        return answers.graded(line, grade, by_id[line["problem"]], "<think>" * opened[line["problem"]])
-
-    lines = answers.graded_again(path, metadata, lines, verdict)
-    if not lines:
-        answers.write_lines(path, metadata)
-    done = {(line["problem"], line["trial"]) for line in lines}
-    jobs = [(p, k) for p in problems for k in range(settings.trials)]
+    jobs, done = [(p, k) for p in file.problems.values() for k in range(settings.trials)], file.done
     todo = [(p, k) for p, k in jobs if (p.id, k) not in done]
-    speed: dict[str, Any] = {}
+    if not todo:
+        return {}
+    policy, room = parse_policy(settings.policy), max(map(len, ids.values())) + settings.max_tokens
+    slots = min(slots or fitting_slots(model, room, policy), len(todo))
+    decoder = Decoder(model, policy, slots, room, dense_layers=settings.dense_layers, compiled=compiled)
+    newest: dict[str, Prompt] = {}  # trials of a problem follow one another: its prompt is read once
+
+    def prompt(problem: Problem) -> Prompt:
+        if problem.id not in newest:
+            newest.clear()
+            newest[problem.id] = decoder.read(ids[problem.id])
+        return newest[problem.id]
+
     quiet = not (sys.stderr.isatty() if progress is None else progress)
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="answer", disable=quiet, file=sys.stderr)
-    began, tokens = time.monotonic(), 0
-    if todo:
-        answers.summary_of(path).unlink(missing_ok=True)
-        policy = parse_policy(settings.policy)
-        slots = min(slots or fitting_slots(model, room, policy), len(todo))
-        decoder = Decoder(
-            model,
-            policy,
-            slots,
-            room,
-            dense_layers=settings.dense_layers,
-            compiled=compiled,
-        )
-        newest: dict[str, Prompt] = {}  # trials of a problem follow one another: its prompt is read once
-
-        def prompt(problem: Problem) -> Prompt:
-            if problem.id not in newest:
-                newest.clear()
-                newest[problem.id] = decoder.read(read[problem.id])
-            return newest[problem.id]
-
-        for trial, reason in decode(decoder, prompt, iter(todo), end_tokens(model, tokenizer), settings):
+    began, tokens, seconds = time.monotonic(), 0, 0.0
+    with tqdm(
+        total=len(jobs), initial=len(jobs) - len(todo), unit="answer", disable=quiet, file=sys.stderr
+    ) as bar:
+        for trial, reason in run_trials(decoder, prompt, iter(todo), end_tokens(model, tokenizer), settings):
             text = tokenizer.decode(trial.ids, skip_special_tokens=True)
-            line: answers.Line = {
+            file.add({
                 "query": trial.problem.text, "prediction": [text], "problem": trial.problem.id, "trial": trial.number,
                 "tokens_in": trial.prompt.length, "tokens_out": len(trial.ids), "truncated": reason != "end",
-                "stopped": reason, "score": None, "error": "not graded yet",
-            }  # fmt: skip
-            # before anything else: a verdict can take seconds
-            start_of_line = answers.append_line(path, line)
-            lines.append(verdict(line))
-            answers.settle(path, start_of_line, line, lines[-1])
+                "stopped": reason,
+            })  # fmt: skip
             tokens, seconds = tokens + len(trial.ids), time.monotonic() - began
             bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)
             bar.update()
-        device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
-        speed = {"device": device, "step": decoder.how, "slots": slots, "seconds": round(seconds, 3),
-                 "tokens_per_second": round(tokens / seconds, 2)}  # fmt: skip
-    if not answers.summary_of(path).exists():
-        answers.finish(path, metadata, lines, list(by_id), speed)
-    bar.close()
-    return sum(line["score"] is None for line in lines)
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
+    return {"device": device, "step": decoder.how, "slots": slots, "seconds": round(seconds, 3),
+            "tokens_per_second": round(tokens / seconds, 2)}  # fmt: skip

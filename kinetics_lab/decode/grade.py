@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab.decode import grader as _grader
+from kinetics_lab.decode import grader
 from kinetics_lab.errors import require, unknown
 from kinetics_lab.traces.trial import problem_id, records, shortened
 
@@ -79,7 +79,7 @@ def problems(source: str | os.PathLike[str]) -> list[Problem]:
     Raises ValueError with file, line, value and what would be right: a name neither known nor a file, a missing or
     doubled question, id or answer, and an answer no verdict could be given on, because math-verify cannot parse it.
     """
-    _grader.need_math_verify()
+    grader.need_math_verify()
     name = os.fspath(source)
     if not (known := HUB.get(name)) and not Path(name).is_file():
         if os.sep in name or name.endswith((".jsonl", ".json", ".parquet", ".csv", ".gz")):
@@ -97,7 +97,7 @@ def problems(source: str | os.PathLike[str]) -> list[Problem]:
                 for what, key in (("id", problem.id), ("text", f"text {problem_id(problem.text)}")):
                     if (first := seen.setdefault(key, line)) != line:
                         raise ValueError(f"the {what} is that of line {first}: {shortened(problem.id)}")
-                if error := _grader.ask(_written(problem.answer), None, 60).get("error"):
+                if error := grader.ask(_written(problem.answer), None, 60)[1]:
                     raise ValueError(f"answer {shortened(problem.answer)} cannot be graded: {error}")
             except ValueError as error:
                 raise ValueError(f"{name}:{line}: {error}") from None
@@ -111,7 +111,7 @@ def _downloaded(name: str, known: HubSet) -> Path:
     try:
         fetch = import_module("huggingface_hub").hf_hub_download
     except ImportError:
-        raise _grader.missing("huggingface_hub") from None
+        raise grader.missing("huggingface_hub") from None
     try:
         return Path(fetch(known.repo, known.file, repo_type="dataset", revision=known.revision))
     except Exception as error:  # no network, no access, no such file: each with a class of its own
@@ -157,12 +157,11 @@ def grade(answer: str, reference: str, *, finished: bool = True, timeout: float 
     Raises ValueError without math-verify. Any thread may call it; verdicts are given one after the other.
     """
     require(timeout > 0, "timeout must be positive (seconds)", timeout)
-    _grader.need_math_verify()
+    grader.need_math_verify()
     final = _final(answer, finished)
     if final is None:
         return Grade(False)
-    reply = _grader.ask(_written(reference), final, timeout)
-    return Grade(reply.get("correct"), reply.get("error"))
+    return Grade(*grader.ask(_written(reference), final, timeout))
 
 
 _BOX = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)

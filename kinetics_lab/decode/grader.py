@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
-import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 from importlib import import_module
 from importlib.util import find_spec
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
 from typing import Any
 
-_child: subprocess.Popen[str] | None = None
+_pool: Any = None
 _lock = threading.Lock()
 
 
@@ -23,88 +22,105 @@ def missing(package: str) -> ValueError:
 
 
 def need_math_verify() -> None:
-    if find_spec("math_verify") is None:
-        raise missing("math-verify")
+    """ValueError unless math-verify and what runs it are installed."""
+    for package in ("math_verify", "pebble"):
+        if find_spec(package) is None:
+            raise missing(package.replace("_", "-"))
 
 
-def ask(reference: str, answer: str | None, timeout: float) -> dict[str, Any]:
-    """``{"correct": bool}`` (true without an answer: the reference can be parsed), or ``{"error": sentence}``.
+def ask(reference: str, answer: str | None, timeout: float) -> tuple[bool | None, str | None]:
+    """The verdict (true without an answer: the reference can be parsed), or None and a sentence on what kept it.
 
-    timeout: seconds of work after which the child is ended; starting it does not count.
+    timeout: seconds of work after which the child is ended; starting it does not count. Verdicts are given one after
+    the other.
     """
-    global _child
+    from pebble import ProcessExpired
+
     with _lock:
+        for _ in range(2):  # a child that was ended while it had nothing to do takes its pool with it
+            try:
+                return _running_pool().schedule(_judge, (reference, answer, timeout)).result()
+            except ProcessExpired as error:
+                slow = error.exitcode == -signal.SIGALRM
+                why = f"took over {timeout:g} s" if slow else f"ended with status {error.exitcode}"
+                return None, f"math-verify {why}"
+            except RuntimeError:
+                stop()
+            except BaseException:
+                stop()  # else the next question would wait for the end of this one
+                raise
+        return None, "math-verify does not start"
+
+
+class _Child(SpawnProcess):
+    """A process that does not run its parent's script once more: a verdict needs nothing of it."""
+
+    def start(self) -> None:
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
         try:
-            if _child is None or _child.poll() is not None:
-                _stop()
-                _child = _started()
-            return _reply(_child, {"reference": reference, "answer": answer, "timeout": timeout})
-        except BaseException:
-            _stop()  # else its late reply would be taken for that to the next question
-            raise
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
 
 
-def _reply(child: subprocess.Popen[str], task: dict[str, Any]) -> dict[str, Any]:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        child.stdin.write(json.dumps(task) + "\n")
-        child.stdin.flush()
-        line = child.stdout.readline()
-    except BrokenPipeError:
-        line = ""
-    if line.endswith("\n"):
-        return json.loads(line)
-    status = child.wait()
-    slow = f"took over {task['timeout']:g} s"
-    return {"error": f"math-verify {slow if status == -signal.SIGALRM else f'ended with status {status}'}"}
+class _Context(SpawnContext):
+    Process = _Child
 
 
-def _started() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", "from kinetics_lab.decode.grader import _serve; _serve()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        start_new_session=True,  # Ctrl-C is the parent's to answer
-    )
+def _running_pool() -> Any:
+    """The pool of one child, spawned and not forked: a process that has opened a GPU must not be."""
+    global _pool
+    from pebble import ProcessPool
+
+    if _pool is None or not _pool.active:
+        stop()
+        _pool = ProcessPool(1, initializer=_prepare, context=_Context())
+    return _pool
 
 
-@atexit.register
-def _stop() -> None:
-    global _child
-    if _child is not None:
-        stopped, _child = _child, None
-        stopped.kill()
-        stopped.communicate()
+def stop() -> None:
+    """End the child, where there is one; the next question starts another."""
+    global _pool
+    if _pool is not None:
+        stopped, _pool = _pool, None
+        stopped.stop()
+        stopped.join()
 
 
 def _forget() -> None:
     """In a forked process: the child belongs to the parent, and so may the lock."""
-    global _child, _lock
-    _child, _lock = None, threading.Lock()
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget)
 
 
-def _serve() -> None:
-    """What the child does: one task a line in, one reply a line out."""
-    replies, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no reply
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even within one long step of C code
+# ---- in the child ---------------------------------------------------------------------------------------------
+
+
+def _prepare() -> None:
+    """Load what takes a second to load, and let nothing that a library prints appear among the parent's output."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     logging.disable(logging.CRITICAL)
-    for line in sys.stdin:
-        task = json.loads(line)
-        try:
-            math_verify = import_module("math_verify")
-            signal.setitimer(signal.ITIMER_REAL, task["timeout"])
-            reply: dict[str, Any] = {"correct": _verdict(math_verify, task["reference"], task["answer"])}
-        except BaseException as error:
-            reply = {"error": f"math-verify failed: {type(error).__name__}: {error}"}
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even within one long step of C code
+    try:
+        import_module("math_verify")
+    except BaseException:
+        return  # each question is told why
+
+
+def _judge(reference: str, answer: str | None, timeout: float) -> tuple[bool | None, str | None]:
+    """A verdict or a sentence. The kernel's own timer ends the child, also where its parent is no more."""
+    signal.setitimer(signal.ITIMER_REAL, timeout)
+    try:
+        return _verdict(import_module("math_verify"), reference, answer), None
+    except BaseException as error:
+        return None, f"math-verify failed: {type(error).__name__}: {error}"
+    finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(reply), file=replies, flush=True)
 
 
 def _verdict(math_verify: Any, reference: str, answer: str | None) -> bool:

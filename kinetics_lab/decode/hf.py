@@ -30,14 +30,11 @@ except ImportError:
 
 NAME = "kinetics"  # of our attention in the library's registry
 
-#: model_type -> the library's config class; their attention is plain GQA over the whole context
+#: Families whose attention is plain GQA over the whole context: the library's model_type and config class.
 KNOWN = {
-    "qwen2": "Qwen2Config",
-    "qwen3": "Qwen3Config",
-    "qwen3_moe": "Qwen3MoeConfig",
-    "llama": "LlamaConfig",
-}
-_OF_FAMILY = {"qwen2.5": "qwen2", "qwen3": "qwen3", "qwen3-moe": "qwen3_moe", "llama3": "llama"}
+    "qwen2.5": ("qwen2", "Qwen2Config"), "qwen3": ("qwen3", "Qwen3Config"),
+    "qwen3-moe": ("qwen3_moe", "Qwen3MoeConfig"), "llama3": ("llama", "LlamaConfig"),
+}  # fmt: skip
 
 
 def attention(
@@ -48,12 +45,10 @@ def attention(
 
     query: ``[batch, heads, 1, head_dim]``; returns ``[batch, 1, heads, head_dim]``, as the library wants it.
     """
-    if caches is None:
-        result: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-        return result
-    return _attend(caches, module, query, scaling), None
+    if caches is not None:
+        return _attend(caches, module, query, scaling), None
+    given = (module, query, key, value, attention_mask)
+    return sdpa_attention_forward(*given, scaling=scaling, **kwargs)
 
 
 # The compiler stays out of what is kept apart from layer to layer: it would compile every layer by itself.
@@ -91,8 +86,7 @@ class PolicyLayer(_Layer):
         return key_states, value_states
 
     def attend(self, q: Tensor, scale: float | None) -> Tensor:
-        attended: Tensor = self.cache.attend(q, scale)
-        return attended
+        return self.cache.attend(q, scale)
 
     # The library asks these to make masks and positions that a caller did not give.
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -128,8 +122,7 @@ class InPlaceLayer(_Layer):
 class _Cache(Cache):
     @torch.compiler.disable  # as for :func:`_attend`
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        updated: tuple[Tensor, Tensor] = super().update(*args, **kwargs)
-        return updated
+        return super().update(*args, **kwargs)
 
 
 class PolicyCache(_Cache):
@@ -155,8 +148,7 @@ def step(model: Any, tokens: Tensor, positions: Tensor, caches: PolicyCache | In
     """
     ours = {"caches": caches} if isinstance(caches, PolicyCache) else {}
     out = model(input_ids=tokens, position_ids=positions, past_key_values=caches, use_cache=True, **ours)
-    logits: Tensor = out.logits[:, -1]
-    return logits
+    return out.logits[:, -1]
 
 
 @dataclass(frozen=True)
@@ -176,20 +168,12 @@ class Decoder:
     """
 
     def __init__(
-        self,
-        model: Any,
-        policy: Policy,
-        slots: int,
-        max_tokens: int,
-        *,
-        dense_layers: int = 0,
-        graph: bool = True,
-        compiled: bool = False,
-    ) -> None:
+        self, model: Any, policy: Policy, slots: int, max_tokens: int, *, dense_layers: int = 0, compiled: bool = False
+    ) -> None:  # fmt: skip
         config = model.config
         check_config(config)
-        require(0 <= dense_layers <= config.num_hidden_layers,
-                f"dense_layers must be 0 to {config.num_hidden_layers}", dense_layers)  # fmt: skip
+        rule = f"dense_layers must be 0 to {config.num_hidden_layers}"
+        require(0 <= dense_layers <= config.num_hidden_layers, rule, dense_layers)
         model.set_attn_implementation(NAME)
         self.model, self.device, self.how = model.eval(), model.device, "eager"
         if compiled:
@@ -198,11 +182,10 @@ class Decoder:
         sizes = slots, shape.n_kv_heads, shape.head_dim, max_tokens
         reads = [Dense() if i < dense_layers else policy for i in range(config.num_hidden_layers)]
         caches = [open_cache(p, *sizes, dtype=model.dtype, device=self.device) for p in reads]
-        zeros = torch.zeros(3, slots, dtype=torch.int64, device=self.device)
-        self.tokens, self.positions = zeros[0][:, None], zeros[1][:, None]
+        self.tokens, self.positions = torch.zeros(2, slots, 1, dtype=torch.int64, device=self.device)
         self.active = torch.zeros(slots, dtype=torch.int32, device=self.device)
         self.cache = PolicyCache(caches, self.active)
-        self._graph: Any = graph and self.device.type == "cuda"
+        self._graph: Any = self.device.type == "cuda"
         self._logits: Tensor | None = None
 
     @torch.no_grad()
@@ -225,11 +208,8 @@ class Decoder:
 
         positions: tokens that each request holds already. The result is overwritten by the next step.
         """
-        for to, values in (
-            (self.tokens[:, 0], tokens),
-            (self.positions[:, 0], positions),
-            (self.active, active),
-        ):
+        held = self.tokens[:, 0], self.positions[:, 0], self.active
+        for to, values in zip(held, (tokens, positions, active), strict=True):
             to.copy_(torch.tensor(values, dtype=to.dtype))
         if self._graph is True:
             self._capture()
@@ -252,9 +232,8 @@ class Decoder:
         if self._graph:
             self.how = "graph"
         else:  # the model plans on the host, as some expert routing does
-            warnings.warn(
-                "decoding without a CUDA graph, which is slower: a step waits for the GPU", stacklevel=2
-            )
+            told = "decoding without a CUDA graph, which is slower: a step waits for the GPU"
+            warnings.warn(told, stacklevel=2)
         self.active.copy_(active)
 
 
@@ -271,11 +250,10 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
 
 def check_config(config: Any) -> None:
     """ValueError unless the model's attention is plain GQA over the whole context."""
-    among(sorted(KNOWN), config.model_type, "model_type")
+    among(sorted(kind for kind, _ in KNOWN.values()), config.model_type, "model_type")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    require(
-        kinds == {"full_attention"}, "every layer must be full_attention (no sliding window)", sorted(kinds)
-    )
+    rule = "every layer must be full_attention (no sliding window)"
+    require(kinds == {"full_attention"}, rule, sorted(kinds))
 
 
 def shape_of(model: Any) -> ModelShape:
@@ -285,7 +263,7 @@ def shape_of(model: Any) -> ModelShape:
 
 def config_of(shape: ModelShape) -> Any:
     """The library's config of a shape: Qwen3 (dense and MoE), Qwen2.5, Llama 3. ValueError for other families."""
-    kind = lookup(_OF_FAMILY, shape.family, "model family")
+    _, kind = lookup(KNOWN, shape.family, "model family")
     values: dict[str, Any] = {
         "num_hidden_layers": shape.n_layers, "num_attention_heads": shape.n_q_heads, "vocab_size": shape.vocab,
         "num_key_value_heads": shape.n_kv_heads, "head_dim": shape.head_dim, "hidden_size": shape.hidden,
@@ -295,22 +273,17 @@ def config_of(shape: ModelShape) -> Any:
         values |= {"num_experts": shape.n_experts, "num_experts_per_tok": shape.n_active_experts,
                    "moe_intermediate_size": shape.expert_ffn, "norm_topk_prob": True,
                    "mlp_only_layers": list(range(shape.n_dense_layers))}  # fmt: skip
-    return getattr(transformers, KNOWN[kind])(**values)
+    return getattr(transformers, kind)(**values)
 
 
 def random_model(
-    shape: ModelShape,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-) -> Any:
+    shape: ModelShape, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Any:  # fmt: skip
     """A model of this shape with random weights, ready for a :class:`Decoder`. Device "meta": no memory at all."""
     torch.manual_seed(seed)
+    made = transformers.AutoModelForCausalLM.from_config
     with torch.device(device):
-        return transformers.AutoModelForCausalLM.from_config(
-            config_of(shape), dtype=dtype, attn_implementation=NAME
-        ).eval()
+        return made(config_of(shape), dtype=dtype, attn_implementation=NAME).eval()
 
 
 def load_model(name: str, *, device: str | torch.device, dtype: str = "auto") -> tuple[Any, Any]:
@@ -323,6 +296,6 @@ def load_model(name: str, *, device: str | torch.device, dtype: str = "auto") ->
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=NAME)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model {name!r} is no folder here, and the hub did not give it: {reason}") from None
+        why = str(error).strip().splitlines()[0]
+        raise ValueError(f"model {name!r} is no folder here, and the hub did not give it: {why}") from None
     return model.to(device).eval(), tokenizer

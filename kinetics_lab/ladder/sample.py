@@ -23,14 +23,13 @@ from kinetics_lab.ladder.task import TEST_SEED, exam
 
 
 @torch.no_grad()
-def decode(
+def sample(
     model: Reasoner, prompts: np.ndarray, uniforms: np.ndarray, policy: Policy, *,
-    dense_layers: int = 1, paged: bool | None = None, forced: np.ndarray | None = None,
-) -> tuple[np.ndarray, list[Tensor]]:  # fmt: skip
+    dense_layers: int = 1, paged: bool | None = None,
+) -> np.ndarray:  # fmt: skip
     """Answers ``[prompts * trials, cap]`` (-1 after the goal, prompt by prompt) for ``uniforms [prompts, trials, cap]``.
 
-    paged: attention through the Triton kernels (None: where the model is on a GPU). forced: tokens ``[rows, cap]``
-    to feed instead of the sampled ones; then the second result has the logits of every step, ``[rows, labels]``.
+    paged: attention through the Triton kernels (None: where the model is on a GPU).
     """
     (count, trials, cap), n_in = uniforms.shape, prompts.shape[1]
     device = model.head.weight.device
@@ -48,34 +47,30 @@ def decode(
     goal = (tokens[:, -2] - 2 * model.labels).repeat_interleave(trials)
     token, rows = tokens[:, -1].repeat_interleave(trials), torch.arange(count * trials, device=device)
     live, out = rows >= 0, torch.full((len(rows), cap), -1, device=device)
-    steps, angles = [], model.angles(n_in - 1, n_in - 1 + cap)
+    angles = model.angles(n_in - 1, n_in - 1 + cap)
     for t in range(cap):
         x, angle = model.embed(token)[:, None], angles[t : t + 1]
         for i, (layer, cache) in enumerate(zip(model.layers, caches, strict=True)):
             k, v, before[i] = layer.keys_values(x, angle, before[i])
             cache.append(k[:, 0], v[:, 0])
             x = layer.finish(x, cache.attend(layer.queries(x, angle)[:, 0]).flatten(1)[:, None])
-        logits = model.logits(x[:, 0])
-        share = logits.double().softmax(-1).cumsum(-1)
+        share = model.logits(x[:, 0]).double().softmax(-1).cumsum(-1)
         token = (share < dice[rows, t, None]).sum(-1).clamp(max=model.labels - 1)
-        if forced is not None:
-            token = torch.from_numpy(forced[:, t]).to(device)
-            steps.append(logits)
         out[rows[live], t] = token[live]
-        live = live & (token != goal) if forced is None else live
+        live = live & (token != goal)
         if not live.any():
             break
         if live.float().mean() < 0.85 and all([cache.keep(live) for cache in caches]):
             before = [last[live] for last in before]
             rows, goal, token, live = rows[live], goal[live], token[live], live[live]
-    return out.cpu().numpy(), steps
+    return out.cpu().numpy()
 
 
-def answers(
+def sampled_exam(
     model: Reasoner, preset: Preset, policy: str, trials: int, *, seed: int = TEST_SEED, **how: Any
 ) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
     """The first trials of all test problems, for each size of graph: ``problem`` and ``trial`` of each row, prompts
-    ``[rows, n_in]`` and answers ``[rows, cap]`` (see :func:`decode`, which ``how`` is for).
+    ``[rows, n_in]`` and answers ``[rows, cap]`` (see :func:`sample`, which ``how`` is for).
 
     Problems and uniform numbers depend on ``seed`` alone, so models and policies can be compared pair by pair.
     Problem ``32-07`` is number 7, in order of difficulty, of those with 32 nodes.
@@ -84,7 +79,7 @@ def answers(
     for nodes in preset.world.sizes:
         given, _ = exam(preset.world, nodes, count, seed)
         dice = np.random.default_rng([seed, nodes, 1]).random((count, preset.trials, preset.world.cap))
-        found, _ = decode(model, given.tokens, dice[:, :trials], read, **how)
+        found = sample(model, given.tokens, dice[:, :trials], read, **how)
         names = np.repeat([f"{nodes}-{i:02d}" for i in range(count)], trials)
         rows = {"problem": names, "trial": np.tile(np.arange(trials), count)}
         yield rows, given.tokens.repeat(trials, 0), found

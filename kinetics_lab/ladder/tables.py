@@ -187,11 +187,11 @@ def _walks(plan: Preset, home: Path, models: Models, show: bool) -> pd.DataFrame
 def trace_table(
     model: Reasoner, plan: Preset, name: str, policy: str, task: str = "walk", **how: Any
 ) -> pd.DataFrame:
-    """The trace table of one model under one policy (``how``: see :func:`kinetics_lab.ladder.sample.answers`)."""
-    from kinetics_lab.ladder.sample import answers
+    """The trace table of one model under one policy (``how``: see :func:`kinetics_lab.ladder.sample.sampled_exam`)."""
+    from kinetics_lab.ladder.sample import sampled_exam
 
     tables = []
-    for rows, prompts, found in answers(model, plan, policy, plan.trials, **how):
+    for rows, prompts, found in sampled_exam(model, plan, policy, plan.trials, **how):
         arrived = (found == prompts[:, -2:-1] - 2 * plan.world.nodes).any(1)
         facts = {"tokens_in": prompts.shape[1], "tokens_out": (found >= 0).sum(1), "truncated": ~arrived}
         tables.append(pd.DataFrame(rows | facts).assign(correct=verify(plan.world, prompts, found)))
@@ -200,10 +200,10 @@ def trace_table(
 
 def walk_table(model: Reasoner, plan: Preset, name: str, policy: str) -> pd.DataFrame:
     """The first trials step by step (:attr:`Tables.walks`)."""
-    from kinetics_lab.ladder.sample import answers
+    from kinetics_lab.ladder.sample import sampled_exam
 
     tables = []
-    for rows, prompts, found in answers(model, plan, policy, WALKS):
+    for rows, prompts, found in sampled_exam(model, plan, policy, WALKS):
         row, step = np.nonzero(found >= 0)
         facts = {"step": step, "node": found[row, step]}
         facts["records"] = support(plan.world, prompts, found)[row, step]

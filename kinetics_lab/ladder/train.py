@@ -30,6 +30,7 @@ MUON_LR, ADAM_LR = 0.02, 3e-3  # the second at width 64
 WARM, DECAY = 1 / 40, 0.6  # shares of the training in which the learning rate rises, and falls
 EASY_NODES, EASY_STEPS = 12, 32  # largest graphs and length of the walks before there is noise
 PATIENCE = 20  # batches between two sizes of graph before there is noise
+SAVE_S = 60.0  # between two times that a training is written down
 GATE, NOISY_GATE = 0.7, 0.8  # share of valid steps to go on at; who cannot count reaches 0.75 with noise
 
 
@@ -82,81 +83,101 @@ def grow(world: World, state: dict[str, Any]) -> None:
         state["valid"] -= 0.05
 
 
-def train(
-    preset: Preset, size: str, seed: int, folder: str | os.PathLike[str], *,
-    device: str = "cpu", max_steps: int | None = None, progress: bool = False,
-) -> tuple[Reasoner, list[dict[str, float]]]:  # fmt: skip
-    """Train one rung of a preset on ``preset.tokens`` tokens, or load it from ``folder`` where that is done.
+class Training:
+    """A training under way: its model, its optimizers, and in ``state`` all else that a resumed one needs."""
 
-    ``folder/SIZE-sSEED.pt`` is written every minute and at the end; a stopped training goes on from it and ends with
-    the weights of an uninterrupted one. max_steps: stop after so many steps of this call. progress: a line a second
-    on stderr. ``ValueError`` where the file belongs to another recipe, or for a missing device.
+    def __init__(self, preset: Preset, size: str, seed: int, device: str) -> None:
+        self.preset, self.seed, self.device = preset, seed, device
+        self.recipe = repr((preset.world, preset.tokens, preset.batch, SIZES[size]))
+        torch.manual_seed(seed)
+        self.model = Reasoner(SIZES[size], preset.world.nodes).to(device)
+        matrices = [p for p in self.model.layers.parameters() if p.ndim == 2]
+        others = [p for p in self.model.parameters() if all(p is not m for m in matrices)]
+        self.rates = MUON_LR, ADAM_LR * math.sqrt(64 / self.model.size.width)
+        self.optimizers = Muon(matrices), torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0)
+        self.state: dict[str, Any] = dict.fromkeys(("step", "seen", "noisy", "nodes", "valid", "seconds"), 0)
+        self.state["curve"] = []
 
-    Returns the model and its learning curve, about 100 points: ``tokens`` seen, ``loss`` (nats per token), ``valid``
-    (share of probability on true edges, smoothed), ``nodes`` of the largest graphs so far, ``seconds`` of training.
-    """
-    name = model_name(size, seed)
-    path, recipe = Path(folder, f"{name}.pt"), repr((preset.world, preset.tokens, preset.batch, SIZES[size]))
-    here = device == "cpu" or (device.split(":")[0] == "cuda" and torch.cuda.is_available())
-    require(here, "device must be cpu, or cuda where PyTorch finds a GPU", device)
-    torch.manual_seed(seed)
-    model = Reasoner(SIZES[size], preset.world.nodes).to(device)
-    matrices = [p for p in model.layers.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if all(p is not m for m in matrices)]
-    rates = MUON_LR, ADAM_LR * math.sqrt(64 / model.size.width)
-    optimizers = Muon(matrices), torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0)
-    state: dict[str, Any] = dict.fromkeys(("step", "seen", "noisy", "nodes", "valid", "seconds"), 0)
-    state["curve"] = []
-    if path.is_file():
-        saved = torch.load(path, map_location=device, weights_only=True)
-        if saved["recipe"] != recipe:
-            raise ValueError(f"{path} belongs to another recipe: {saved['recipe']}, not {recipe}")
-        state = saved["state"]
-        model.load_state_dict(saved["model"])
-        for optimizer, values in zip(optimizers, saved["optimizers"], strict=True):
+    def load(self, path: Path) -> None:
+        """Go on from a file; ``ValueError`` where it belongs to another recipe."""
+        saved = torch.load(path, map_location=self.device, weights_only=True)
+        if saved["recipe"] != self.recipe:
+            raise ValueError(f"{path} belongs to another recipe: {saved['recipe']}, not {self.recipe}")
+        self.state = saved["state"]
+        self.model.load_state_dict(saved["model"])
+        for optimizer, values in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(values)
 
-    def save() -> None:
-        states = [optimizer.state_dict() for optimizer in optimizers]
-        whole = {"recipe": recipe, "model": model.state_dict(), "optimizers": states, "state": state}
+    def save(self, path: Path) -> None:
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        whole = {
+            "recipe": self.recipe,
+            "model": self.model.state_dict(),
+            "optimizers": states,
+            "state": self.state,
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda part: torch.save(whole, part))
 
-    first, saved_at, shown_at = state["step"], time.monotonic(), 0.0
-    begun = saved_at - state["seconds"]
-    while state["seen"] < preset.tokens and state["step"] - first != max_steps:
-        rng = np.random.default_rng([seed, state["step"]])
+    def step(self) -> float:
+        """Learn from the next batch; its loss, nats per token."""
+        preset, state, model = self.preset, self.state, self.model
+        rng = np.random.default_rng([self.seed, state["step"]])
         world, nodes, length = lesson(preset.world, state, rng)
         problems = make(world, preset.batch, nodes, rng)
         walk = teach(world, problems, length, rng)
         text = np.concatenate([problems.tokens, walk], 1)
-        tokens = torch.from_numpy(text).to(device)
+        tokens = torch.from_numpy(text).to(self.device)
         n_in, done = problems.tokens.shape[1], state["seen"] / preset.tokens
         logits = model(tokens[:, :-1], n_in - 1)
         loss = cross_entropy(logits.flatten(0, 1), tokens[:, n_in:].flatten())
         model.zero_grad()
         loss.backward()
-        for optimizer, rate in zip(optimizers, rates, strict=True):
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * min(1, (done + 1e-3) / WARM, (1 - done) / DECAY)
             optimizer.step()
         near = problems.edges[np.arange(preset.batch)[:, None], text[:, n_in - 1 : -1]]  # true edges
-        valid = logits.detach().softmax(-1).gather(-1, torch.from_numpy(near).to(device)).sum(-1)
+        valid = logits.detach().softmax(-1).gather(-1, torch.from_numpy(near).to(self.device)).sum(-1)
         state["valid"] += 0.1 * (valid.mean().item() - state["valid"])
         grow(preset.world, state)
         state["step"] += 1
         state["seen"] += tokens.numel()
-        state["seconds"] = time.monotonic() - begun
+        return loss.item()
+
+
+def train(
+    preset: Preset, size: str, seed: int, folder: str | os.PathLike[str], *, device: str = "cpu", progress: bool = False
+) -> tuple[Reasoner, list[dict[str, float]]]:  # fmt: skip
+    """Train one rung of a preset on ``preset.tokens`` tokens, or load it from ``folder`` where that is done.
+
+    ``folder/SIZE-sSEED.pt`` is written every minute and at the end; a stopped training goes on from it and ends with
+    the weights of an uninterrupted one. progress: a line a second on stderr. ``ValueError`` where the file belongs to
+    another recipe, or for a missing device.
+
+    Returns the model and its learning curve, about 100 points: ``tokens`` seen, ``loss`` (nats per token), ``valid``
+    (share of probability on true edges, smoothed), ``nodes`` of the largest graphs so far, ``seconds`` of training.
+    """
+    here = device == "cpu" or (device.split(":")[0] == "cuda" and torch.cuda.is_available())
+    require(here, "device must be cpu, or cuda where PyTorch finds a GPU", device)
+    name = model_name(size, seed)
+    path, run = Path(folder, f"{name}.pt"), Training(preset, size, seed, device)
+    if path.is_file():
+        run.load(path)
+    state, saved_at, shown_at = run.state, time.monotonic(), 0.0
+    first, begun = state["step"], saved_at - state["seconds"]
+    while state["seen"] < preset.tokens:
+        done, loss, now = state["seen"] / preset.tokens, run.step(), time.monotonic()
+        state["seconds"] = now - begun
         if state["seen"] * 100 // preset.tokens > done * 100 // 1:
             known = {key: state[key] for key in ("valid", "nodes", "seconds")}
-            state["curve"].append({"tokens": state["seen"], "loss": loss.item(), **known})
-        now = time.monotonic()
+            state["curve"].append({"tokens": state["seen"], "loss": loss, **known})
         if progress and now - shown_at > 1:
-            shown_at, rest = now, f"{done:4.0%}, loss {loss.item():.3f}, valid {state['valid']:.3f}"
+            shown_at, rest = now, f"{done:4.0%}, loss {loss:.3f}, valid {state['valid']:.3f}"
             print(f"\r{name}: {rest}, {state['seconds']:.0f} s ", end="", file=sys.stderr, flush=True)
-        if now - saved_at > 60:
+        if now - saved_at > SAVE_S:
             saved_at = now
-            save()
+            run.save(path)
     if state["step"] > first:
-        save()
+        run.save(path)
         print(end="\n" if progress else "", file=sys.stderr)
-    return model, state["curve"]
+    return run.model, state["curve"]

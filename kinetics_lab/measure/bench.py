@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -59,13 +58,6 @@ def _output(*command: str) -> str | None:
         return None
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def code_state(device: str = "cuda") -> Row:
     """The code's part of the provenance. A copy without git may be told its ``commit`` by $KINETICS_COMMIT."""
     root = Path(__file__).resolve().parents[2]
@@ -76,10 +68,8 @@ def code_state(device: str = "cuda") -> Row:
         "commit": commit or os.environ.get("KINETICS_COMMIT", "unknown"),
         "dirty": None if commit is None else bool(changed),
         "kernels_digest": kernels_digest(device),
-        "torch": _version("torch"),
-        "triton": _version("triton"),
-        "flashinfer": _version("flashinfer-python"),
-        "transformers": _version("transformers"),
+        **{name: decode.version_of(name) for name in ("torch", "triton", "transformers")},
+        "flashinfer": decode.version_of("flashinfer-python"),
     }
 
 

@@ -1,25 +1,20 @@
-"""The suite ``model``: one decode step of a whole Qwen3 on one GPU, its memory filled, dense beside sparse.
+"""The suite ``model``, without PyTorch: its cases, which fill a GPU's memory, their limits, and what chapters show.
 
-Weights and cache are random; the model is Hugging Face's, the attention ours. Its elementwise parts are fused by
-PyTorch's compiler, the step is a CUDA graph. The peer is the same model with the library's own attention (PyTorch's
-SDPA over a cache written in place, no copy and no mask), compiled and captured alike.
+A case is one decode step of a whole Qwen3, dense beside sparse; :mod:`kinetics_lab.measure.suites.steps` times it.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 from kinetics_lab.cost.hardware import HARDWARE
-from kinetics_lab.cost.models import MODELS, find_model
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import BlockTopK, Dense, Policy, balanced_block_size
 from kinetics_lab.cost.request import Cost, cost_parts
 from kinetics_lab.cost.shapes import ModelShape
-from kinetics_lab.errors import require, sentence
-from kinetics_lab.measure.bench import Bench, Row
+from kinetics_lab.errors import require
+from kinetics_lab.measure.bench import Row
 from kinetics_lab.measure.limits import Rates, element
-from kinetics_lab.measure.runner import Suite
-from kinetics_lab.measure.timers import Call
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,14 +63,14 @@ def filling(memory: float) -> list[Row]:
     return [case for case in (filled(*which, memory) for which in wanted) if case["batch"]]
 
 
-def _cases(on_gpu: bool) -> list[Row]:
+def model_cases(on_gpu: bool) -> list[Row]:
     """What 90 % of the memory holds, of this GPU or else of an H200."""
     if not on_gpu:
         return [{"model": "tiny", "batch": 2, "context": 64, "page": PAGE, "budget": 32, "block": 16}]
-    return filling(_memory())
+    return filling(device_memory())
 
 
-def _host_cases() -> list[Row]:
+def host_cases() -> list[Row]:
     """Two models whose caches are of one size, one request each: what a processor's memory holds in fp32."""
     return [
         {"model": name, "batch": 1, "context": context, "page": PAGE, "budget": 512, "block": 32, "element_bytes": 4}
@@ -84,7 +79,8 @@ def _host_cases() -> list[Row]:
     ]  # fmt: skip
 
 
-def _memory() -> float:
+def device_memory() -> float:
+    """Memory of this machine's GPU, bytes; without one, of an H200."""
     try:
         import torch
 
@@ -112,15 +108,8 @@ def counted(case: Row) -> BlockTopK:
 
 def step_cost(case: Row, policy: Policy, dense_layers: int = 0) -> dict[str, Cost]:
     """What the cost law counts in one step of the whole batch, by part."""
-    parts = cost_parts(
-        shape_named(case["model"]),
-        policy,
-        case["context"] - 1,
-        1,
-        dense_layers=dense_layers,
-        batch=case["batch"],
-        bytes_per_element=element(case),
-    )
+    step = {"dense_layers": dense_layers, "batch": case["batch"], "bytes_per_element": element(case)}
+    parts = cost_parts(shape_named(case["model"]), policy, case["context"] - 1, 1, **step)
     return {part: case["batch"] * cost for part, cost in parts.items()}
 
 
@@ -182,146 +171,20 @@ def timed_steps(table: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    kinds = {
-        "dense": ("dense", "dense_limit_us", lambda case: step_cost(case, Dense())),
-        "block top-k": ("sparse", "limit_us", lambda case: step_cost(case, counted(case))),
-        "without attention": (
-            "rest",
-            "rest_limit_us",
-            lambda case: {"parameters": step_cost(case, Dense())["parameters"]},
-        ),
-    }
-    rows = []
-    for case in table.to_dict("records"):
+    rows, cases = [], list[dict[str, Any]](table.to_dict("records"))  # type: ignore[arg-type]
+    for case in cases:
+        dense, sparse = step_cost(case, Dense()), step_cost(case, counted(case))
         key = {name: case[name] for name in ("model", "batch", "context", "budget", "block")}
-        for kind, (name, limit, cost_of) in kinds.items():
-            parts = cost_of(case)
+        for kind, name, limit, parts in (
+            ("dense", "dense", "dense_limit_us", dense),
+            ("block top-k", "sparse", "limit_us", sparse),
+            ("without attention", "rest", "rest_limit_us", {"parameters": dense["parameters"]}),
+        ):
             whole, products = sum(parts.values(), Cost(0.0, 0.0)), parts["parameters"]
-            us = {
-                "us": case[f"{name}_us"],
-                "low_us": case[f"{name}_p20_us"],
-                "high_us": case[f"{name}_p80_us"],
-            }
-            counts = {
-                "bytes": whole.bytes,
-                "flops": whole.flops,
-                "weight_bytes": products.bytes,
-                "gemm_flops": products.flops,
-            }
-            rows.append(
-                {
-                    **key,
-                    "kind": kind,
-                    **us,
-                    "limit_us": case[limit],
-                    **{n: float(x) for n, x in counts.items()},
-                }
-            )
+            rows.append({
+                **key, "kind": kind,
+                "us": case[f"{name}_us"], "low_us": case[f"{name}_p20_us"], "high_us": case[f"{name}_p80_us"],
+                "limit_us": case[limit], "bytes": float(whole.bytes), "flops": float(whole.flops),
+                "weight_bytes": float(products.bytes), "gemm_flops": float(products.flops),
+            })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-class _Nothing:
-    """A cache that keeps nothing and attends to nothing: what is left is the rest of the step."""
-
-    def append(self, k: Any, v: Any, active: Any = None) -> None:
-        pass
-
-    def attend(self, q: Any, scale: float | None = None) -> Any:
-        return q
-
-
-@functools.lru_cache(maxsize=1)
-def _host_model(shape: ModelShape) -> Any:
-    """A model for a processor, which takes longer to fill it with random numbers than to time it."""
-    from kinetics_lab.decode import hf
-
-    return hf.random_model(shape)
-
-
-def _paged_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tuple[list[Any], Call]:
-    """Full caches of all layers, and what makes them one token short again."""
-    import torch
-
-    from kinetics_lab.decode.caches import PagedCache
-
-    context, sizes = case["context"], (case["batch"], shape.n_kv_heads, shape.head_dim, case["context"])
-    layers = [PagedCache(policy_of(case), *sizes, dtype=dtype, device=device) for _ in range(shape.n_layers)]
-    for layer in layers:
-        cache = layer.cache
-        cache.k.normal_()
-        cache.v.normal_()
-        cache.page_table.copy_(
-            torch.randperm(cache.page_table.numel(), device=device).view_as(cache.page_table)
-        )
-        for tokens in (context - 1, context):  # first the sum of the open block, then all means
-            cache.lengths.fill_(tokens)
-            cache.refresh()
-
-    def one_short() -> None:
-        for layer in layers:
-            layer.cache.lengths.fill_(context - 1)
-
-    return layers, one_short
-
-
-def _host_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tuple[list[Any], Call]:
-    """The same for a processor, whose caches stay full."""
-    from kinetics_lab.decode.host import HostCache
-
-    sizes = case["batch"], shape.n_kv_heads, shape.head_dim, case["context"], case["block"]
-    return [HostCache(policy_of(case), *sizes) for _ in range(shape.n_layers)], lambda: None
-
-
-def _measure_model(case: Row, bench: Bench) -> Row:
-    """Whole steps, timed in alternation on one cache."""
-    import torch
-
-    from kinetics_lab.decode import hf
-
-    shape, batch, context = shape_named(case["model"]), case["batch"], case["context"]
-    dtype, device = bench.kind["dtype"], bench.kind["device"]
-    torch.manual_seed(0)
-    if bench.on_gpu:
-        torch.compiler.reset()  # another model's shapes are not generalised over
-    model = _host_model(shape) if bench.on_host else hf.random_model(shape, device=device, dtype=dtype)
-    if bench.on_gpu:
-        hf.compile_layers(model)
-    layers, one_short = (_host_layers if bench.on_host else _paged_layers)(case, shape, dtype, device)
-    ids = torch.randint(shape.vocab, (batch, 1), device=device)
-    positions = torch.full((batch, 1), context - 1, device=device)
-    active = torch.ones(batch, dtype=torch.int32, device=device)
-
-    def stepping(caches: list[Any]) -> Call:
-        cache = hf.PolicyCache(caches, active)
-        return lambda: hf.step(model, ids, positions, cache)
-
-    dense = [layer.under(Dense()) for layer in layers]
-    calls: dict[str, Call] = {
-        "dense": stepping(dense),
-        "sparse": stepping(layers),
-        "first_dense": stepping([dense[0], *layers[1:]]),
-        "rest": stepping([_Nothing()] * shape.n_layers),
-    }
-    row: Row = {}
-    try:
-        # The same memory, seen as the library lays it out: a contiguous run of tokens for every request and head.
-        held = [layer if bench.on_host else layer.cache for layer in layers]
-        laid_out = batch, shape.n_kv_heads, context, shape.head_dim
-        pool = [(cache.k.view(laid_out), cache.v.view(laid_out)) for cache in held]
-        peer = hf.InPlaceCache(pool)
-        call: Call = lambda: hf.step(model, ids, positions, peer)  # noqa: E731
-        call()
-        calls["peer"] = call
-    except Exception as error:  # a fact about the peer: the row says so, and keeps ours
-        row["peer_error"] = sentence(error)
-    row |= bench.time(calls, dict.fromkeys(("dense", "sparse", "first_dense"), one_short), optional=["peer"])
-    row |= {"speedup": row["dense_us"] / row["sparse_us"], "tokens_per_s": batch / row["sparse_us"] * 1e6,
-            "first_dense_speedup": row["dense_us"] / row["first_dense_us"],
-            "dense_tokens_per_s": batch / row["dense_us"] * 1e6}  # fmt: skip
-    row["gpu_memory_bytes"] = _memory() if bench.on_gpu else None
-    if "peer_us" in row:
-        row["peer_over_dense"] = row["peer_us"] / row["dense_us"]
-    return row
-
-
-MODEL = Suite("model", 1, "sparse_us", _cases, model_limits, _measure_model, _host_cases)
