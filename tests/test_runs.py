@@ -6,10 +6,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 
 import kinetics_lab
@@ -18,6 +21,7 @@ from kinetics_lab.book.imports import closure
 from kinetics_lab.book.parameters import check_parameters, declared_parameters, read_notebook, read_parameters
 from kinetics_lab.book.runs import NotebookError, execute_all, run_key, run_notebook
 from kinetics_lab.data import manifest
+from kinetics_lab.files import locked
 
 PARAMETERS = "# parameters\nn = 3  # tokens\nmodel: str = 'qwen3-8b'\nrate = 0.5\nmany = 2 * 8\nother = None"
 
@@ -54,6 +58,21 @@ def notebooks(project):
 @pytest.fixture
 def one(project):
     return project / "notebooks" / "10_one.ipynb"
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Runs that execute nothing: a list of the notebooks that would have been."""
+    ran = []
+
+    def work(notebook, parameters, part, *_):
+        ran.append(notebook)
+        book = read_notebook(notebook)
+        book.metadata.papermill = {}
+        nbformat.write(book, part / notebook.name)
+
+    monkeypatch.setattr(runs, "execute", work)
+    return ran
 
 
 def outputs(notebook):
@@ -145,8 +164,6 @@ def test_missing_parameter_file(project, notebooks):
 
 
 def test_key_ignores_outputs_and_ids_and_sees_text_parameters_and_versions(one, monkeypatch):
-    import nbformat
-
     key = run_key(one, {"n": 1})
     assert re.fullmatch("[0-9a-f]{12}", key)
     book = read_notebook(one)
@@ -201,7 +218,6 @@ def keys(house, monkeypatch):
     monkeypatch.setenv("KINETICS_DATA", str(house / "data"))
     notebooks = {path: read_notebook(path) for path in CHAPTERS}  # they stay as they are
     monkeypatch.setattr(runs, "read_notebook", lambda path: notebooks[Path(path)])
-    monkeypatch.setattr(runs, "collects_claims", lambda path: Path(path).stem[:2] == "90")
     return lambda: {path.stem[:2]: run_key(path, {}) for path in CHAPTERS}
 
 
@@ -232,8 +248,9 @@ def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(house, keys):
         "kernels/kinetics_kernels/dense.py": PART_2 | PART_4,
         "data/measurements/amd-epyc-2-threads/model.parquet": PART_2,
     }
+    before = keys()
     for name, stale in expected.items():
-        path, before = house / name, keys()
+        path = house / name
         whole = path.read_bytes()
         path.write_bytes(whole + b"\n# changed")
         after = keys()
@@ -282,6 +299,7 @@ DATA = "from kinetics_lab.data import data_dir, data_path, manifest, read_table\
         ('def read(kind):\n    return read_table(f"ladder_{kind}")', "ladder_"),
         ('manifest()["claims"]', {"claims"}),
         ('wanted = ["claims"]', {"claims"}),  # the text is there, however it gets to the reader
+        ('open("data/published/sparse_scale.csv")', {"sparse_scale"}),
         ("1", set()),
         ("def read(name):\n    return read_table(name)", ""),
         ('name = "claims"\nname = name[::-1]\nread_table(name)', ""),
@@ -511,7 +529,7 @@ def test_a_failure_outside_a_notebook_starts_no_further_run(notebooks, monkeypat
     assert len(tried) == 1
 
 
-def test_old_runs_are_pruned_and_the_newest_kept(project):
+def test_old_runs_are_pruned_and_the_newest_kept(project, no_kernel):
     two = project / "notebooks" / "11_two.ipynb"
     folders = []
     for n in range(1, runs.KEPT_RUNS + 3):
@@ -522,8 +540,24 @@ def test_old_runs_are_pruned_and_the_newest_kept(project):
     assert [folder.exists() for folder in folders] == [False, False] + [True] * runs.KEPT_RUNS
 
 
-def test_of_two_that_want_the_same_run_one_waits(project):
+def test_of_two_that_want_the_same_run_one_waits(project, no_kernel):
     two = project / "notebooks" / "11_two.ipynb"
     with ThreadPoolExecutor(2) as pool:
         pair = [pool.submit(execute_all, [two], None, project / "cache") for _ in range(2)]
     assert sorted(future.result()[0].reused for future in pair) == [False, True]
+    assert no_kernel == [two]
+
+
+def test_a_lock_of_a_killed_process_is_free(project):
+    code = "import sys, time; from pathlib import Path; from kinetics_lab.files import locked\nwith locked(Path('x.lock')):\n    print(1, flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    lock = project / "x.lock"
+    with pytest.raises(ValueError, match="busy"), locked(lock, ValueError("busy")):
+        pass
+    process.kill()
+    process.communicate()
+    with locked(lock, ValueError("busy")):
+        pass
+    with pytest.raises(TimeoutError), locked(lock, ValueError("busy")):
+        raise TimeoutError  # what happens within is not taken for a busy lock

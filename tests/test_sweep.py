@@ -523,12 +523,17 @@ def test_a_scheduler_of_your_own(grid, project, no_kernel, monkeypatch):
     assert len(given) == 2
 
 
-def test_a_cluster_that_gives_a_point_up_is_one_error(monkeypatch):
+def test_a_cluster_that_has_no_worker_is_told_of_and_one_that_gives_a_point_up_is_one_error(
+    monkeypatch, capsys
+):
     distributed = pytest.importorskip("distributed")
 
     class Client(ExitStack):
         def __init__(self, address):
             super().__init__()
+
+        def scheduler_info(self, **_):
+            return {"workers": {}}
 
         def get_executor(self, **_):
             return ThreadPoolExecutor(1)
@@ -540,9 +545,10 @@ def test_a_cluster_that_gives_a_point_up_is_one_error(monkeypatch):
     monkeypatch.setattr(execute, "_on_dask", lost)
     with (
         pytest.raises(RuntimeError, match="the cluster gave a point up"),
-        execute.dask_workers(1, "tcp://nowhere", {}) as submit,
+        execute.dask_workers(1, "tcp://nowhere", {"GPU": 1}) as submit,
     ):
         list(execute.outcomes({submit(print): 0}))
+    assert "waiting for a worker: the scheduler has none with {'GPU': 1}" in capsys.readouterr().err
 
 
 # --- kills --------------------------------------------------------------------------------------

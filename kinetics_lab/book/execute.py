@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
@@ -182,7 +183,12 @@ def _dask(
         cluster = scheduler or stack.enter_context(
             LocalCluster(n_workers=count, resources=resources, **options)
         )
-        pool = stack.enter_context(Client(cluster)).get_executor(pure=False, resources=resources)
+        client = stack.enter_context(Client(cluster))
+        offers = [each["resources"] for each in client.scheduler_info(n_workers=-1)["workers"].values()]
+        wanted = resources or {}
+        if not any(all(offer.get(name, 0) >= n for name, n in wanted.items()) for offer in offers):
+            print(f"waiting for a worker: the scheduler has none with {wanted}", file=sys.stderr, flush=True)
+        pool = client.get_executor(pure=False, resources=resources)
         try:
             yield partial(pool.submit, _on_dask, devices)
         except (KilledWorker, CancelledError) as error:  # out of memory, say, or the scheduler is gone

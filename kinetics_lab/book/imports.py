@@ -190,9 +190,10 @@ def dependencies(
     sources = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
     every = [own, *(_facts(source) for name, source in sources.items() if name != f"{PACKAGE}.data")]
     fixed = {name: _digest(source.encode()) for name, source in sources.items()}
+    home = modules()[PACKAGE].parent
     for folder in {path.parent for path in paths.values()}:  # a room's own data, beside its code
         beside = (path for path in folder.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc"))
-        fixed |= {f"{folder.name}/{path.name}": _digest(path.read_bytes()) for path in beside}
+        fixed |= {str(path.relative_to(home)): _digest(path.read_bytes()) for path in beside}
     if any(fact.kernels for fact in every):
         fixed |= {f"{KERNELS}/{name}": digest for name, digest in _kernel_sources().items()}
     reads = set[str]().union(*(fact.reads for fact in every))
@@ -201,11 +202,15 @@ def dependencies(
         fixed |= {f"{path.parent.name}/{path.name}": _digest(path.read_bytes()) for path in rows}
     texts = set[str]().union(*(fact.texts for fact in every))
     entries = manifest() if (data_dir() / "MANIFEST.toml").is_file() else {}
+    told = {
+        name for name, entry in entries.items() if any(t == name or t.endswith(entry["file"]) for t in texts)
+    }
     for parameters in sets:
         given = set(_words(parameters))
         found = dict(fixed)
         for name, entry in entries.items():
-            if name in texts | given or any(fnmatchcase(name, pattern) for pattern in reads):
+            named = name in told or name in given
+            if named or any(fnmatchcase(name, pattern) for pattern in reads):
                 found[f"data:{name}"] = _digest(json.dumps(entry, sort_keys=True).encode())
         files = {word: os.path.join(root, word) for word in given}
         found |= {
@@ -222,8 +227,12 @@ def _kernel_sources() -> dict[str, str]:
     """SHA-256 of every file of the kernels that Python would import here."""
     spec = find_spec(KERNELS)
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    paths = [path for folder in folders for path in sorted(Path(folder).rglob("*")) if path.is_file()]
-    return {path.name: _digest(path.read_bytes()) for path in paths if path.suffix != ".pyc"}
+    files = [(path, folder) for folder in folders for path in Path(folder).rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(folder)): _digest(path.read_bytes())
+        for path, folder in files
+        if path.suffix != ".pyc"
+    }
 
 
 def _words(value: Any) -> Iterator[str]:

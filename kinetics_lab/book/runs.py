@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Event
@@ -77,6 +78,7 @@ class RunResult:
 # ---- the key of a run -----------------------------------------------------------------------------------------
 
 
+@cache
 def versions() -> dict[str, str]:
     """Python's version and those of the libraries whose output a notebook shows."""
     found = {"python": platform.python_version()}
@@ -97,9 +99,10 @@ def run_keys(notebook: Path | str, sets: Iterable[Mapping[str, Any]], extra: Ite
     notebook, book, sets = Path(notebook), read_notebook(notebook), list(sets)
     cells = [[c.cell_type, c.source, c.metadata] for c in book.cells]
     code = [cell.source for cell in book.cells if cell.cell_type == "code"]
-    beside = sorted(notebook.parent.glob("*.ipynb")) if collects_claims(notebook) else []
+    about = book.metadata.get("kinetics", {})
+    beside = sorted(notebook.parent.glob("*.ipynb")) if about.get("collects_claims") else []
     others = [[path.name, *(cell.source for cell in read_notebook(path).cells)] for path in beside]
-    told = [cells, book.metadata.get("kinetics"), versions(), QUIET, list(extra), others]
+    told = [cells, about, versions(), QUIET, list(extra), others]
     needs = dependencies(code, sets, project_root(notebook))
     facts = ([*told, dict(parameters), needed] for parameters, needed in zip(sets, needs, strict=True))
     texts = (json.dumps(fact, sort_keys=True, default=str) for fact in facts)
@@ -228,10 +231,13 @@ def cached_run(
         if now() != key:
             _remove(folder)
             raise SourceChangedError(told.format(platform.node()))
-        earlier = [p for p in cache.glob(f"{notebook.stem}-{'[0-9a-f]' * 12}*") if p != folder and _is_run(p)]
-        earlier.sort(key=lambda p: (p.suffix != ".part", p.stat().st_mtime))  # unfinished ones go first
-        for stale in earlier[: 1 - keep] if keep else ():
-            _remove(stale)
+        if keep:
+            earlier = (
+                p for p in cache.glob(f"{notebook.stem}-{'[0-9a-f]' * 12}*") if p != folder and _is_run(p)
+            )
+            # unfinished ones go first
+            for stale in sorted(earlier, key=lambda p: (p.suffix != ".part", p.stat().st_mtime))[: 1 - keep]:
+                _remove(stale)
     return result
 
 

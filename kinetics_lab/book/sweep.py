@@ -35,6 +35,7 @@ from kinetics_lab.files import is_ours, locked, write_table, write_text
 KIND = "kinetics-lab sweep"
 EXECUTORS = ("local", "dask")
 MOST_SERIES = 8  # that a chart can tell apart
+MOST_ROWS = 500  # of the summary's table; all are in results.parquet
 
 Points = dict[Path, dict[str, Any]]  # parameters by the folder of each point's run
 
@@ -101,7 +102,10 @@ def sweep(
         write_text(out / "sweep.json", json.dumps(about, indent=1) + "\n")
         again = ("left", "failed") if retry else ("left",)
         todo = {place: point for place, point in points.items() if _state(place) in again}
-        gather(points, out)  # of what was stopped: no table of another grid or older code is left to be read
+        if todo:
+            gather(
+                points, out
+            )  # of what was stopped: no table of another grid or older code is left to be read
         _run(grid, todo, pool, partial(print, file=sys.stderr, flush=True) if progress else lambda _: None)
         results = gather(points, out)
         pages = [_page(grid, points, out)] if summary else []
@@ -227,7 +231,10 @@ def _page(grid: Grid, points: Points, out: Path) -> Path:
     ]
     states = [row["state"] for row in rows]
     told = ", ".join(f"{states.count(name)} {name}" for name in ("done", "failed", "left"))
-    title, table = html.escape(grid.notebook.stem), pd.DataFrame(rows).to_html(index=False, na_rep="")
+    title, table = (
+        html.escape(grid.notebook.stem),
+        pd.DataFrame(rows).to_html(index=False, na_rep="", max_rows=MOST_ROWS),
+    )
     style = "body { font-family: sans-serif; max-width: 54rem; margin: auto } img { width: 100% }"
     head = f'<meta charset="utf-8"><title>{title}</title><style>{style}</style>'
     text = f"<h1>{title}</h1><p>{len(rows)} points: {told}; their results are in results.parquet.</p>"
