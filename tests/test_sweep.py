@@ -327,6 +327,19 @@ def test_wrong_options(grid, project, options, message):
         sweep(grid("axes: {n: [1]}"), project / "out", progress=False, **options)
 
 
+def test_there_are_gpus_for_all_workers(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7,9")
+    given = []
+    monkeypatch.setattr(execute, "_dask", lambda *options: given.append(options))
+    execute.dask_workers(2, None, {"GPU": 1})
+    execute.dask_workers(1, None, {"GPU": 2})
+    execute.dask_workers(4, "tcp://x", {"GPU": 1})  # whoever starts its workers sets their devices
+    execute.dask_workers(4, None, {})
+    assert [options[-1] for options in given] == [["4", "7"], ["4,7"], [], []]
+    with pytest.raises(ValueError, match="4 workers with 1 GPU each need 4 devices in CUDA_VISIBLE_DEVICES"):
+        execute.dask_workers(4, None, {"GPU": 1})
+
+
 def test_dask_is_asked_for_by_its_extra(grid, project, monkeypatch):
     monkeypatch.setattr(execute, "find_spec", lambda name: None)
     with pytest.raises(
@@ -493,6 +506,7 @@ def test_what_cannot_be_written_names_its_path_and_leaves_no_half(tmp_path):
 # --- dask ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("dask")
 def test_dask_gives_each_worker_a_gpu_of_its_own(grid, project, monkeypatch):
     pytest.importorskip("distributed")
@@ -502,8 +516,6 @@ def test_dask_gives_each_worker_a_gpu_of_its_own(grid, project, monkeypatch):
     table = pd.read_parquet(found.results)
     assert list(table["square"]) == [1, 9]
     assert set(table["devices"]) == {"4", "7"}
-    with pytest.raises(ValueError, match="4 workers with 1 GPU each need 4 devices in CUDA_VISIBLE_DEVICES"):
-        sweep(grid("axes: {n: [7]}"), project / "out", summary=False, **(options | {"workers": 4}))
 
 
 @pytest.mark.xdist_group("dask")

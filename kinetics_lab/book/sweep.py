@@ -102,10 +102,8 @@ def sweep(
         write_text(out / "sweep.json", json.dumps(about, indent=1) + "\n")
         again = ("left", "failed") if retry else ("left",)
         todo = {place: point for place, point in points.items() if _state(place) in again}
-        if todo:
-            gather(
-                points, out
-            )  # of what was stopped: no table of another grid or older code is left to be read
+        if todo:  # no table of another grid or of older code is left to be read if this is stopped
+            gather(points, out)
         _run(grid, todo, pool, partial(print, file=sys.stderr, flush=True) if progress else lambda _: None)
         results = gather(points, out)
         pages = [_page(grid, points, out)] if summary else []
@@ -118,6 +116,7 @@ def sweep(
 
 
 def _named(grid: Grid, out: Path) -> Points:
+    """The points of a grid, each with its folder, which the key names."""
     keys = run_keys(grid.notebook, grid.points)
     places = [out / "points" / f"{grid.notebook.stem}-{key}" for key in keys]
     return dict(zip(places, grid.points, strict=True))
@@ -137,10 +136,12 @@ def _state(place: Path) -> str:
 
 
 def _error_file(place: Path) -> Path:
+    """Where the traceback of a point lies that failed."""
     return place.with_name(place.name + ".error.txt")
 
 
 def _why(place: Path) -> str:
+    """Why a point failed, in one line."""
     return _error_file(place).read_text(encoding="utf-8").partition("\n")[0]
 
 
