@@ -119,22 +119,25 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any], source
     Raises ValueError naming the parameter, the notebook, the declared names and ``source`` (a file, say).
     """
     declared, prefix = declared_parameters(notebook), f"{source}: " if source else ""
-    checked = {}
-    for name, value in parameters.items():
-        names = ", ".join(declared) or "no parameters"
-        among(declared, name, f"{prefix}{Path(notebook).name} declares {names}; parameter")
-        default = declared[name]
-        if type(default) is int and isinstance(value, float) and value.is_integer():
-            value = int(value)
-        kind = next((k for k in (bool, int, float, str, list, dict) if isinstance(default, k)), object)
-        right = isinstance(value, (int, float) if kind is float else kind)
-        if not right or (isinstance(value, bool) and kind in (int, float)):
-            raise ValueError(
-                f"{prefix}parameter {name!r} of {Path(notebook).name} takes {kind.__name__} "
-                f"(default {default!r}); got {value!r}"
-            )
-        checked[name] = value
-    return checked
+    return {
+        name: _checked(Path(notebook).name, declared, name, value, prefix)
+        for name, value in parameters.items()
+    }
+
+
+def _checked(notebook: str, declared: Mapping[str, Any], name: str, value: Any, prefix: str) -> Any:
+    """One value of one parameter, as :func:`check_parameters` has it."""
+    names = ", ".join(declared) or "no parameters"
+    among(declared, name, f"{prefix}{notebook} declares {names}; parameter")
+    default = declared[name]
+    if type(default) is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    kind = next((k for k in (bool, int, float, str, list, dict) if isinstance(default, k)), object)
+    right = isinstance(value, (int, float) if kind is float else kind)
+    if not right or (isinstance(value, bool) and kind in (int, float)):
+        rule = f"{prefix}parameter {name!r} of {notebook} takes {kind.__name__} (default {default!r})"
+        raise ValueError(f"{rule}; got {value!r}")
+    return value
 
 
 def yaml_loader() -> Any:
@@ -217,11 +220,13 @@ def read_grid(path: Path | str) -> Grid:
     if notebook is None:
         raise FileNotFoundError(f"{path}: there is no notebook {' or '.join(map(str, places))}")
 
+    declared = declared_parameters(notebook)
+
     def values(name: str, axis: Any) -> list[Any]:
         axis = _range(f"{path}: axis {name!r}", axis) if isinstance(axis, dict) else axis
         rule = f"{path}: axis {name!r} must be a list of values, or {RANGE[2:]}"
         require(isinstance(axis, list) and bool(axis), rule, axis)
-        return [check_parameters(notebook, {name: value}, str(path))[name] for value in axis]
+        return [_checked(notebook.name, declared, name, value, f"{path}: ") for value in axis]
 
     fixed = {name: values(name, [value])[0] for name, value in spec["fixed"].items()}
     groups = [{name: axis} for name, axis in spec["axes"].items()] + spec["zip"]
