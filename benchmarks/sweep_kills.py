@@ -77,7 +77,7 @@ def main():
         pace = time.perf_counter() - pace  # start and one point, on this machine with its load
         write_project(Path(folder), args.points)
         for number in range(1, args.kills + 1):
-            wait = chance.uniform(0.1, 2) * pace
+            wait = chance.uniform(0.1, 1.5) * pace
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
             time.sleep(wait)
             os.kill(process.pid, signal.SIGKILL)

@@ -253,16 +253,16 @@ def _picture(grid: Grid, out: Path) -> str:
     if grid.show not in found or not is_numeric_dtype(found[grid.show]):
         return ""
     x, *others = grid.axes
+    each = ", ".join(others) or "points"
     words = found[[f"param.{name}" for name in others]].astype(str).agg(", ".join, axis=1)
-    rows = pd.DataFrame({x: found[f"param.{x}"], grid.show: found[grid.show], "of": words if others else ""})
-    rows = rows[rows["of"].isin(rows["of"].unique()[:MOST_SERIES])].dropna()
+    rows = pd.DataFrame({x: found[f"param.{x}"], grid.show: found[grid.show], each: words if others else ""})
+    rows = rows[rows[each].isin(rows[each].unique()[:MOST_SERIES])].dropna()
     about = f"{grid.show} against {x}, for each combination of the other axes"
     if is_numeric_dtype(rows[x]):
         rows = rows.sort_values(x, kind="stable")
-        chart = charts.lines(
-            rows, x, grid.show, "of", points=True, x_title=x, y_title=grid.show, description=about
-        )
+        titles: Any = {"x_title": x, "y_title": grid.show, "description": about}
+        chart = charts.lines(rows, x, grid.show, each, points=True, **titles)
     else:
-        chart = charts.compare(rows, x, grid.show, "of", x_title=grid.show, description=about)
+        chart = charts.compare(rows, x, grid.show, each, x_title=grid.show, description=about)
     png = mimebundle(chart.to_dict()).get("image/png")  # where vl-convert is installed
     return f'<img alt="{html.escape(about)}" src="data:image/png;base64,{png}">' if png else ""
