@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -46,15 +47,16 @@ def write_table(path: Path, table: pd.DataFrame) -> Path:
 
 @contextmanager
 def locked(path: Path, busy: Exception | None = None) -> Iterator[None]:
-    """Hold the file's lock: of two processes the second waits and then finds the work done, or is told ``busy``."""
-    import fcntl
+    """Hold the file's lock: of two processes the second waits and then finds the work done, or is told ``busy``.
 
+    The system lets go of the lock of a process that ends, however it ends.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError as error:
-            raise busy or error from None
+    try:
+        lock = FileLock(path).acquire(blocking=busy is None)
+    except Timeout as error:
+        raise busy or error from None
+    with lock:
         yield
 
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 
-from kinetics_lab.book import runs
+import kinetics_lab
+from kinetics_lab.book import imports, runs
+from kinetics_lab.book.imports import closure
 from kinetics_lab.book.parameters import check_parameters, declared_parameters, read_notebook, read_parameters
 from kinetics_lab.book.runs import NotebookError, execute_all, run_key, run_notebook
+from kinetics_lab.data import manifest
+from kinetics_lab.files import locked
 
 PARAMETERS = "# parameters\nn = 3  # tokens\nmodel: str = 'qwen3-8b'\nrate = 0.5\nmany = 2 * 8\nother = None"
 
@@ -48,6 +58,21 @@ def notebooks(project):
 @pytest.fixture
 def one(project):
     return project / "notebooks" / "10_one.ipynb"
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Runs that execute nothing: a list of the notebooks that would have been."""
+    ran = []
+
+    def work(notebook, parameters, part, *_):
+        ran.append(notebook)
+        book = read_notebook(notebook)
+        book.metadata.papermill = {}
+        nbformat.write(book, part / notebook.name)
+
+    monkeypatch.setattr(runs, "execute", work)
+    return ran
 
 
 def outputs(notebook):
@@ -138,9 +163,7 @@ def test_missing_parameter_file(project, notebooks):
 # --- the key ------------------------------------------------------------------------------------
 
 
-def test_key_ignores_outputs_and_ids_and_sees_everything_else(one, project, monkeypatch):
-    import nbformat
-
+def test_key_ignores_outputs_and_ids_and_sees_text_parameters_and_versions(one, monkeypatch):
     key = run_key(one, {"n": 1})
     assert re.fullmatch("[0-9a-f]{12}", key)
     book = read_notebook(one)
@@ -150,15 +173,6 @@ def test_key_ignores_outputs_and_ids_and_sees_everything_else(one, project, monk
     nbformat.write(book, one)
     assert run_key(one, {"n": 1}) == key
     changed = {run_key(one, {"n": 2}), run_key(one, {}), run_key(one, {"n": 1}, ["claims"])}
-    kernels = project / "kernels" / "kinetics_kernels"
-    kernels.mkdir(parents=True)
-    (kernels / "dense.py").write_text("x = 1")
-    changed.add(run_key(one, {"n": 1}))
-    (kernels / "dense.py").write_text("x = 2")
-    changed.add(run_key(one, {"n": 1}))
-    (project / "MANIFEST.toml").write_text("")
-    monkeypatch.setenv("KINETICS_DATA", str(project))
-    changed.add(run_key(one, {"n": 1}))
     monkeypatch.setattr(runs, "versions", lambda: {"python": "3.99"})
     changed.add(run_key(one, {"n": 1}))
     book.cells[2].source += "\n"
@@ -167,7 +181,188 @@ def test_key_ignores_outputs_and_ids_and_sees_everything_else(one, project, monk
     book.cells[2].metadata["tags"] = ["hide-input"]
     nbformat.write(book, one)
     changed.add(run_key(one, {"n": 1}))
-    assert len(changed | {key}) == 10
+    book.metadata["kinetics"] = {"result": "result.json"}
+    nbformat.write(book, one)
+    changed.add(run_key(one, {"n": 1}))
+    assert len(changed | {key}) == 8
+
+
+# --- what a run depends on ----------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PART_1, PART_2, PART_3, PART_4 = (
+    {path.stem[:2] for path in CHAPTERS if path.stem[0] == part} for part in "1234"
+)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A copy of the package, the kernels and the data: what chapters depend on, to be changed."""
+    folder = tmp_path_factory.mktemp("house")
+    for name in ("kinetics_lab", "kernels/kinetics_kernels", "data"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_data"))
+    return folder
+
+
+@pytest.fixture
+def keys(house, monkeypatch):
+    """The keys of all chapters, by number, as the copied house gives them."""
+    known = {
+        name: house / path.relative_to(Path(kinetics_lab.__file__).parents[1])
+        for name, path in imports.modules().items()
+    }
+    spec = SimpleNamespace(submodule_search_locations=[house / "kernels" / "kinetics_kernels"])
+    monkeypatch.setattr(imports, "modules", lambda: known)
+    monkeypatch.setattr(imports, "find_spec", lambda name: spec)
+    monkeypatch.setenv("KINETICS_DATA", str(house / "data"))
+    notebooks = {path: read_notebook(path) for path in CHAPTERS}  # they stay as they are
+    monkeypatch.setattr(runs, "read_notebook", lambda path: notebooks[Path(path)])
+    return lambda: {path.stem[:2]: run_key(path, {}) for path in CHAPTERS}
+
+
+def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(house, keys):
+    """On the book's own chapters; those that reach the runs themselves are left out where data and kernels change."""
+    scorecard = {"90"}
+    everything = PART_1 | PART_2 | PART_3 | PART_4 | scorecard
+    reached = {
+        path.stem[:2]
+        for path in CHAPTERS
+        if "kinetics_lab.book.runs"
+        in closure(c.source for c in read_notebook(path).cells if c.cell_type == "code")
+    }
+    claiming = {"10", "11", "12", "13", "14", "25", "30", "31", "32", "33", "34", *scorecard}
+    expected = {
+        "kinetics_lab/decode/hf.py": PART_2,
+        "kinetics_lab/decode/caches.py": PART_2 | PART_4,
+        "kinetics_lab/ladder/tables.py": PART_4,
+        "kinetics_lab/planner/plan.py": {"35", "42"},
+        "kinetics_lab/traces/table.py": PART_3 | PART_4,
+        "kinetics_lab/measure/rows.py": PART_2,
+        "kinetics_lab/cost/hardware.py": everything - scorecard,
+        "kinetics_lab/book/charts/__init__.py": everything,
+        "kinetics_lab/book/claims.py": claiming,
+        "kinetics_lab/book/build.py": set(),
+        "kinetics_lab/book/sweep.py": set(),
+        "kinetics_lab/cli.py": set(),
+        "kernels/kinetics_kernels/dense.py": PART_2 | PART_4,
+        "data/measurements/amd-epyc-2-threads/model.parquet": PART_2,
+    }
+    before = keys()
+    for name, stale in expected.items():
+        path = house / name
+        whole = path.read_bytes()
+        path.write_bytes(whole + b"\n# changed")
+        after = keys()
+        path.write_bytes(whole)
+        changed = {number for number in before if before[number] != after[number]}
+        free = reached if name.startswith(("kernels", "data")) else set()
+        assert changed - free == stale - free, name
+
+
+def test_a_changed_data_file_makes_stale_what_reads_it(house, keys):
+    manifest = house / "data" / "MANIFEST.toml"
+    whole, before = manifest.read_text(), keys()
+    for name, readers in (("printed_rows", {"10", "13"}), ("ladder_walks", PART_4), ("kernels_sm90", {"22"})):
+        head, _, rest = whole.partition(f"[{name}]")
+        manifest.write_text(f"{head}[{name}]" + rest.replace('sha256 = "', 'sha256 = "0', 1))
+        after = keys()
+        changed = {number for number in before if before[number] != after[number]}
+        assert changed - {"35", "42"} == readers - {"42"}, name
+    manifest.write_text(whole)
+
+
+def test_a_collector_of_claims_depends_on_the_chapters_beside_it(project):
+    score = project / "notebooks" / "05_score.ipynb"
+    before = run_key(score, {})
+    assert run_key(score, {}) == before
+    other = project / "notebooks" / "11_two.ipynb"
+    other.write_text(other.read_text().replace("# Two?", "# Two, or three?"))
+    assert run_key(score, {}) != before
+
+
+def needs(*cells, root=ROOT, **parameters):
+    [found] = imports.dependencies(cells, [parameters], root)
+    return found
+
+
+DATA = "from kinetics_lab.data import data_dir, data_path, manifest, read_table\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "data"),
+    [
+        ('read_table("claims")', {"claims"}),
+        ('read_table(name="claims")', {"claims"}),
+        ('name = "claims"\nother = name\nread_table(other)', {"claims"}),
+        ('[data_path(n) for n in ("claims", "sparse_scale")]', {"claims", "sparse_scale"}),
+        ('def read(kind):\n    return read_table(f"ladder_{kind}")', "ladder_"),
+        ('manifest()["claims"]', {"claims"}),
+        ('wanted = ["claims"]', {"claims"}),  # the text is there, however it gets to the reader
+        ('open("data/published/sparse_scale.csv")', {"sparse_scale"}),
+        ("1", set()),
+        ("def read(name):\n    return read_table(name)", ""),
+        ('name = "claims"\nname = name[::-1]\nread_table(name)', ""),
+        ('for name in sorted(["claims"]):\n    read_table(name)', ""),
+        ("map(read_table, names)", ""),
+        ("read = read_table", ""),
+        ('import kinetics_lab.data as data\nread = data.read_table\nread("claims")', ""),
+        ("from kinetics_lab import read_table as read", ""),
+        ("manifest().values()", ""),
+        ("list(data_dir().iterdir())", ""),
+        ("%matplotlib inline", ""),
+    ],
+)
+def test_data_that_a_text_asks_for(code, data):
+    """A set names the files; a text is what their names begin with: where nothing tells, all count."""
+    every = set(manifest())
+    want = data if isinstance(data, set) else {name for name in every if name.startswith(data)}
+    found = {name.removeprefix("data:") for name in needs(DATA + code) if name.startswith("data:")}
+    assert found == want
+
+
+@pytest.mark.parametrize(
+    ("code", "counts"),
+    [
+        ("def f():\n    from kinetics_lab.laws import resample", True),
+        ("from kinetics_lab import winners", True),
+        ("from kinetics_lab import *", True),
+        ("import kinetics_lab as k\nk.winners", True),
+        ("import kinetics_lab.cost.shapes\nkinetics_lab.winners", True),
+        ('from importlib import import_module\nimport_module("kinetics_lab.laws.resample")', True),
+        ("from importlib import import_module\nimport_module(f'kinetics_lab.{x}')", True),
+        ("x = = 1", True),
+        ("from kinetics_lab import find_model", False),
+        ('import_module("torch")', False),
+    ],
+)
+def test_a_module_counts_however_it_is_imported(code, counts):
+    assert ("kinetics_lab.laws.resample" in needs(code)) == counts
+
+
+def test_kernels_files_of_parameters_and_measured_rows_count(project):
+    assert "kinetics_kernels/dense.py" in needs("import kinetics_kernels")
+    assert "kinetics_kernels/dense.py" in needs('find_spec("kinetics_kernels")')
+    assert not [
+        name for name in needs("from kinetics_lab import plan") if name == "kinetics_kernels/dense.py"
+    ] or ("kinetics_lab.book.runs" in closure(["from kinetics_lab import plan"]))
+    rows = "amd-epyc-2-threads/model.parquet"
+    assert rows in needs(DATA + 'data_dir() / "measurements"')
+    assert rows in needs(DATA + "data_dir()")
+    assert rows not in needs(DATA + 'read_table("claims")')
+    (project / "traces.csv").write_text("a")
+    first = needs("1", root=project, files=["traces.csv", "none.csv", "", "nul\0l", "x" * 5000])
+    (project / "traces.csv").write_text("b")
+    again = needs("1", root=project, files=["traces.csv"])
+    assert list(first) == list(again) == ["traces.csv"]
+    assert first != again
+    assert "data:claims" in needs("1", task="claims")
+
+
+def test_no_import_of_the_package_is_relative():
+    """Such a one is not followed."""
+    for path in imports.modules().values():
+        assert not re.search(r"^\s*from \.", path.read_text(encoding="utf-8"), re.MULTILINE), path
 
 
 # --- one run ------------------------------------------------------------------------------------
@@ -334,7 +529,7 @@ def test_a_failure_outside_a_notebook_starts_no_further_run(notebooks, monkeypat
     assert len(tried) == 1
 
 
-def test_old_runs_are_pruned_and_the_newest_kept(project):
+def test_old_runs_are_pruned_and_the_newest_kept(project, no_kernel):
     two = project / "notebooks" / "11_two.ipynb"
     folders = []
     for n in range(1, runs.KEPT_RUNS + 3):
@@ -345,23 +540,24 @@ def test_old_runs_are_pruned_and_the_newest_kept(project):
     assert [folder.exists() for folder in folders] == [False, False] + [True] * runs.KEPT_RUNS
 
 
-def test_of_two_that_want_the_same_run_one_waits(project):
+def test_of_two_that_want_the_same_run_one_waits(project, no_kernel):
     two = project / "notebooks" / "11_two.ipynb"
     with ThreadPoolExecutor(2) as pool:
         pair = [pool.submit(execute_all, [two], None, project / "cache") for _ in range(2)]
     assert sorted(future.result()[0].reused for future in pair) == [False, True]
+    assert no_kernel == [two]
 
 
-def test_measured_rows_make_old_runs_stale(tmp_path, monkeypatch):
-    from kinetics_lab.book.runs import source_digest
-
-    monkeypatch.setenv("KINETICS_DATA", str(tmp_path))
-    (tmp_path / "MANIFEST.toml").write_text("")
-    before = source_digest(tmp_path)
-    rows = tmp_path / "measurements" / "nvidia-h200" / "dense.parquet"
-    rows.parent.mkdir(parents=True)
-    rows.write_bytes(b"rows")
-    after = source_digest(tmp_path)
-    assert before != after
-    rows.write_bytes(b"other rows")
-    assert source_digest(tmp_path) != after
+def test_a_lock_of_a_killed_process_is_free(project):
+    code = "import sys, time; from pathlib import Path; from kinetics_lab.files import locked\nwith locked(Path('x.lock')):\n    print(1, flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    lock = project / "x.lock"
+    with pytest.raises(ValueError, match="busy"), locked(lock, ValueError("busy")):
+        pass
+    process.kill()
+    process.communicate()
+    with locked(lock, ValueError("busy")):
+        pass
+    with pytest.raises(TimeoutError), locked(lock, ValueError("busy")):
+        raise TimeoutError  # what happens within is not taken for a busy lock

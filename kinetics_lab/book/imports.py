@@ -1,18 +1,33 @@
-"""What a piece of code imports of this project, read from its text: nothing is run.
+"""What code depends on, read from its text: modules of this project, the kernels' sources, data files. Nothing is run.
 
-Imports inside functions count as those at the top do, and a public name of ``kinetics_lab`` as its own module.
+Imports inside functions count as those at the top do, and a public name of ``kinetics_lab`` as its own module. Where
+the text does not tell what is meant, everything counts: a result that is taken for fresh and is not is the worst fault.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import kinetics_lab
+from kinetics_lab.data import data_dir, manifest
 
-PACKAGE = "kinetics_lab"
+PACKAGE, KERNELS = "kinetics_lab", "kinetics_kernels"
+MEASURED = "measurements"  # the folder of measured rows, among the data
+LOADERS = ("import_module", "__import__", "exec", "eval")  # may import what no name in the text tells
+READERS = ("read_table", "data_path", "manifest", "data_dir")  # of kinetics_lab.data: what gives a data file
+
+
+# ---- modules --------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -32,26 +47,198 @@ def imported(source: str, known: Mapping[str, Path]) -> set[str]:
     The package's own ``__init__`` only says where names live, so it is never among them.
     Raises SyntaxError where the source is not Python.
     """
-    names: set[str] = set()
+    names, homes, whole = set[str](), set[str](), False
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
+            whole |= any(alias.name.split(".")[0] == PACKAGE for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                home = kinetics_lab.HOME.get(alias.name, "") if node.module == PACKAGE else ""
-                names.add(f"{PACKAGE}.{home}" if home else f"{node.module}.{alias.name}")
-            names.add(node.module)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            if node.module == PACKAGE:
+                given = {alias.name for alias in node.names}
+                public = kinetics_lab.HOME if "*" in given else given & set(kinetics_lab.HOME)
+                names |= {f"{PACKAGE}.{kinetics_lab.HOME[name]}" for name in public}
+        elif isinstance(node, ast.Attribute) and node.attr in kinetics_lab.HOME:
+            homes.add(f"{PACKAGE}.{kinetics_lab.HOME[node.attr]}")
+    names |= homes if whole else set()  # kinetics_lab.plan(...)
     rooms = {name[:at] for name in names for at in range(len(name)) if name[at] == "."}
     return {name for name in names | rooms if name in known} - {PACKAGE}
 
 
 def closure(sources: Iterable[str]) -> set[str]:
     """All modules of the package that the sources import, and what those import in turn."""
-    known = modules()
     found: set[str] = set()
-    waiting = set().union(*(imported(source, known) for source in sources))
+    waiting = set[str]().union(*(_facts(source).modules for source in sources))
     while waiting:
         name = waiting.pop()
         found.add(name)
-        waiting |= imported(known[name].read_text(encoding="utf-8"), known) - found
+        waiting |= _facts(modules()[name].read_text(encoding="utf-8")).modules - found
     return found
+
+
+# ---- one source -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a source says: modules imported, its constant texts, data files read ("ladder_*": all that begin so)."""
+
+    modules: frozenset[str]
+    texts: frozenset[str]
+    reads: frozenset[str]
+    kernels: bool
+
+
+@cache
+def _facts(source: str) -> _Facts:
+    """The facts of one source; of one that is not Python, that it may do anything."""
+    known = modules()
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # magics of IPython, another language
+        return _Facts(frozenset(known) - {PACKAGE}, frozenset(), frozenset({"*", MEASURED}), True)
+    nodes = list(ast.walk(tree))
+    texts = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    names = imported(source, known) | (texts & set(known))
+    loads = (node for node in nodes if isinstance(node, ast.Call) and _name(node.func) in LOADERS)
+    if any(node.args and not isinstance(node.args[0], ast.Constant) for node in loads):
+        names = set(known)
+    kernels = KERNELS in source  # imported, found or quoted
+    return _Facts(frozenset(names - {PACKAGE}), frozenset(texts), frozenset(_reads(nodes)), kernels)
+
+
+def _name(node: ast.AST) -> str:
+    """The last part of a name: ``table`` for ``a.table``; empty for what is no name."""
+    return getattr(node, "id", "") or getattr(node, "attr", "")
+
+
+def _reads(nodes: list[ast.AST]) -> set[str]:
+    """Patterns of the names of data files that the readers of ``kinetics_lab.data`` are asked for here."""
+    calls = {id(node.func): node for node in nodes if isinstance(node, ast.Call)}
+    taken = {id(node.value): node.slice for node in nodes if isinstance(node, ast.Subscript)}
+    below = {id(node.left): node.right for node in nodes if isinstance(node, ast.BinOp)}
+    values, found = _constants(nodes), set[str]()
+    for node in nodes:
+        if isinstance(node, ast.alias) and node.asname and node.name in READERS:
+            found |= {"*", MEASURED}  # under another name
+        if not isinstance(node, ast.Name | ast.Attribute) or (reader := _name(node)) not in READERS:
+            continue
+        call = calls.get(id(node))
+        if call is None:
+            asked = None
+        elif reader == "data_dir":
+            asked = below.get(id(call))
+        elif reader == "manifest":
+            asked = taken.get(id(call))
+        else:
+            asked = next(iter([*call.args, *(key.value for key in call.keywords if key.arg == "name")]), None)
+        wanted = _beginnings(asked, values)
+        if reader == "data_dir":
+            wanted = {MEASURED} if wanted == {MEASURED} else {"*", MEASURED}
+        found |= wanted
+    return found
+
+
+def _constants(nodes: list[ast.AST]) -> dict[str, list[ast.expr]]:
+    """What names stand for that are bound by plain assignments and loops over written lists, and in no other way."""
+    values: dict[str, list[ast.expr]] = {}
+    plain: set[int] = set()
+    for node in nodes:
+        pairs: list[tuple[ast.expr, list[ast.expr]]] = []
+        if isinstance(node, ast.Assign):
+            pairs = [(target, [node.value]) for target in node.targets]
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            pairs = [(node.target, [node.value])]
+        elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.Tuple | ast.List):
+            pairs = [(node.target, node.iter.elts)]
+        for target, given in pairs:
+            if isinstance(target, ast.Name):
+                plain.add(id(target))
+                values.setdefault(target.id, []).extend(given)
+    stores = (n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+    other = {node.id for node in stores if id(node) not in plain}
+    other |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    other |= {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+    return {name: given for name, given in values.items() if name not in other}
+
+
+def _beginnings(asked: ast.expr | None, values: Mapping[str, list[ast.expr]], depth: int = 3) -> set[str]:
+    """Patterns of what an expression may stand for; ``*`` where that is not written."""
+    match asked:
+        case ast.Constant(value=str(text)):
+            return {text}
+        case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
+            return {f"{text}*"}
+        case ast.Name(id=name) if name in values and depth:
+            return set[str]().union(*(_beginnings(value, values, depth - 1) for value in values[name]))
+    return {"*"}
+
+
+# ---- all that a result depends on -----------------------------------------------------------------------------
+
+
+def dependencies(
+    cells: Iterable[str], sets: Iterable[Mapping[str, Any]], root: Path
+) -> Iterator[dict[str, str]]:
+    """For each set of parameters: what the cells' result depends on besides them, as name -> SHA-256.
+
+    The closure's modules and what lies beside them, all kernel sources where any is mentioned, entries of the data
+    manifest by ``data:name``, measured rows, and files (counted from ``root``) that a parameter names.
+    """
+    own, names = _facts("\n".join(cells)), closure(["\n".join(cells)])
+    paths = {name: modules()[name] for name in names}
+    sources = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+    every = [own, *(_facts(source) for name, source in sources.items() if name != f"{PACKAGE}.data")]
+    fixed = {name: _digest(source.encode()) for name, source in sources.items()}
+    home = modules()[PACKAGE].parent
+    for folder in {path.parent for path in paths.values()}:  # a room's own data, beside its code
+        beside = (path for path in folder.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc"))
+        fixed |= {str(path.relative_to(home)): _digest(path.read_bytes()) for path in beside}
+    if any(fact.kernels for fact in every):
+        fixed |= {f"{KERNELS}/{name}": digest for name, digest in _kernel_sources().items()}
+    reads = set[str]().union(*(fact.reads for fact in every))
+    if MEASURED in reads:
+        rows = sorted((data_dir() / MEASURED).glob("*/*.parquet"))
+        fixed |= {f"{path.parent.name}/{path.name}": _digest(path.read_bytes()) for path in rows}
+    texts = set[str]().union(*(fact.texts for fact in every))
+    entries = manifest() if (data_dir() / "MANIFEST.toml").is_file() else {}
+    told = {
+        name for name, entry in entries.items() if any(t == name or t.endswith(entry["file"]) for t in texts)
+    }
+    for parameters in sets:
+        given = set(_words(parameters))
+        found = dict(fixed)
+        for name, entry in entries.items():
+            named = name in told or name in given
+            if named or any(fnmatchcase(name, pattern) for pattern in reads):
+                found[f"data:{name}"] = _digest(json.dumps(entry, sort_keys=True).encode())
+        files = {word: os.path.join(root, word) for word in given}
+        found |= {
+            word: _digest(Path(file).read_bytes()) for word, file in files.items() if os.path.isfile(file)
+        }
+        yield found
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _kernel_sources() -> dict[str, str]:
+    """SHA-256 of every file of the kernels that Python would import here."""
+    spec = find_spec(KERNELS)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = [(path, folder) for folder in folders for path in Path(folder).rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(folder)): _digest(path.read_bytes())
+        for path, folder in files
+        if path.suffix != ".pyc"
+    }
+
+
+def _words(value: Any) -> Iterator[str]:
+    """All texts within a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in [*value, *value.values()] if isinstance(value, Mapping) else value:
+            yield from _words(part)

@@ -1,14 +1,55 @@
-"""A notebook's parameters: what its cell tagged ``parameters`` declares, and values for it from a YAML file."""
+"""What a notebook declares, its parameters above all, and values for them from YAML: of one run, or a grid of many.
+
+A grid::
+
+    notebook: notebooks/14_which_hardware_which_precision.ipynb
+    fixed: {n_trials: 1}                                 # the same at every point
+    axes:                                                # every combination of these
+      hardware: [h100, h200]
+      n_out: {from: 1024, to: 16384, factor: 2}          # or step: 1024; both ends included
+    zip:                                                 # axes of one group move together
+      - {model: [qwen3-8b, qwen3-32b], budget: [512, 1024]}
+    exclude:                                             # points with all of these values
+      - {hardware: h100, n_out: 16384}
+    show: seconds                                        # the result's column that the summary draws
+"""
 
 from __future__ import annotations
 
 import ast
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from kinetics_lab.errors import among
+from kinetics_lab.book.results import ROW, TABLE
+from kinetics_lab.errors import among, require
+
+SECTIONS = {
+    "notebook": str,
+    "fixed": dict,
+    "axes": dict,
+    "zip": list,
+    "exclude": list,
+    "show": str,
+}  # of a grid
+LOOKS = {str: "is one text", dict: "maps names to values", list: "is a list of mappings, - {a: [1, 2]}"}
+RANGE = "a range reads {from: 1, to: 9, step: 2} or {from: 1, to: 16, factor: 2}, and leads to its end"
+MOST_POINTS = 100_000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid read and checked: ``axes`` are the values by parameter, ``points`` the parameters of each run."""
+
+    notebook: Path
+    axes: dict[str, list[Any]]
+    points: list[dict[str, Any]]
+    show: str = ""
 
 
 def read_notebook(path: Path | str) -> Any:
@@ -22,6 +63,28 @@ def read_notebook(path: Path | str) -> Any:
         return nbformat.read(path, as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a Jupyter notebook: {error}") from error
+
+
+def project_root(path: Path | str) -> Path:
+    """Nearest folder above ``path`` with a ``pyproject.toml`` or ``_config.yml``, else the file's own folder."""
+    path = Path(path).resolve()
+    for folder in path.parents:
+        if (folder / "pyproject.toml").exists() or (folder / "_config.yml").exists():
+            return folder
+    return path.parent
+
+
+def collects_claims(notebook: Path | str) -> bool:
+    """Whether the notebook reads the claims of all others (metadata ``kinetics: {collects_claims: true}``)."""
+    return bool(read_notebook(notebook).metadata.get("kinetics", {}).get("collects_claims", False))
+
+
+def declared_result(notebook: Path | str) -> str | None:
+    """The file in which the notebook hands over its result (metadata ``kinetics: {result: ...}``), if it does."""
+    name = read_notebook(notebook).metadata.get("kinetics", {}).get("result")
+    if name is not None and name not in (TABLE, ROW):
+        raise ValueError(f"{notebook}: the declared result must be {TABLE} or {ROW}; got {name!r}")
+    return name
 
 
 def declared_parameters(notebook: Path | str) -> dict[str, Any]:
@@ -56,34 +119,61 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any], source
     Raises ValueError naming the parameter, the notebook, the declared names and ``source`` (a file, say).
     """
     declared, prefix = declared_parameters(notebook), f"{source}: " if source else ""
-    checked = {}
-    for name, value in parameters.items():
-        names = ", ".join(declared) or "no parameters"
-        among(declared, name, f"{prefix}{Path(notebook).name} declares {names}; parameter")
-        default = declared[name]
-        if type(default) is int and isinstance(value, float) and value.is_integer():
-            value = int(value)
-        kind = next((k for k in (bool, int, float, str, list, dict) if isinstance(default, k)), object)
-        right = isinstance(value, (int, float) if kind is float else kind)
-        if not right or (isinstance(value, bool) and kind in (int, float)):
-            raise ValueError(
-                f"{prefix}parameter {name!r} of {Path(notebook).name} takes {kind.__name__} "
-                f"(default {default!r}); got {value!r}"
-            )
-        checked[name] = value
-    return checked
+    return {
+        name: _checked(Path(notebook).name, declared, name, value, prefix)
+        for name, value in parameters.items()
+    }
+
+
+def _checked(notebook: str, declared: Mapping[str, Any], name: str, value: Any, prefix: str) -> Any:
+    """One value of one parameter, as :func:`check_parameters` has it."""
+    names = ", ".join(declared) or "no parameters"
+    among(declared, name, f"{prefix}{notebook} declares {names}; parameter")
+    default = declared[name]
+    if type(default) is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    kind = next((k for k in (bool, int, float, str, list, dict) if isinstance(default, k)), object)
+    right = isinstance(value, (int, float) if kind is float else kind)
+    if not right or (isinstance(value, bool) and kind in (int, float)):
+        rule = f"{prefix}parameter {name!r} of {notebook} takes {kind.__name__} (default {default!r})"
+        raise ValueError(f"{rule}; got {value!r}")
+    return value
 
 
 def yaml_loader() -> Any:
-    """A loader class of YAML 1.1, but that 1e5 is a number and not a word."""
+    """A loader class of YAML 1.1, but that 1e5 is a number, a date is a text, and no name is given twice."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for number, name in enumerate(names):
+                if name in names[:number]:
+                    told = f"{name!r} is given twice"
+                    raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark)
+            return super().construct_mapping(node, deep)
 
     float_tag, digits = "tag:yaml.org,2002:float", list("-+0123456789")
+    Loader.yaml_implicit_resolvers = {
+        first: [rule for rule in rules if not rule[0].endswith(":timestamp")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     Loader.add_implicit_resolver(float_tag, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), digits)
     return Loader
+
+
+def read_yaml(path: Path | str, what: str) -> Any:
+    """The content of a YAML file, which an error calls ``what``. Raises FileNotFoundError, or ValueError with the path."""
+    import yaml
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no {what} {path}")
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), yaml_loader())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -92,16 +182,9 @@ def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -
     A ``common`` value goes to every notebook that declares the name; a notebook's own section wins. ``notebooks``
     are all that the file may speak of. Raises ValueError naming the file and the section or name at fault.
     """
-    import yaml
-
     if params_file is None:
         return {path.stem: {} for path in notebooks}
-    if not Path(params_file).is_file():
-        raise FileNotFoundError(f"there is no parameter file {params_file}")
-    try:
-        sections = yaml.load(Path(params_file).read_text(encoding="utf-8"), yaml_loader()) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{params_file} is not YAML: {' '.join(str(error).split())}") from error
+    sections = read_yaml(params_file, "parameter file") or {}
     if not isinstance(sections, dict) or not all(isinstance(s, dict | None) for s in sections.values()):
         raise ValueError(
             f"{params_file} must map section names (common, or a notebook's) to name: value pairs"
@@ -120,3 +203,92 @@ def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -
         values = shared | (sections.get(path.stem) or {})
         parameters[path.stem] = check_parameters(path, values, str(params_file))
     return parameters
+
+
+# ---- a grid ---------------------------------------------------------------------------------------------------
+
+
+def read_grid(path: Path | str) -> Grid:
+    """The grid of a YAML file, its parameters checked against the notebook's own.
+
+    The notebook's path counts from the working folder, else from the grid file's folder or its project's. Raises
+    FileNotFoundError, or ValueError naming the file, the parameter and what would be right.
+    """
+    spec = _sections(path)
+    places = [Path(folder, spec["notebook"]) for folder in ("", Path(path).parent, project_root(path))]
+    notebook = next((place for place in places if place.is_file()), None)
+    if notebook is None:
+        raise FileNotFoundError(f"{path}: there is no notebook {' or '.join(map(str, places))}")
+
+    declared = declared_parameters(notebook)
+
+    def values(name: str, axis: Any) -> list[Any]:
+        axis = _range(f"{path}: axis {name!r}", axis) if isinstance(axis, dict) else axis
+        rule = f"{path}: axis {name!r} must be a list of values, or {RANGE[2:]}"
+        require(isinstance(axis, list) and bool(axis), rule, axis)
+        return [_checked(notebook.name, declared, name, value, f"{path}: ") for value in axis]
+
+    fixed = {name: values(name, [value])[0] for name, value in spec["fixed"].items()}
+    groups = [{name: axis} for name, axis in spec["axes"].items()] + spec["zip"]
+    groups = [{name: values(name, axis) for name, axis in group.items()} for group in groups]
+    names = [*fixed, *chain(*groups)]
+    require(len({*names}) == len(names), f"{path}: each parameter must be given once", names)
+    lengths = [{name: len(axis) for name, axis in group.items()} for group in groups]
+    uneven = next((each for each in lengths if len({*each.values()}) > 1), None)
+    require(uneven is None, f"{path}: axes that move together must be equally long", uneven)
+    total = math.prod(min(each.values()) for each in lengths) if groups else 0
+    require(0 < total <= MOST_POINTS, f"{path}: `axes` must give 1 to {MOST_POINTS:,} points", total)
+    steps = [zip(*([(name, v) for v in axis] for name, axis in g.items()), strict=True) for g in groups]
+    points = [fixed | dict(chain(*row)) for row in product(*steps)]
+    for given in spec["exclude"]:
+        for name in given:
+            among(names, name, f"{path}: `exclude`: the grid's parameter")
+        rule = {name: values(name, [value])[0] for name, value in given.items()}
+        kept = [point for point in points if any(point[name] != value for name, value in rule.items())]
+        told = f"{path}: a rule of `exclude` must match some of the points, and not all"
+        require(0 < len(kept) < len(points), told, given)
+        points = kept
+    seen: dict[str, dict[str, Any]] = {}
+    for point in points:
+        same = seen.setdefault(json.dumps(point, default=str), point)
+        require(same is point, f"{path}: points must differ", point)
+    return Grid(notebook, dict(chain(*(group.items() for group in groups))), points, spec["show"])
+
+
+def _sections(path: Path | str) -> dict[str, Any]:
+    """The file's content, every section of the right kind, empty where it is left out."""
+    spec = read_yaml(path, "grid file")
+    require(
+        isinstance(spec, dict), f"{path} must map sections ({', '.join(SECTIONS)}) to their content", spec
+    )
+    for section in spec:
+        among(SECTIONS, section, f"{path}: section")
+    for section, kind in SECTIONS.items():
+        given = kind() if spec.get(section) is None else spec[section]
+        whole = isinstance(given, kind)
+        if kind is list and whole:
+            whole = all(isinstance(each, dict) and each for each in given)
+        require(whole, f"{path}: `{section}` {LOOKS[kind]}", given)
+        spec[section] = given
+    rule = f"{path} must name its notebook, `notebook: notebooks/NN_name.ipynb`"
+    require(bool(spec["notebook"]), rule, spec["notebook"])
+    return dict(spec)
+
+
+def _range(where: str, spec: Mapping[str, Any]) -> list[int | float]:
+    """Values of an arithmetic or a geometric range, both ends included where they are met."""
+    name = "factor" if "factor" in spec else "step"
+    given: list[Any] = [spec.get("from"), spec.get("to"), spec.get(name)]
+    numbers = [value for value in given if type(value) in (int, float) and math.isfinite(value)]
+    require(len(numbers) == len(spec) == 3, f"{where}: {RANGE}", spec)
+    start, stop, by = numbers
+    if name == "factor":
+        rule = f"{where}: with a factor, from, to and factor are above 0 and factor is not 1"
+        require(min(numbers) > 0 and by != 1, rule, spec)
+        steps = math.log(stop / start) / math.log(by)
+    else:
+        require(by != 0, f"{where}: step must not be 0", spec)
+        steps = (stop - start) / by
+    require(-1e-9 < steps < MOST_POINTS, f"{where}: {RANGE}, in less than {MOST_POINTS:,} steps", spec)
+    values = [start * by**i if name == "factor" else start + by * i for i in range(int(steps + 1e-9) + 1)]
+    return [value if isinstance(value, int) else float(f"{value:.12g}") for value in values]

@@ -12,40 +12,45 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from kinetics_lab.book.parameters import check_parameters, read_notebook, read_parameters
-from kinetics_lab.book.results import ROW, TABLE
-from kinetics_lab.data import data_dir
+from kinetics_lab.book.execute import (
+    QUIET,
+    NotebookError,
+    execute,
+    kernel_manager,
+    local_workers,
+    outcomes,
+    tidy,
+)
+from kinetics_lab.book.imports import dependencies
+from kinetics_lab.book.parameters import (
+    check_parameters,
+    collects_claims,
+    declared_result,
+    project_root,
+    read_notebook,
+    read_parameters,
+)
 from kinetics_lab.errors import among
 from kinetics_lab.files import at_path, is_ours, locked, write_text
 
 LIBRARIES = ("altair", "ipykernel", "numpy", "pandas", "papermill", "pyarrow", "scipy", "vl-convert-python")
-# modules no notebook calls: changing them leaves every run valid
-ROOF = (
-    *(f"cli/{name}.py" for name in ("__init__", "__main__", "ask", "chapters", "machine", "shared")),
-    *(f"book/{name}.py" for name in ("build", "grids", "sweep", "sweep_points", "sweep_report")),
-)
 KIND = "kinetics-lab run"
 KEPT_RUNS = 4  # run folders kept per notebook in a cache: the newest by use
-QUIET = {
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences the debugger's note on frozen modules
-    "PYTHONHASHSEED": "0",  # sets print in one order on every run
-}
 
 
-class NotebookError(RuntimeError):
-    """A notebook that raised, or whose kernel died; the message names notebook, cell and exception."""
+class SourceChangedError(RuntimeError):
+    """What a run depends on changed while it was under way, or differs on the machine that runs it."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +75,10 @@ class RunResult:
         return [{"notebook": self.notebook.stem, **json.loads(line)} for line in lines]
 
 
-def project_root(path: Path | str) -> Path:
-    """Nearest folder above ``path`` with a ``pyproject.toml`` or ``_config.yml``, else the file's own folder."""
-    path = Path(path).resolve()
-    for folder in path.parents:
-        if (folder / "pyproject.toml").exists() or (folder / "_config.yml").exists():
-            return folder
-    return path.parent
-
-
 # ---- the key of a run -----------------------------------------------------------------------------------------
 
 
+@cache
 def versions() -> dict[str, str]:
     """Python's version and those of the libraries whose output a notebook shows."""
     found = {"python": platform.python_version()}
@@ -93,26 +90,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def source_digest(root: Path) -> str:
-    """Hash of what every notebook may import or read: package and kernel source, the data manifest, measured rows."""
-    package = Path(__file__).parents[1]
-    files = [p for p in package.rglob("*.py") if p.relative_to(package).as_posix() not in ROOF]
-    files += (root / "kernels" / "kinetics_kernels").rglob("*.py")
-    files += [*data_dir().glob("MANIFEST.toml"), *data_dir().glob("measurements/*/*.parquet")]
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
 def run_keys(notebook: Path | str, sets: Iterable[Mapping[str, Any]], extra: Iterable[str] = ()) -> list[str]:
     """Twelve hex digits for each set of parameters, which change when the run's result may.
 
-    They depend on the notebook's text, the parameters, the source, the data, the versions and ``extra``.
+    They depend on the notebook's text, the parameters, the versions, ``extra`` and whatever the code depends on
+    (:func:`kinetics_lab.book.imports.dependencies`); of a notebook that collects claims on all notebooks beside it.
     """
-    cells = [[c.cell_type, c.source, c.metadata] for c in read_notebook(notebook).cells]
-    source, libraries = source_digest(project_root(notebook)), versions()
-    facts = ([cells, dict(parameters), source, libraries, list(extra)] for parameters in sets)
+    notebook, book, sets = Path(notebook), read_notebook(notebook), list(sets)
+    cells = [[c.cell_type, c.source, c.metadata] for c in book.cells]
+    code = [cell.source for cell in book.cells if cell.cell_type == "code"]
+    about = book.metadata.get("kinetics", {})
+    beside = sorted(notebook.parent.glob("*.ipynb")) if about.get("collects_claims") else []
+    others = [[path.name, *(cell.source for cell in read_notebook(path).cells)] for path in beside]
+    told = [cells, about, versions(), QUIET, list(extra), others]
+    needs = dependencies(code, sets, project_root(notebook))
+    facts = ([*told, dict(parameters), needed] for parameters, needed in zip(sets, needs, strict=True))
     texts = (json.dumps(fact, sort_keys=True, default=str) for fact in facts)
     return [hashlib.sha256(text.encode()).hexdigest()[:12] for text in texts]
 
@@ -138,46 +130,6 @@ def _remove(folder: Path) -> None:
         elif path.name != "run.json":
             path.unlink()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _kernel_manager(
-    env: Mapping[str, str], cwd: Path, started: Callable[[int], None] | None
-) -> Iterator[type]:
-    """A kernel manager class whose kernels get ``env``, start in ``cwd`` and talk through sockets in a short folder.
-
-    ``started`` hears of the kernel's process id, which is its process group as well.
-    """
-    from jupyter_client.manager import AsyncKernelManager
-
-    with tempfile.TemporaryDirectory(prefix="kl-") as sockets:  # a Unix socket's path has room for 107 bytes
-
-        class RunKernelManager(AsyncKernelManager):
-            def __init__(self, **kwargs: Any) -> None:
-                # ipc: no port is picked beforehand, so parallel runs cannot race for one
-                super().__init__(transport="ipc", connection_file=f"{sockets}/kernel.json", **kwargs)
-
-            async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
-                await super().start_kernel(
-                    **kwargs | {"env": os.environ | QUIET | dict(env), "cwd": str(cwd)}
-                )
-                if started is not None:
-                    started(self.provisioner.pid)  # type: ignore[union-attr]
-
-        yield RunKernelManager
-
-
-def _tidy(executed: Path, notebook: Path, root: Path) -> None:
-    """Drop machine paths and chance from an executed notebook: two runs then differ only in timestamps."""
-    import nbformat
-
-    book = nbformat.read(executed, as_version=4)
-    book.metadata.papermill.input_path = os.path.relpath(notebook.resolve(), root)
-    book.metadata.papermill.output_path = notebook.name
-    for cell in book.cells:
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.id = "injected-parameters"
-    nbformat.write(book, executed)
 
 
 def run_notebook(
@@ -221,12 +173,12 @@ def run_notebook(
         }
         _write_record(part, record)
         began = time.perf_counter()
-        with _kernel_manager({**(env or {}), "KINETICS_RUN_DIR": str(part)}, root, started) as manager:
-            _execute(notebook, parameters, part, kernel, progress, manager)
+        with kernel_manager({**(env or {}), "KINETICS_RUN_DIR": str(part)}, root, started) as manager:
+            execute(notebook, parameters, part, kernel, progress, manager)
         if result and not (part / result).exists():
             raise NotebookError(f"{notebook} declares {result} and did not hand it over; the run is {part}")
         seconds = round(time.perf_counter() - began, 2)
-        _tidy(part / notebook.name, notebook, root)
+        tidy(part / notebook.name, notebook, root)
         _write_record(part, record | {"seconds": seconds})
         _remove(out)
         part.rename(out)
@@ -237,68 +189,56 @@ def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
 
 
-def _execute(
-    notebook: Path, parameters: Mapping[str, Any], part: Path, kernel: str, progress: bool, manager: type
-) -> None:
-    """Run every cell with papermill; a cell that raises and a kernel that dies end in NotebookError."""
-    import papermill
-    from nbclient.exceptions import CellControlSignal
-
-    executed = part / notebook.name
-    try:
-        papermill.execute_notebook(
-            str(notebook.resolve()),
-            str(executed),
-            parameters,
-            kernel_name=kernel,
-            language="python",
-            progress_bar=progress,
-            kernel_manager_class=manager,
-            shutdown_kernel="immediate",  # a polite request gets lost now and then and costs 2.5 s
-        )
-    except papermill.PapermillExecutionError as error:
-        number = error.cell_index + (0 if parameters else 1)  # papermill put one cell in for parameters
-        cell = f"cell {number} ({error.source.strip().splitlines()[0]!r}...)"
-        told = f"{notebook}: {cell} raised {error.ename}: {error.evalue}; the run so far is {executed}"
-        raise NotebookError(told) from error
-    except (CellControlSignal, RuntimeError) as error:
-        told = f"{notebook}: the kernel failed: {error}; the run so far is {executed}"
-        raise NotebookError(told) from error
-
-
 # ---- all runs of the book -------------------------------------------------------------------------------------
 
 
-def _cached(notebook: Path, parameters: Mapping[str, Any], cache: Path, claims: Path | None) -> RunResult:
-    """The run of this notebook in the cache, executed if it is not there yet."""
+def cached_run(
+    notebook: Path,
+    parameters: Mapping[str, Any],
+    cache: Path,
+    *,
+    key: str | None = None,
+    claims: Path | None = None,
+    keep: int = KEPT_RUNS,
+    env: Mapping[str, str] | None = None,
+    started: Callable[[int], None] | None = None,
+) -> RunResult:
+    """The run of this notebook in the cache, executed if it is not there yet; of two callers the second waits.
+
+    ``keep``: so many runs of the notebook stay (0: all, and runs of different keys do not wait for each other).
+    Raises SourceChangedError, and keeps no run, where the key is not ``key`` or another one after the run; else what
+    ``run_notebook`` does.
+    """
     extra = [hashlib.sha256(claims.read_bytes()).hexdigest()] if claims else []
-    key = run_key(notebook, parameters, extra)
+
+    def now() -> str:
+        return run_key(notebook, parameters, extra)
+
+    key = key or now()
     folder = cache / f"{notebook.stem}-{key}"
-    with locked(cache / ".locks" / notebook.stem):
+    with locked(cache / ".locks" / (notebook.stem if keep else folder.name)):
         if (folder / "run.json").exists():
             os.utime(folder)
             seconds = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seconds"]
             return RunResult(notebook, folder, key, seconds, reused=True)
-        env = {"KINETICS_CLAIMS": str(claims)} if claims else {}
-        result = run_notebook(notebook, parameters, out=folder, progress=False, env=env, key=key)
-        earlier = [p for p in cache.glob(f"{notebook.stem}-{'[0-9a-f]' * 12}*") if p != folder and _is_run(p)]
-        earlier.sort(key=lambda p: (p.suffix != ".part", p.stat().st_mtime))  # unfinished ones go first
-        for stale in earlier[: 1 - KEPT_RUNS]:
-            _remove(stale)
+        told = f"{notebook}, or code or data that it depends on, changed since this began, or differs on {{}}"
+        if now() != key:
+            raise SourceChangedError(told.format(platform.node()))
+        env = dict(env or {}) | ({"KINETICS_CLAIMS": str(claims)} if claims else {})
+        result = run_notebook(
+            notebook, parameters, out=folder, progress=False, env=env, key=key, started=started
+        )
+        if now() != key:
+            _remove(folder)
+            raise SourceChangedError(told.format(platform.node()))
+        if keep:
+            earlier = (
+                p for p in cache.glob(f"{notebook.stem}-{'[0-9a-f]' * 12}*") if p != folder and _is_run(p)
+            )
+            # unfinished ones go first
+            for stale in sorted(earlier, key=lambda p: (p.suffix != ".part", p.stat().st_mtime))[: 1 - keep]:
+                _remove(stale)
     return result
-
-
-def collects_claims(notebook: Path | str) -> bool:
-    """Whether the notebook reads the claims of all others (metadata ``kinetics: {collects_claims: true}``)."""
-    return bool(read_notebook(notebook).metadata.get("kinetics", {}).get("collects_claims", False))
-
-
-def declared_result(notebook: Path | str) -> str | None:
-    """The file in which the notebook hands over its result (metadata ``kinetics: {result: ...}``), if it does."""
-    name = read_notebook(notebook).metadata.get("kinetics", {}).get("result")
-    if name is not None and name not in (TABLE, ROW):
-        raise ValueError(f"{notebook}: the declared result must be {TABLE} or {ROW}; got {name!r}")
-    return name
 
 
 def execute_all(
@@ -315,43 +255,29 @@ def execute_all(
     results: dict[Path, RunResult] = {}
     failures: list[str] = []
 
-    # set in the worker itself, which would else start the next run before this thread hears of it
-    broken = Event()
-
-    def run(path: Path, claims: Path | None) -> RunResult:
-        if broken.is_set():
-            raise CancelledError
+    def run(
+        path: Path, claims: Path | None, *, stopping: Event, started: Callable[[int], None]
+    ) -> RunResult | str:
         try:
-            return _cached(path, parameters[path.stem], cache, claims)
-        except NotebookError:
-            raise
-        except BaseException:
-            broken.set()
-            raise
-
-    def execute(batch: list[Path], claims: Path | None) -> None:
-        with ThreadPoolExecutor(max_workers=jobs) as pool:
-            futures = {pool.submit(run, path, claims): path for path in batch}
-            try:
-                for future in as_completed(futures):
-                    report(futures[future], future)
-            except BaseException:  # Ctrl-C, a full disk: what is under way ends, the rest never starts
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-    def report(path: Path, future: Future[RunResult]) -> None:
-        try:
-            results[path] = result = future.result()
-            note = "kept" if result.reused else f"{result.seconds:.1f} s"
-        except CancelledError:
-            return  # the run that broke speaks for itself
+            return cached_run(path, parameters[path.stem], cache, claims=claims, started=started)
         except NotebookError as error:
-            failures.append(str(error))
-            note = "failed"
-        print(f"[{len(results) + len(failures)}/{len(paths)}] {path.stem} {note}", flush=True)
+            if stopping.is_set():
+                raise CancelledError from error
+            return str(error)
+
+    def execute_batch(batch: list[Path], claims: Path | None) -> None:
+        with local_workers(jobs) as submit:
+            for path, ended in outcomes({submit(run, path, claims): path for path in batch}):
+                if isinstance(ended, str):
+                    failures.append(ended)
+                    note = "failed"
+                else:
+                    results[path] = ended
+                    note = "kept" if ended.reused else f"{ended.seconds:.1f} s"
+                print(f"[{len(results) + len(failures)}/{len(paths)}] {path.stem} {note}", flush=True)
 
     collectors = [path for path in paths if collects_claims(path)]
-    execute([path for path in paths if path not in collectors], None)
+    execute_batch([path for path in paths if path not in collectors], None)
     if collectors and not failures:
         claims = (claim for path in paths if path in results for claim in results[path].claims)
         lines = "".join(json.dumps(claim) + "\n" for claim in claims)
@@ -360,7 +286,7 @@ def execute_all(
             write_text(merged, lines)
             for stale in sorted(cache.glob("claims-*.jsonl"), key=lambda p: p.stat().st_mtime)[:-KEPT_RUNS]:
                 stale.unlink()
-        execute(collectors, merged)
+        execute_batch(collectors, merged)
     if failures:
         raise NotebookError("\n".join(failures))
     return [results[path] for path in paths]

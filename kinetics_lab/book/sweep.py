@@ -1,33 +1,43 @@
-"""A sweep: every point of a grid as one notebook run in a folder of its own, resumed where it was stopped.
+"""A sweep: a notebook run once for each point of a grid, into a cache of runs that a stopped sweep goes on from.
 
-``OUT`` holds ``sweep.json`` (the grid, which marks the folder as a sweep's), ``points/<name>/`` (a run folder for
-each point done), ``points/<name>.error.txt`` (why one failed), ``runs.jsonl`` (a line for each run),
-``results.parquet`` (the points' results) and ``summary/`` (a page about it all). A point's name is its notebook's
-and a hash of all that its result depends on: changed code or data make new points, and no parameter is ever part
-of a path. The folders alone tell what is done; killed at any instant, a sweep loses the points under way.
+The folder holds ``sweep.json`` (which marks it as a sweep's), ``points/`` (a run for each point done, named by its
+key; ``<name>.error.txt`` for each that failed), ``results.parquet`` and ``summary.html``. The folders alone tell what
+is done: killed at any instant, a sweep loses the points under way.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import os
-import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, closing
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-from kinetics_lab.book import sweep_points
-from kinetics_lab.book.grids import Grid, brief, read_grid
-from kinetics_lab.book.runs import declared_result, project_root, run_keys, versions
-from kinetics_lab.book.sweep_points import Line, line_of, state
-from kinetics_lab.book.sweep_report import KIND, gather, read_log, summarize
-from kinetics_lab.errors import among, require
-from kinetics_lab.files import at_path, is_ours, locked, write_text
+import pandas as pd
+from pandas.api.types import infer_dtype, is_numeric_dtype
 
+from kinetics_lab.book.execute import NotebookError, Submit, dask_workers, local_workers, outcomes
+from kinetics_lab.book.parameters import Grid, declared_result, read_grid
+from kinetics_lab.book.results import read_result
+from kinetics_lab.book.runs import cached_run, run_keys
+from kinetics_lab.errors import among, require
+from kinetics_lab.files import is_ours, locked, write_table, write_text
+
+KIND = "kinetics-lab sweep"
 EXECUTORS = ("local", "dask")
+MOST_SERIES = 8  # that a chart can tell apart
+MOST_ROWS = 500  # of the summary's table; all are in results.parquet
+
+Points = dict[Path, dict[str, Any]]  # parameters by the folder of each point's run
 
 
 @dataclass(frozen=True)
@@ -44,10 +54,8 @@ class SweepResult:
 
 def listing(grid_path: Path | str, out: Path | str) -> list[str]:
     """A line for each point: its state in ``out``, its name, its parameters. Runs and writes nothing."""
-    grid = read_grid(grid_path)
-    return [
-        f"{state(Path(out, 'points', name)):6}  {name}  {brief(p, p)}" for name, p in _named(grid).items()
-    ]
+    points = _named(read_grid(grid_path), Path(out))
+    return [f"{_state(place):6}  {place.name}  {_brief(point)}" for place, point in points.items()]
 
 
 def sweep(
@@ -75,157 +83,186 @@ def sweep(
     require(workers >= 1, "workers must be at least 1", workers)
     for option, given in (("scheduler", scheduler), ("resources", resources)):
         require(not given or executor == "dask", f"{option} is for executor dask", given)
-    if executor == "dask":
-        sweep_points.need_dask()
-
-    def tell(text: str) -> None:
-        if progress:
-            print(text, file=sys.stderr, flush=True)
-
+    pool = (
+        local_workers(workers) if executor == "local" else dask_workers(workers, scheduler, resources or {})
+    )
     grid, out = read_grid(grid_path), Path(os.path.abspath(out))
     declared_result(grid.notebook)  # a wrong declaration is no point's fault
-    with _claimed(out):
-        points = _named(grid)
-        _write_marker(out, grid, points)
-        log = _Log(out)
-        states = {name: state(out / "points" / name) for name in points}
-        for name, known in states.items():
-            if known != "left" and (name, known) not in log.seen:  # killed between a folder and its line
-                log.add(line_of(out / "points" / name, points[name]))
-        todo = [name for name, known in states.items() if known == "left" or (retry and known == "failed")]
-        if todo:
-            gather(out)  # of what was stopped: no table of another grid or older code is left to be read
-        notebook = str(grid.notebook.resolve())
-        tasks = [
-            {
-                "notebook": notebook,
-                "parameters": points[name],
-                "place": str(out / "points" / name),
-                "key": name.rpartition("-")[2],
-            }
-            for name in todo
-        ]
-        lines = (
-            sweep_points.local(tasks, workers)
-            if executor == "local"
-            else sweep_points.dask(tasks, workers, scheduler, resources or {}, tell)
-        )
-        watch = _Watch(grid, states, todo, workers, log.mean_seconds(points), tell)
-        try:
-            with closing(lines):  # type: ignore[type-var]
-                for line in lines if tasks else ():
-                    log.add(line)
-                    watch.ended(line)
-        except BaseException:
-            again = ["kinetics-lab", "sweep", str(grid_path), "-o", str(out), "--executor", executor]
-            again += ["--scheduler", scheduler] if scheduler else ["--workers", str(workers)]
-            if resources:
-                again += ["--resources", *(f"{name}={amount:g}" for name, amount in resources.items())]
-            again += ["--retry"] * retry
-            tell(f"stopped: {watch.counts()}; what is done is kept, go on with\n  {shlex.join(again)}")
-            raise
-        results = gather(out)
-        pages = summarize(out) if summary else []
-    failed = {
-        name: line_of(out / "points" / name, {})["error"] for name in states if states[name] == "failed"
-    }
-    return SweepResult(out, len(points), sum(s == "done" for s in states.values()), failed, results, pages)
-
-
-# ---- the folder -----------------------------------------------------------------------------------------------
-
-
-def _named(grid: Grid) -> dict[str, dict[str, Any]]:
-    """The points' parameters by name."""
-    keys = run_keys(grid.notebook, grid.points)
-    return {f"{grid.notebook.stem}-{key}": point for key, point in zip(keys, grid.points, strict=True)}
-
-
-def _claimed(out: Path) -> AbstractContextManager[None]:
-    """Hold the folder for one sweep: it is a sweep's, or empty, or made now."""
     if not is_ours(out, "sweep.json", KIND):
         raise FileExistsError(f"{out} exists and is not a sweep's folder; give another place for the sweep")
     busy = FileExistsError(f"another sweep is at work in {out}; wait for it or give another place")
-    return locked(out / ".lock", busy)
+    with locked(out / ".lock", busy):
+        points = _named(grid, out)
+        about = {
+            "kind": KIND,
+            "grid": Path(grid_path).name,
+            "notebook": grid.notebook.name,
+            "axes": grid.axes,
+        }
+        write_text(out / "sweep.json", json.dumps(about, indent=1) + "\n")
+        again = ("left", "failed") if retry else ("left",)
+        todo = {place: point for place, point in points.items() if _state(place) in again}
+        if todo:  # no table of another grid or of older code is left to be read if this is stopped
+            gather(points, out)
+        _run(grid, todo, pool, partial(print, file=sys.stderr, flush=True) if progress else lambda _: None)
+        results = gather(points, out)
+        pages = [_page(grid, points, out)] if summary else []
+    failed = {place.name: _why(place) for place in points if _state(place) == "failed"}
+    done = sum(_state(place) == "done" for place in points)
+    return SweepResult(out, len(points), done, failed, results, pages)
 
 
-def _write_marker(out: Path, grid: Grid, points: Mapping[str, dict[str, Any]]) -> None:
-    """``sweep.json``: what the summary and a later sweep need to know of this one."""
-    root = project_root(grid.notebook)
-    facts = {
-        "kind": KIND,
-        "grid": grid.path.name,
-        "notebook": os.path.relpath(grid.notebook.resolve(), root),
-        "axes": grid.axes,
-        "show": grid.show,
-        "versions": versions(),
-        "points": points,
-    }
-    write_text(out / "sweep.json", json.dumps(facts, indent=1) + "\n")
+# ---- the points -----------------------------------------------------------------------------------------------
 
 
-class _Log:
-    """``runs.jsonl``: whole lines only; one that a kill has torn is cut off before the next is written."""
-
-    def __init__(self, out: Path) -> None:
-        self.path = out / "runs.jsonl"
-        self.lines = read_log(out)
-        self.seen = {(line["name"], line["state"]) for line in self.lines}
-        if self.path.exists():
-            with self.path.open("r+b") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
-
-    def add(self, line: Line) -> None:
-        with at_path(self.path), self.path.open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def mean_seconds(self, names: Iterable[str]) -> float | None:
-        """Mean time of the runs of these points, None where none is known."""
-        known = set(names)
-        seconds = [line["seconds"] for line in self.lines if line["name"] in known and "seconds" in line]
-        return sum(seconds) / len(seconds) if seconds else None
+def _named(grid: Grid, out: Path) -> Points:
+    """The points of a grid, each with its folder, which the key names."""
+    keys = run_keys(grid.notebook, grid.points)
+    places = [out / "points" / f"{grid.notebook.stem}-{key}" for key in keys]
+    return dict(zip(places, grid.points, strict=True))
 
 
-class _Watch:
-    """Progress over the grid: a line for each point that ends, with the time left."""
+def _brief(point: Mapping[str, Any], names: Any = None) -> str:
+    """A point's parameters, or some of them, as ``name=value`` words."""
+    words = {name: point[name] for name in names or point}
+    return " ".join(f"{n}={v if isinstance(v, str) else json.dumps(v)}" for n, v in words.items())
 
-    def __init__(
-        self,
-        grid: Grid,
-        states: dict[str, str],
-        todo: list[str],
-        workers: int,
-        mean: float | None,
-        tell: Callable[[str], None],
-    ) -> None:
-        self.axes, self.states, self.workers, self.tell = list(grid.axes), states, workers, tell
-        self.left, self.seconds = set(todo), list[float]()
-        kept = sum(known == "failed" for name, known in states.items() if name not in self.left)
-        note = f"; {kept} failed before and stay so (--retry runs them again)" if kept else ""
-        self.total = len(states)
-        ends = self._ends(mean) if mean and todo else ""
-        self.tell(f"{grid.notebook.stem}: {self.total} points, {len(todo)} to run{ends}{note}")
 
-    def ended(self, line: Line) -> None:
-        self.states[line["name"]] = line["state"]
-        self.left.discard(line["name"])
-        self.seconds.append(line.get("seconds", 0.0))
-        took = f"{line.get('seconds', 0):.1f} s"
-        what = took if line["state"] == "done" else f"FAILED after {took}: {line['error'][:300]}"
-        mean = sum(self.seconds) / len(self.seconds)
-        self.tell(
-            f"[{self.total - len(self.left)}/{self.total}] {brief(line['parameters'], self.axes)}: {what}"
-            f" ({self.counts()}{self._ends(mean) if self.left else ''})"
+def _state(place: Path) -> str:
+    """``done``, ``failed`` or ``left``: what the folders say of a point."""
+    if (place / "run.json").exists():
+        return "done"
+    return "failed" if _error_file(place).exists() else "left"
+
+
+def _error_file(place: Path) -> Path:
+    """Where the traceback of a point lies that failed."""
+    return place.with_name(place.name + ".error.txt")
+
+
+def _why(place: Path) -> str:
+    """Why a point failed, in one line."""
+    return _error_file(place).read_text(encoding="utf-8").partition("\n")[0]
+
+
+def run_point(
+    notebook: Path, point: Mapping[str, Any], place: Path, *,
+    env: Mapping[str, str] | None = None, stopping: Event | None = None, started: Callable[[int], None] | None = None,
+) -> tuple[float, str]:  # fmt: skip
+    """Run one point into ``place``: its seconds, and why it failed, empty if it is done; then its traceback stays beside.
+
+    Raises CancelledError where ``stopping`` was set meanwhile, else what ``cached_run`` does.
+    """
+    began, key = time.perf_counter(), place.name.rpartition("-")[2]
+    _error_file(place).unlink(missing_ok=True)
+    try:
+        run = cached_run(notebook, point, place.parent, key=key, keep=0, env=env, started=started)
+        return run.seconds, ""
+    except NotebookError as error:
+        if stopping is not None and stopping.is_set():
+            raise CancelledError from error
+        write_text(_error_file(place), f"{error}\n\n{''.join(traceback.format_exception(error))}")
+        return time.perf_counter() - began, _why(place)
+
+
+def _run(grid: Grid, todo: Points, pool: AbstractContextManager[Submit], tell: Callable[[str], None]) -> None:
+    """Run the points left, with a line for each that ends."""
+    tell(f"{grid.notebook.stem}: {len(grid.points)} points, {len(todo)} to run")
+    began, ended = time.perf_counter(), 0
+    if not todo:
+        return
+    try:
+        with pool as submit:
+            notebook = grid.notebook.resolve()
+            futures = {submit(run_point, notebook, point, place): point for place, point in todo.items()}
+            for point, (seconds, why) in outcomes(futures):
+                ended += 1
+                left = (time.perf_counter() - began) / ended * (len(todo) - ended)
+                what = f"FAILED after {seconds:.1f} s: {why[:300]}" if why else f"{seconds:.1f} s"
+                told = f"[{ended}/{len(todo)}] {_brief(point, grid.axes)}: {what}"
+                tell(told + (f", about {left:.0f} s left" if left else ""))
+    except BaseException:
+        tell(
+            f"stopped: {ended} of {len(todo)} points ended; what is done is kept, and the same command goes on"
         )
+        raise
 
-    def counts(self) -> str:
-        done, failed = (sum(known == what for known in self.states.values()) for what in ("done", "failed"))
-        return f"{done} done, {failed} failed, {self.total - done - failed} left"
 
-    def _ends(self, mean: float) -> str:
-        """Time left, as words: each worker has as many points to run as the others."""
-        seconds = mean * -(-len(self.left) // self.workers)
-        unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if seconds >= 2 * s), ("s", 1))
-        return f", about {seconds / size:.0f} {unit}"
+# ---- what they found ------------------------------------------------------------------------------------------
+
+
+def gather(points: Points, out: Path) -> Path | None:
+    """Write ``results.parquet``: the rows of every point that is done, its name and parameters in front of them.
+
+    Columns ``sweep.point`` and ``param.<name>`` cannot clash with a result's own, which must not begin like that.
+    A column of values of several kinds, lists or mappings is kept as JSON text. None, and no file, without rows.
+    """
+    path, tables = out / "results.parquet", []
+    for place, point in points.items():
+        found = read_result(place)  # that of a point under way lies in a folder of another name
+        if found is not None and len(found):
+            front = {"sweep.point": place.name} | {f"param.{name}": value for name, value in point.items()}
+            columns = {name: pd.Series([value] * len(found), dtype=object) for name, value in front.items()}
+            tables.append(pd.concat([pd.DataFrame(columns), found.reset_index(drop=True)], axis=1))
+    if not tables:
+        path.unlink(missing_ok=True)
+        return None
+    whole = pd.concat([table.astype(object) for table in tables], ignore_index=True)
+    return write_table(path, pd.DataFrame({name: _column(whole[name]) for name in whole}))
+
+
+def _column(values: pd.Series) -> pd.Series:
+    """A column that a Parquet file can hold: values of one kind as they are, else as JSON text."""
+    kind = infer_dtype(values, skipna=True)
+    if kind in ("integer", "floating", "mixed-integer-float"):
+        return pd.to_numeric(values)
+    if not kind.startswith("mixed"):
+        return values.infer_objects()
+    plain = partial(json.dumps, default=lambda value: getattr(value, "tolist", value.__str__)())
+    return values.map(plain, na_action="ignore")
+
+
+def _page(grid: Grid, points: Points, out: Path) -> Path:
+    """Write ``summary.html``: the column that the grid shows against its first axis, and a table of the points."""
+    rows = [
+        {"state": _state(place)}
+        | {axis: _brief(point, [axis]).partition("=")[2] for axis in grid.axes}
+        | ({"error": _why(place)} if _state(place) == "failed" else {})
+        for place, point in points.items()
+    ]
+    states = [row["state"] for row in rows]
+    told = ", ".join(f"{states.count(name)} {name}" for name in ("done", "failed", "left"))
+    title, table = (
+        html.escape(grid.notebook.stem),
+        pd.DataFrame(rows).to_html(index=False, na_rep="", max_rows=MOST_ROWS),
+    )
+    style = "body { font-family: sans-serif; max-width: 54rem; margin: auto } img { width: 100% }"
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{style}</style>'
+    text = f"<h1>{title}</h1><p>{len(rows)} points: {told}; their results are in results.parquet.</p>"
+    page = f'<!doctype html><html lang="en"><head>{head}</head><body>{text}{_picture(grid, out)}{table}</body></html>\n'
+    return write_text(out / "summary.html", page)
+
+
+def _picture(grid: Grid, out: Path) -> str:
+    """The shown column against the first axis, one series for each combination of the others; empty without any."""
+    from kinetics_lab.book import charts
+    from kinetics_lab.book.charts.html import mimebundle
+
+    path = out / "results.parquet"
+    found = pd.read_parquet(path) if path.exists() else pd.DataFrame()
+    if grid.show not in found or not is_numeric_dtype(found[grid.show]):
+        return ""
+    x, *others = grid.axes
+    each = ", ".join(others) or "points"
+    words = found[[f"param.{name}" for name in others]].astype(str).agg(", ".join, axis=1)
+    rows = pd.DataFrame({x: found[f"param.{x}"], grid.show: found[grid.show], each: words if others else ""})
+    rows = rows[rows[each].isin(rows[each].unique()[:MOST_SERIES])].dropna()
+    about = f"{grid.show} against {x}, for each combination of the other axes"
+    if is_numeric_dtype(rows[x]):
+        rows = rows.sort_values(x, kind="stable")
+        titles: Any = {"x_title": x, "y_title": grid.show, "description": about}
+        chart = charts.lines(rows, x, grid.show, each, points=True, **titles)
+    else:
+        chart = charts.compare(rows, x, grid.show, each, x_title=grid.show, description=about)
+    png = mimebundle(chart.to_dict()).get("image/png")  # where vl-convert is installed
+    return f'<img alt="{html.escape(about)}" src="data:image/png;base64,{png}">' if png else ""
