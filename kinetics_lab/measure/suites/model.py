@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kinetics_lab.cost.hardware import HARDWARE
-from kinetics_lab.cost.models import MODELS
+from kinetics_lab.cost.models import MODELS, find_model
 from kinetics_lab.cost.policies import BlockTopK, Dense, Policy, balanced_block_size
 from kinetics_lab.cost.request import Cost, cost_parts
 from kinetics_lab.cost.shapes import ModelShape
