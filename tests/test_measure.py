@@ -323,9 +323,15 @@ def counting(fail=(), version=1, memory=0.0, stop_at=None):
     return suite, measured
 
 
+@pytest.fixture(scope="module")
+def code():
+    """The code's part of the provenance, which asks git."""
+    return code_state()
+
+
 @pytest.fixture
-def bench():
-    return Bench(CPU, CPU, WallTimer())
+def bench(code):
+    return Bench(CPU, CPU, WallTimer(), code=code)
 
 
 def table(out):

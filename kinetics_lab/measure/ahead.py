@@ -37,11 +37,8 @@ class MetaBench(Bench):
         return {"dtype": torch.bfloat16, "device": "meta"}
 
     def time(
-        self,
-        calls: Mapping[str, Call],
-        resets: Mapping[str, Call] | None = None,
-        optional: Collection[str] = (),
-    ) -> Row:
+        self, calls: Mapping[str, Call], resets: Mapping[str, Call] | None = None, optional: Collection[str] = ()
+    ) -> Row:  # fmt: skip
         for call in calls.values():
             call()
         return {f"{name}_us": 1.0 for name in calls}

@@ -23,7 +23,7 @@ from kinetics_lab.measure.timers import (
     free_memory,
     processor,
     time_together,
-)
+)  # fmt: skip
 
 CPU = "cpu-interpreter"  # label and folder of rehearsals on a CPU, which are not measurements
 HOST = "host"  # this computer's own processor, timed in plain PyTorch and fp32: measurements
@@ -108,11 +108,8 @@ class Bench:
         return {"dtype": torch.float32 if self.on_host else torch.float16, "device": "cpu"}
 
     def time(
-        self,
-        calls: Mapping[str, Call],
-        resets: Mapping[str, Call] | None = None,
-        optional: Collection[str] = (),
-    ) -> Row:
+        self, calls: Mapping[str, Call], resets: Mapping[str, Call] | None = None, optional: Collection[str] = ()
+    ) -> Row:  # fmt: skip
         """Columns ``<call>_us``, ``_p20_us``, ``_p80_us``, ``_n`` and ``_how`` of calls timed in alternation.
 
         ``<call>_error`` in their place for an ``optional`` call that does not run.

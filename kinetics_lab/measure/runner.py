@@ -172,11 +172,7 @@ def run_suite(
                 "bytes_per_s": predicted["bytes"] / us * 1e6,
             }
             result = f"{us:.1f} us, {measured['share_of_limit']:.0%} of the limit"
-        rated = {
-            "rate_bytes_per_s": rates.bandwidth,
-            "rate_flops_per_s": rates.matrix,
-            "rates_from": rates.source,
-        }
+        rated = dict(rate_bytes_per_s=rates.bandwidth, rate_flops_per_s=rates.matrix, rates_from=rates.source)
         date = datetime.now(UTC).isoformat(timespec="seconds")
         row = {**case, **predicted, **rated, **measured, "error": error, **stamp, **origin, "date": date}
         rows = [old for old in rows if not is_of(old, case, suite, bench)] + [row]

@@ -38,14 +38,9 @@ def chosen_suites(names: str, device: str = "cuda") -> list[Suite]:
 
 
 def measure(
-    names: str,
-    out: Path,
-    *,
-    budget_s: float = math.inf,
-    device: str = "cuda",
-    say: Callable[[str], None] = tell,
-) -> list[Path]:
-    """Run suites on this machine's GPU ("cuda") or processor ("host"), for at most ``budget_s`` seconds; returns their files.
+    names: str, out: Path, *, budget_s: float = math.inf, device: str = "cuda", say: Callable[[str], None] = tell
+) -> list[Path]:  # fmt: skip
+    """Run suites on this machine's GPU ("cuda") or processor ("host"), at most ``budget_s`` seconds; their files.
 
     What was measured before is kept, and a run that was stopped goes on where it was:
     :func:`kinetics_lab.measure.runner.run_suite`.
@@ -58,9 +53,8 @@ def measure(
         from kinetics_lab.measure.ahead import compile_ahead
 
         launching = [suite for suite in chosen if suite.name != "roofline"]
-        compile_ahead(
-            [(s, case) for s in launching for cases in todo[s.name] for case in cases], deadline, say
-        )
+        ahead = [(suite, case) for suite in launching for cases in todo[suite.name] for case in cases]
+        compile_ahead(ahead, deadline, say)
     # What failed before comes after all else: it may end this process as it ended the one before.
     passes = [(suite, todo[suite.name][0]) for suite in chosen]
     passes += [(suite, todo[suite.name][1]) for suite in chosen if todo[suite.name][1]]

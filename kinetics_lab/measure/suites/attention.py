@@ -19,7 +19,7 @@ from kinetics_lab.measure.limits import (
     block_topk_case,
     kv_bytes,
     limits,
-)
+)  # fmt: skip
 from kinetics_lab.measure.peers import PEERS
 from kinetics_lab.measure.runner import Suite
 from kinetics_lab.measure.timers import Call

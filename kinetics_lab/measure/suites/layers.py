@@ -32,12 +32,8 @@ def _layer_cases(on_gpu: bool) -> list[Row]:
 def _layer_limits(case: Row, rates: Rates) -> Row:
     """Limits of the sparse layer, of the same layer with dense attention, and of the speed-up."""
     found, dense = limits(case, rates), limits(case | {"budget": 0}, rates)
-    return {
-        **found,
-        "dense_limit_us": dense["limit_us"],
-        "speedup_limit": dense["limit_us"] / found["limit_us"],
-        "round_us": 2 * (found["limit_us"] + dense["limit_us"]),
-    }
+    ours, whole = found["limit_us"], dense["limit_us"]
+    return found | {"dense_limit_us": whole, "speedup_limit": whole / ours, "round_us": 2 * (ours + whole)}
 
 
 def _validate_cases(on_gpu: bool, count: int = 200, seed: int = 20250606) -> list[Row]:
@@ -56,14 +52,7 @@ def _validate_cases(on_gpu: bool, count: int = 200, seed: int = 20250606) -> lis
         context = 1024 * draw.choice((1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
         heads, group, dim = draw.choice((1, 2, 4, 8)), draw.choice((1, 2, 4, 5, 8)), draw.choice((64, 128))
         case = attention_case(batch, heads, group, dim, context, 16)
-        case |= draw.choice(
-            (
-                block_topk_case(512, 16),
-                block_topk_case(512, 32),
-                block_topk_case(1024, 32),
-                block_topk_case(2048, 64),
-            )
-        )
+        case |= block_topk_case(*draw.choice(((512, 16), (512, 32), (1024, 32), (2048, 64))))
         case["hidden"] = draw.choice((1024, 2048, 2560, 4096, 5120))
         case["ffn"] = draw.choice((384, 768, 1536, 3072, 6144, 12288))
         fits = 2**25 <= kv_bytes(case) <= 6e9 and 2 * case["budget"] <= context

@@ -22,7 +22,7 @@ from kinetics_lab.measure.suites.model import (
     model_limits,
     policy_of,
     shape_named,
-)
+)  # fmt: skip
 from kinetics_lab.measure.timers import Call
 
 
