@@ -174,7 +174,7 @@ class Silicon:
             f"experts of {model} on {self.gpu} under {self.engine} have rows of other settings",
             asked,
         )
-        t = t.groupby("tokens", as_index=False).us.min()
+        t = t.groupby("tokens", as_index=False)[["us"]].min()
         return _Grid({"tokens": t.tokens}, t.us * 1e-6, lambda n: 1e-5 + 0 * n)("experts", tokens)
 
     def all_reduce(self, gpus: int, elements: ArrayLike) -> np.ndarray:
@@ -182,7 +182,7 @@ class Silicon:
         if gpus == 1:
             return np.zeros(np.shape(elements))
         t = rows("allreduce", self.gpu, self.engine)
-        t = t[t.gpus == gpus].groupby("elements", as_index=False).us.min()
+        t = t[t.gpus == gpus].groupby("elements", as_index=False)[["us"]].min()
         require(len(t) > 0, f"all-reduce on {self.gpu} under {self.engine} was not measured on so many", gpus)
         return _Grid({"elements": t.elements}, t.us * 1e-6, lambda n: 5e-6 + 0 * n)("all_reduce", elements)
 
