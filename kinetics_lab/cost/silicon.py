@@ -357,3 +357,17 @@ def measured_engines(gpu: str, weights: str = "bf16", kv: str = "bf16") -> list[
         except ValueError:
             continue  # not measured
     return found
+
+
+def kernel_shares(silicon: Silicon, q_heads: int, kv_heads: int, each: bool = False) -> pd.DataFrame:
+    """Decode attention as it was measured: ``megabytes`` of KV, ``rate`` (bytes/s); ``each`` batch and context, or the
+    median of those that read as much.
+    """
+    t = silicon._attention
+    t = t[(t.q_heads == q_heads) & (t.kv_heads == kv_heads)]
+    read = 2.0 * t.batch * t.context * kv_heads * HEAD_DIM * BYTES[silicon.kv]
+    t = t.assign(megabytes=read / 1e6, rate=read / (t.us * 1e-6))
+    if each:
+        return t[["batch", "context", "us", "megabytes", "rate"]]
+    size = 2 ** np.round(np.log2(t.megabytes))  # contexts differ by one token
+    return t.groupby(size, as_index=False)[["megabytes", "rate"]].median()
