@@ -1,0 +1,376 @@
+"""Decode steps in seconds, from kernels that NVIDIA's collector measured on nine GPUs.
+
+The tables in ``data/silicon`` hold the time of each kernel alone, its inputs warm, the mean of 6 to 20 replays, no
+spread and no clock: see the manifest. Between grid points not the time is interpolated but its ratio to a law of a
+few constants that is fitted to the table itself (log-linear): the law carries the shape, the table the GPU. Outside
+the grid the nearest ratio holds, and :class:`OutsideGridWarning` names the range; ``inside`` says it without.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from kinetics_lab.data import read_table
+from kinetics_lab.errors import among, require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kinetics_lab.cost.shapes import ModelShape
+
+ENGINE_NAMES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
+#: L2 cache, bytes (whitepapers of the A100, H100, Blackwell, L40S, RTX PRO 6000). What fits is warm in the tables.
+L2_BYTES = {
+    "a100": 40e6, "h100": 50e6, "h200": 50e6, "b200": 126e6, "b300": 126e6, "gb200": 126e6, "gb300": 126e6,
+    "l40s": 96e6, "rtx-pro-6000": 128e6,
+}  # fmt: skip
+#: Bytes of a stored number. NVFP4: half a byte, and a byte of scale for sixteen.
+BYTES = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5625}
+HEAD_DIM = 128  # of the attention that was measured
+ROUTING = "power_law_1.2"  # how tokens choose experts; "balanced" is the other one
+Law = Callable[..., np.ndarray]
+
+
+class OutsideGridWarning(UserWarning):
+    """A time was asked for outside what was measured; the nearest ratio to the law was used."""
+
+
+@cache
+def rows(table: str, gpu: str, engine: str) -> pd.DataFrame:
+    """The rows of one table ("attention", "gemm", ...) of a GPU under an engine, its newest version.
+
+    Raises ``ValueError`` naming what there is for an unknown GPU or engine, or one without rows.
+    """
+    among(sorted(L2_BYTES), gpu, "gpu with measured kernels")
+    among(ENGINE_NAMES, engine, "engine")
+    everything = _table(table)
+    here = everything[everything.gpu == gpu]
+    versions = sorted(here.engine.unique())
+    there = sorted({version.split()[0] for version in versions})
+    require(engine in there, f"{table} on {gpu} was measured under {', '.join(there) or 'no engine'}", engine)
+    newest = max(version for version in versions if version.startswith(f"{engine} "))
+    found = here[here.engine == newest].drop(columns=["gpu"])
+    return found.assign(**{name: found[name].astype(str) for name in found.select_dtypes("category")})
+
+
+@cache
+def _table(name: str) -> pd.DataFrame:
+    return read_table(f"silicon_{name}")
+
+
+class Silicon:
+    """Kernel times of one GPU under one engine, at one precision of weights and one of the KV cache.
+
+    ``gpu``: a key of ``L2_BYTES``; ``engine``: of ``ENGINE_NAMES``; ``weights``, ``kv``: of ``BYTES``. All times are
+    seconds, all arguments broadcast.
+    """
+
+    def __init__(self, gpu: str, engine: str = "vllm", weights: str = "bf16", kv: str = "bf16") -> None:
+        self.gpu, self.engine, self.weights, self.kv = gpu, engine, weights, kv
+        self._products, self._attention = rows("gemm", gpu, engine), rows("attention", gpu, engine)
+        among(sorted(self._products.dtype.unique()), weights, f"weights on {gpu} under {engine}")
+        among(sorted(self._attention.kv.unique()), kv, f"kv on {gpu} under {engine}")
+        self._products = self._products[self._products.dtype == weights]
+        self._attention = self._attention[self._attention.kv == kv]
+        self._heads: dict[tuple[int, int], _Grid] = {}
+
+    def __repr__(self) -> str:
+        return f"{self.gpu}:{self.engine}, weights {self.weights}, KV cache {self.kv}, measured by NVIDIA's collector"
+
+    # --- one kernel -------------------------------------------------------------------------------
+
+    @cached_property
+    def _gemm(self) -> _Grid:
+        t, size = self._products, BYTES[self.weights]
+        rate, bandwidth = self.matrix_rate, self.bandwidth
+
+        def law(m: np.ndarray, n: np.ndarray, k: np.ndarray) -> np.ndarray:
+            return 2e-6 + np.maximum((n * k * size + 2.0 * m * (n + k)) / bandwidth, 2.0 * m * n * k / rate)
+
+        return _Grid({"m": t.m, "n": t.n, "k": t.k}, t.us * 1e-6, law)
+
+    def gemm(self, m: ArrayLike, n: ArrayLike, k: ArrayLike) -> np.ndarray:
+        """A product of ``m`` tokens with an n x k weight, the quantisation of activations included."""
+        return self._gemm("gemm", m, n, k)
+
+    def heads(self, q_heads: int, kv_heads: int) -> tuple[int, int]:
+        """The measured pair of heads that stands for this one: the same KV heads, the nearest group.
+
+        Raises ``ValueError`` where no pair has as many KV heads.
+        """
+        pairs = self._attention[["q_heads", "kv_heads"]].drop_duplicates()
+        fitting = pairs[pairs.kv_heads == kv_heads].q_heads
+        known = sorted(int(n) for n in pairs.kv_heads.unique())
+        require(
+            len(fitting) > 0,
+            f"attention on {self.gpu} under {self.engine} was measured with KV heads {known}",
+            kv_heads,
+        )
+        return int(min(fitting, key=lambda n: (abs(np.log(n / q_heads)), n))), kv_heads
+
+    def _attention_grid(self, q_heads: int, kv_heads: int) -> _Grid:
+        pair = self.heads(q_heads, kv_heads)
+        if pair not in self._heads:
+            t = self._attention[(self._attention.q_heads == pair[0]) & (self._attention.kv_heads == pair[1])]
+            size = 2 * kv_heads * HEAD_DIM * BYTES[self.kv]  # bytes a cached token
+            start, tile, byte = self._attention_law
+
+            def law(batch: np.ndarray, work: np.ndarray) -> np.ndarray:
+                return start + tile * batch * kv_heads + byte * work * size
+
+            # Over batch and batch x context, as the collector's grid ends at equal work: it has few holes so.
+            self._heads[pair] = _Grid({"batch": t.batch, "work": t.batch * t.context}, t.us * 1e-6, law)
+        return self._heads[pair]
+
+    @cached_property
+    def _attention_law(self) -> np.ndarray:
+        """Seconds to start, a sequence and KV head, and a byte of KV: non-negative least squares of relative errors.
+
+        Fitted above twice the L2, where nothing is warm; over all rows where too few are.
+        """
+        from scipy.optimize import nnls
+
+        t = self._attention
+        moved = (2.0 * HEAD_DIM * BYTES[self.kv]) * t.batch * t.kv_heads * t.context
+        cold = moved > 2 * L2_BYTES[self.gpu]
+        least = 0.0
+        if cold.sum() < 200:  # hardly anything beyond the cache: a byte then takes what large weights take
+            cold, least = moved > 0, 1 / self._weight_bandwidth
+        t, moved = t[cold], moved[cold]
+        seconds = t.us.to_numpy(float) * 1e-6
+        terms = np.stack([np.ones(len(t)), t.batch * t.kv_heads, moved], 1) / seconds[:, None]
+        scale = terms.max(0)
+        if least:
+            rest = np.maximum(1 - terms[:, 2] * least, 0)
+            found = np.append(nnls(terms[:, :2] / scale[:2], rest)[0] / scale[:2], least)
+        else:
+            found = nnls(terms / scale, np.ones(len(t)))[0] / scale
+        return np.maximum(found, [1e-6, 0, 1e-15])
+
+    def attention(self, q_heads: int, kv_heads: int, batch: ArrayLike, context: ArrayLike) -> np.ndarray:
+        """Dense decode attention of one layer: ``batch`` sequences of ``context`` cached tokens, heads of 128."""
+        batch, context = np.asarray(batch, float), np.asarray(context, float)
+        return self._attention_grid(q_heads, kv_heads)("attention", batch, batch * context)
+
+    def experts(
+        self, model: str, tokens: ArrayLike, ep: int = 1, tp: int = 1, routing: str = ROUTING
+    ) -> np.ndarray:
+        """The routed experts of one layer, ``tokens`` in all, split over ``tp`` or ``ep`` GPUs."""
+        t = rows("experts", self.gpu, self.engine)
+        known = sorted(t.model.unique())
+        among(known, model, f"model whose experts were measured on {self.gpu} under {self.engine}")
+        # FP8 experts in blocks are what an FP8 checkpoint runs
+        types = {"fp8": ["fp8_block", "fp8"]}.get(self.weights, [self.weights])
+        t = t[(t.model == model) & t.dtype.isin(types) & (t.ep == ep) & (t.tp == tp) & (t.routing == routing)]
+        asked = f"{self.weights}, tp={tp}, ep={ep}, {routing}"
+        require(
+            len(t) > 0,
+            f"experts of {model} on {self.gpu} under {self.engine} have rows of other settings",
+            asked,
+        )
+        t = t.groupby("tokens", as_index=False)[["us"]].min()
+        return _Grid({"tokens": t.tokens}, t.us * 1e-6, lambda n: 1e-5 + 0 * n)("experts", tokens)
+
+    def all_reduce(self, gpus: int, elements: ArrayLike) -> np.ndarray:
+        """An all-reduce of 2-byte ``elements`` over ``gpus`` of one node; nothing for one."""
+        if gpus == 1:
+            return np.zeros(np.shape(elements))
+        t = rows("allreduce", self.gpu, self.engine)
+        t = t[t.gpus == gpus].groupby("elements", as_index=False)[["us"]].min()
+        require(len(t) > 0, f"all-reduce on {self.gpu} under {self.engine} was not measured on so many", gpus)
+        slope = float(t.us.iloc[-1] * 1e-6 / t.elements.iloc[-1])  # large ones take the link's time
+        return _Grid({"elements": t.elements}, t.us * 1e-6, lambda n: 5e-6 + slope * n)(
+            "all_reduce", elements
+        )
+
+    # --- a whole step -----------------------------------------------------------------------------
+
+    def why_not(self, shape: ModelShape, tp: int = 1) -> str:
+        """Why a model cannot be priced, or an empty text."""
+        if shape.kv_lora_rank:
+            return "latent attention: no rows beside its other matrices"
+        if shape.head_dim != HEAD_DIM:
+            return f"heads of {shape.head_dim}, measured: {HEAD_DIM}"
+        if shape.n_q_heads % tp:
+            return f"{shape.n_q_heads} query heads do not split over {tp} GPUs"
+        try:
+            self.heads(shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp))
+            if shape.n_experts:
+                self.experts(shape.name, 1, tp=tp)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def step(
+        self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, tp: int = 1
+    ) -> dict[str, np.ndarray]:
+        """Seconds of one decode step by part: ``parameters``, ``attention``, ``communication``.
+
+        ``batch`` sequences of ``context`` cached tokens, split over ``tp`` GPUs. Kernels only: norms, rotary embedding,
+        activation functions, sampling and the host are not in it. The output head is a product four times wider
+        than any that was measured; its ratio is the widest one's.
+        Raises ``ValueError`` with the reason for a model that was not measured.
+        """
+        require(
+            not (why := self.why_not(shape, tp)),
+            f"{shape.name} has no measured kernels: {why or 'none'}",
+            f"tp={tp}",
+        )
+        batch, context = np.broadcast_arrays(np.asarray(batch, float), np.asarray(context, float))
+        q, kv = shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp)
+        width = shape.hidden
+        layer = self.gemm(batch, (q + 2 * kv) * HEAD_DIM, width) + self.gemm(batch, width, q * HEAD_DIM)
+        if shape.n_experts:
+            layer = (
+                layer + self._quiet(batch, shape.n_experts, width) + self.experts(shape.name, batch, tp=tp)
+            )
+        else:
+            layer = (
+                layer + self.gemm(batch, 2 * shape.ffn / tp, width) + self.gemm(batch, width, shape.ffn / tp)
+            )
+        return {
+            "parameters": shape.n_layers * layer + self._quiet(batch, shape.vocab / tp, width),
+            "attention": shape.n_layers * self.attention(q, kv, batch, context),
+            "communication": 2 * shape.n_layers * self.all_reduce(tp, batch * width),
+        }
+
+    def _quiet(self, m: np.ndarray, n: float, k: float) -> np.ndarray:
+        """A product whose width is known to lie outside the grid: the router's and the output head's."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OutsideGridWarning)
+            return self.gemm(m, n, k)
+
+    def inside(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, tp: int = 1) -> np.ndarray:
+        """Whether a step lies within what was measured (its attention and its tokens)."""
+        batch, context = np.asarray(batch, float), np.asarray(context, float)
+        grid = self._attention_grid(shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp))
+        return grid.inside(batch, batch * context) & self._gemm.inside(batch, 4096.0, 4096.0)
+
+    # --- limits -----------------------------------------------------------------------------------
+
+    @cached_property
+    def matrix_rate(self) -> float:
+        """95th percentile of the rate of large products (m >= 2048, n and k >= 4096), FLOP/s."""
+        t = self._products[
+            (self._products.m >= 2048) & (self._products.n >= 4096) & (self._products.k >= 4096)
+        ]
+        return float(np.percentile(2.0 * t.m * t.n * t.k / (t.us * 1e-6), 95))
+
+    @cached_property
+    def _weight_bandwidth(self) -> float:
+        t, weights = self._products, self._products.n * 1.0 * self._products.k * BYTES[self.weights]
+        large = weights > 512e6
+        return float(np.percentile((weights / (t.us * 1e-6))[large], 95))
+
+    @cached_property
+    def bandwidth(self) -> float:
+        """95th percentile of bytes/s read by products of weights over 512 MB or by attention above 8 x L2, the better."""
+        t = self._attention
+        read = 2.0 * t.batch * t.kv_heads * t.context * HEAD_DIM * BYTES[self.kv]
+        cold = read > 8 * L2_BYTES[self.gpu]
+        rates = (read / (t.us * 1e-6))[cold]
+        return max(self._weight_bandwidth, float(np.percentile(rates, 95)) if len(rates) else 0.0)
+
+    @property
+    def intensity(self) -> float:
+        """Arithmetic intensity as measured, FLOP/byte."""
+        return self.matrix_rate / self.bandwidth
+
+
+class _Grid:
+    """log(measured / law) over logarithmic axes: linear between grid points, the nearest outside, holes filled."""
+
+    def __init__(self, axes: dict[str, Any], seconds: Any, law: Law) -> None:
+        from scipy.interpolate import RegularGridInterpolator
+
+        self.law, self.names = law, list(axes)
+        at = [np.asarray(values, float) for values in axes.values()]
+        self.points = [np.unique(values) for values in at]
+        index = tuple(np.searchsorted(points, values) for points, values in zip(self.points, at, strict=True))
+        ratios = np.full([len(points) for points in self.points], np.nan)
+        ratios[index] = np.log(np.asarray(seconds, float) / law(*at))
+        self.holes = np.isnan(ratios)
+        for axis in reversed(range(ratios.ndim)):
+            ratios = _filled(ratios, axis)
+        logs = [np.log(points) for points in self.points]
+        if any(len(points) == 1 for points in logs):
+            raise ValueError(f"an axis of {self.names} has one point; an interpolation needs two")
+        self.ratio = RegularGridInterpolator(logs, ratios)
+
+    def inside(self, *at: ArrayLike) -> np.ndarray:
+        """Whether points lie within the measured range of every axis, and not in a hole that was filled."""
+        values = np.broadcast_arrays(*(np.asarray(value, float) for value in at))
+        pairs = list(zip(values, self.points, strict=True))
+        ok = np.all(
+            [(value >= p[0] * (1 - 1e-9)) & (value <= p[-1] * (1 + 1e-9)) for value, p in pairs], axis=0
+        )
+        nearest = tuple(
+            np.abs(np.log(np.maximum(value, 1e-9))[..., None] - np.log(p)).argmin(-1) for value, p in pairs
+        )
+        return np.asarray(ok & ~self.holes[nearest])
+
+    def __call__(self, what: str, *at: ArrayLike) -> np.ndarray:
+        """Seconds; ``what`` names the kernel in the warning for points outside."""
+        values = np.broadcast_arrays(*(np.asarray(value, float) for value in at))
+        for name, value in zip(self.names, values, strict=True):
+            require((value > 0) & np.isfinite(value), f"{what}: {name} must be positive and finite", value)
+        outside = ~self.inside(*values)
+        if outside.any():
+            ranges = zip(self.names, self.points, strict=True)
+            said = ", ".join(f"{name} {p[0]:,.0f} to {p[-1]:,.0f}" for name, p in ranges)
+            warnings.warn(
+                f"{what}: {outside.sum()} of {outside.size} points lie outside what was measured ({said}); "
+                "their times are extrapolated",
+                OutsideGridWarning,
+                stacklevel=3,
+            )
+        logs = [np.log(np.clip(value, p[0], p[-1])) for value, p in zip(values, self.points, strict=True)]
+        ratio = self.ratio(np.stack(logs, -1)).reshape(values[0].shape)
+        return np.asarray(np.exp(ratio) * self.law(*values))
+
+
+def _filled(values: np.ndarray, axis: int) -> np.ndarray:
+    """Holes filled along one axis: linear between neighbours, the nearest beyond the ends."""
+    lines = np.moveaxis(values, axis, -1).copy()
+    place = np.arange(lines.shape[-1])
+    for line in lines.reshape(-1, lines.shape[-1]):
+        known = ~np.isnan(line)
+        if known.any() and not known.all():
+            line[~known] = np.interp(place[~known], place[known], line[known])
+    return np.moveaxis(lines, -1, axis)
+
+
+def priced(models: Sequence[ModelShape], silicon: Silicon, tp: int = 1) -> dict[str, str]:
+    """For each model why it cannot be priced; an empty text where it can."""
+    return {shape.name: silicon.why_not(shape, tp) for shape in models}
+
+
+def measured_engines(gpu: str, weights: str = "bf16", kv: str = "bf16") -> list[Silicon]:
+    """The GPU under every engine that was measured on it in these precisions."""
+    found = []
+    for engine in ENGINE_NAMES:
+        try:
+            found.append(Silicon(gpu, engine, weights, kv))
+        except ValueError:
+            continue  # not measured
+    return found
+
+
+def kernel_shares(silicon: Silicon, q_heads: int, kv_heads: int, each: bool = False) -> pd.DataFrame:
+    """Decode attention as it was measured: ``megabytes`` of KV, ``rate`` (bytes/s); ``each`` batch and context, or the
+    median of those that read as much.
+    """
+    t = silicon._attention
+    t = t[(t.q_heads == q_heads) & (t.kv_heads == kv_heads)]
+    read = 2.0 * t.batch * t.context * kv_heads * HEAD_DIM * BYTES[silicon.kv]
+    t = t.assign(megabytes=read / 1e6, rate=read / (t.us * 1e-6))
+    if each:
+        return t[["batch", "context", "us", "megabytes", "rate"]]
+    size = 2 ** np.round(np.log2(t.megabytes))  # contexts differ by one token
+    return t.groupby(size, as_index=False)[["megabytes", "rate"]].median()
