@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from kinetics_lab.cost.shapes import MODELS, ModelShape
+from kinetics_lab.cost.models import MODELS
+from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon import HEAD_DIM, OutsideGridWarning, Silicon
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import require
