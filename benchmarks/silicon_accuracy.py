@@ -19,7 +19,8 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.cost.silicon import L2_BYTES, OutsideGridWarning, Silicon, measured_engines
+from kinetics_lab.cost.silicon import L2_BYTES, Silicon, measured_engines
+from kinetics_lab.cost.silicon.grid import OutsideGridWarning
 
 
 def without(

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from kinetics_lab import MODELS, prefill_cost, read_table
-from kinetics_lab.cost.serving import SERVED, WHY_NOT, against_serving, prefill_seconds, time_per_output_token
 from kinetics_lab.cost.silicon import Silicon
+from kinetics_lab.cost.silicon.serving import (
+    SERVED,
+    WHY_NOT,
+    against_serving,
+    prefill_seconds,
+    time_per_output_token,
+)
 
 LLAMA, H200 = MODELS["llama3-8b"], Silicon("h200", "vllm", "fp8", "fp8")
 

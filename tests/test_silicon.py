@@ -18,12 +18,10 @@ from kinetics_lab.cost.silicon import (
     BYTES,
     HEAD_DIM,
     L2_BYTES,
-    OutsideGridWarning,
     Silicon,
-    _Grid,
-    priced,
     rows,
 )
+from kinetics_lab.cost.silicon.grid import Grid, OutsideGridWarning
 from kinetics_lab.data import data_dir, read_table
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +109,7 @@ def test_grid_points_are_given_back():
 
 def test_a_grid_between_and_beyond_its_points():
     x = np.array([1.0, 4.0, 16.0])
-    grid = _Grid({"x": x}, 3 * x**2, lambda x: x**2)
+    grid = Grid({"x": x}, 3 * x**2, lambda x: x**2)
     assert grid("k", [2.0, 8.0]) == pytest.approx([12.0, 192.0])
     with pytest.warns(
         OutsideGridWarning, match=r"k: 1 of 2 points lie outside what was measured \(x 1 to 16\)"
@@ -126,7 +124,7 @@ def test_a_grid_between_and_beyond_its_points():
 
 def test_a_hole_is_filled_and_counts_as_outside():
     x, y = np.array([1.0, 1, 2, 4, 4]), np.array([1.0, 2, 1, 1, 2])  # (2, 2) is missing
-    grid = _Grid({"x": x, "y": y}, x * y, lambda x, y: x * y)
+    grid = Grid({"x": x, "y": y}, x * y, lambda x, y: x * y)
     with pytest.warns(OutsideGridWarning, match="1 of 1"):
         assert grid("k", 2.0, 2.0) == pytest.approx(4.0)
     assert grid.inside([1.0, 2.0], [2.0, 2.0]).tolist() == [True, False]
@@ -198,7 +196,7 @@ def test_measured_limits_lie_below_the_datasheet():
 
 
 def test_who_can_be_priced():
-    why = priced([MODELS[name] for name in ("qwen3-8b", "llama3-1b", "deepseek-v3", "opt-13b")], H200)
+    why = {name: H200.why_not(MODELS[name]) for name in ("qwen3-8b", "llama3-1b", "deepseek-v3", "opt-13b")}
     assert why["qwen3-8b"] == ""
     assert why["llama3-1b"] == "heads of 64, measured: 128"
     assert "latent attention" in why["deepseek-v3"]

@@ -1,7 +1,6 @@
 """Hugging Face transformers with our caches: its model code, our attention, decoding any number of requests at once.
 
-Nothing of a model is copied. The library calls the attention function registered here, and puts keys and values into
-the cache classes it is given; prompts are read by its own dense attention.
+Nothing of a model is copied: the library calls the attention registered here and fills the caches it is given.
 """
 
 from __future__ import annotations

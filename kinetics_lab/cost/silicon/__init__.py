@@ -9,13 +9,13 @@ the grid the nearest ratio holds, and :class:`OutsideGridWarning` names the rang
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kinetics_lab.cost.silicon.grid import Grid, OutsideGridWarning
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import among, require
 
@@ -34,11 +34,6 @@ L2_BYTES = {
 BYTES = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5625}
 HEAD_DIM = 128  # of the attention that was measured
 ROUTING = "power_law_1.2"  # how tokens choose experts; "balanced" is the other one
-Law = Callable[..., np.ndarray]
-
-
-class OutsideGridWarning(UserWarning):
-    """A time was asked for outside what was measured; the nearest ratio to the law was used."""
 
 
 @cache
@@ -78,7 +73,7 @@ class Silicon:
         among(sorted(self._attention.kv.unique()), kv, f"kv on {gpu} under {engine}")
         self._products = self._products[self._products.dtype == weights]
         self._attention = self._attention[self._attention.kv == kv]
-        self._heads: dict[tuple[int, int], _Grid] = {}
+        self._heads: dict[tuple[int, int], Grid] = {}
 
     def __repr__(self) -> str:
         return f"{self.gpu}:{self.engine}, weights {self.weights}, KV cache {self.kv}, measured by NVIDIA's collector"
@@ -86,14 +81,14 @@ class Silicon:
     # --- one kernel -------------------------------------------------------------------------------
 
     @cached_property
-    def _gemm(self) -> _Grid:
+    def _gemm(self) -> Grid:
         t, size = self._products, BYTES[self.weights]
         rate, bandwidth = self.matrix_rate, self.bandwidth
 
         def law(m: np.ndarray, n: np.ndarray, k: np.ndarray) -> np.ndarray:
             return 2e-6 + np.maximum((n * k * size + 2.0 * m * (n + k)) / bandwidth, 2.0 * m * n * k / rate)
 
-        return _Grid({"m": t.m, "n": t.n, "k": t.k}, t.us * 1e-6, law)
+        return Grid({"m": t.m, "n": t.n, "k": t.k}, t.us * 1e-6, law)
 
     def gemm(self, m: ArrayLike, n: ArrayLike, k: ArrayLike) -> np.ndarray:
         """A product of ``m`` tokens with an n x k weight, the quantisation of activations included."""
@@ -114,7 +109,7 @@ class Silicon:
         )
         return int(min(fitting, key=lambda n: (abs(np.log(n / q_heads)), n))), kv_heads
 
-    def _attention_grid(self, q_heads: int, kv_heads: int) -> _Grid:
+    def _attention_grid(self, q_heads: int, kv_heads: int) -> Grid:
         pair = self.heads(q_heads, kv_heads)
         if pair not in self._heads:
             t = self._attention[(self._attention.q_heads == pair[0]) & (self._attention.kv_heads == pair[1])]
@@ -125,7 +120,7 @@ class Silicon:
                 return start + tile * batch * kv_heads + byte * work * size
 
             # Over batch and batch x context, as the collector's grid ends at equal work: it has few holes so.
-            self._heads[pair] = _Grid({"batch": t.batch, "work": t.batch * t.context}, t.us * 1e-6, law)
+            self._heads[pair] = Grid({"batch": t.batch, "work": t.batch * t.context}, t.us * 1e-6, law)
         return self._heads[pair]
 
     @cached_property
@@ -175,7 +170,7 @@ class Silicon:
             asked,
         )
         t = t.groupby("tokens", as_index=False)[["us"]].min()
-        return _Grid({"tokens": t.tokens}, t.us * 1e-6, lambda n: 1e-5 + 0 * n)("experts", tokens)
+        return Grid({"tokens": t.tokens}, t.us * 1e-6, lambda n: 1e-5 + 0 * n)("experts", tokens)
 
     def all_reduce(self, gpus: int, elements: ArrayLike) -> np.ndarray:
         """An all-reduce of 2-byte ``elements`` over ``gpus`` of one node; nothing for one."""
@@ -185,9 +180,7 @@ class Silicon:
         t = t[t.gpus == gpus].groupby("elements", as_index=False)[["us"]].min()
         require(len(t) > 0, f"all-reduce on {self.gpu} under {self.engine} was not measured on so many", gpus)
         slope = float(t.us.iloc[-1] * 1e-6 / t.elements.iloc[-1])  # large ones take the link's time
-        return _Grid({"elements": t.elements}, t.us * 1e-6, lambda n: 5e-6 + slope * n)(
-            "all_reduce", elements
-        )
+        return Grid({"elements": t.elements}, t.us * 1e-6, lambda n: 5e-6 + slope * n)("all_reduce", elements)
 
     # --- a whole step -----------------------------------------------------------------------------
 
@@ -252,8 +245,6 @@ class Silicon:
         grid = self._attention_grid(shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp))
         return grid.inside(batch, batch * context) & self._gemm.inside(batch, 4096.0, 4096.0)
 
-    # --- limits -----------------------------------------------------------------------------------
-
     @cached_property
     def matrix_rate(self) -> float:
         """95th percentile of the rate of large products (m >= 2048, n and k >= 4096), FLOP/s."""
@@ -281,74 +272,6 @@ class Silicon:
     def intensity(self) -> float:
         """Arithmetic intensity as measured, FLOP/byte."""
         return self.matrix_rate / self.bandwidth
-
-
-class _Grid:
-    """log(measured / law) over logarithmic axes: linear between grid points, the nearest outside, holes filled."""
-
-    def __init__(self, axes: dict[str, Any], seconds: Any, law: Law) -> None:
-        from scipy.interpolate import RegularGridInterpolator
-
-        self.law, self.names = law, list(axes)
-        at = [np.asarray(values, float) for values in axes.values()]
-        self.points = [np.unique(values) for values in at]
-        index = tuple(np.searchsorted(points, values) for points, values in zip(self.points, at, strict=True))
-        ratios = np.full([len(points) for points in self.points], np.nan)
-        ratios[index] = np.log(np.asarray(seconds, float) / law(*at))
-        self.holes = np.isnan(ratios)
-        for axis in reversed(range(ratios.ndim)):
-            ratios = _filled(ratios, axis)
-        logs = [np.log(points) for points in self.points]
-        if any(len(points) == 1 for points in logs):
-            raise ValueError(f"an axis of {self.names} has one point; an interpolation needs two")
-        self.ratio = RegularGridInterpolator(logs, ratios)
-
-    def inside(self, *at: ArrayLike) -> np.ndarray:
-        """Whether points lie within the measured range of every axis, and not in a hole that was filled."""
-        values = np.broadcast_arrays(*(np.asarray(value, float) for value in at))
-        pairs = list(zip(values, self.points, strict=True))
-        ok = np.all(
-            [(value >= p[0] * (1 - 1e-9)) & (value <= p[-1] * (1 + 1e-9)) for value, p in pairs], axis=0
-        )
-        nearest = tuple(
-            np.abs(np.log(np.maximum(value, 1e-9))[..., None] - np.log(p)).argmin(-1) for value, p in pairs
-        )
-        return np.asarray(ok & ~self.holes[nearest])
-
-    def __call__(self, what: str, *at: ArrayLike) -> np.ndarray:
-        """Seconds; ``what`` names the kernel in the warning for points outside."""
-        values = np.broadcast_arrays(*(np.asarray(value, float) for value in at))
-        for name, value in zip(self.names, values, strict=True):
-            require((value > 0) & np.isfinite(value), f"{what}: {name} must be positive and finite", value)
-        outside = ~self.inside(*values)
-        if outside.any():
-            ranges = zip(self.names, self.points, strict=True)
-            said = ", ".join(f"{name} {p[0]:,.0f} to {p[-1]:,.0f}" for name, p in ranges)
-            warnings.warn(
-                f"{what}: {outside.sum()} of {outside.size} points lie outside what was measured ({said}); "
-                "their times are extrapolated",
-                OutsideGridWarning,
-                stacklevel=3,
-            )
-        logs = [np.log(np.clip(value, p[0], p[-1])) for value, p in zip(values, self.points, strict=True)]
-        ratio = self.ratio(np.stack(logs, -1)).reshape(values[0].shape)
-        return np.asarray(np.exp(ratio) * self.law(*values))
-
-
-def _filled(values: np.ndarray, axis: int) -> np.ndarray:
-    """Holes filled along one axis: linear between neighbours, the nearest beyond the ends."""
-    lines = np.moveaxis(values, axis, -1).copy()
-    place = np.arange(lines.shape[-1])
-    for line in lines.reshape(-1, lines.shape[-1]):
-        known = ~np.isnan(line)
-        if known.any() and not known.all():
-            line[~known] = np.interp(place[~known], place[known], line[known])
-    return np.moveaxis(lines, -1, axis)
-
-
-def priced(models: Sequence[ModelShape], silicon: Silicon, tp: int = 1) -> dict[str, str]:
-    """For each model why it cannot be priced; an empty text where it can."""
-    return {shape.name: silicon.why_not(shape, tp) for shape in models}
 
 
 def measured_engines(gpu: str, weights: str = "bf16", kv: str = "bf16") -> list[Silicon]:

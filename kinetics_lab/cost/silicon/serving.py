@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.shapes import ModelShape
-from kinetics_lab.cost.silicon import HEAD_DIM, OutsideGridWarning, Silicon
+from kinetics_lab.cost.silicon import HEAD_DIM, Silicon
+from kinetics_lab.cost.silicon.grid import OutsideGridWarning
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import require
 
