@@ -33,7 +33,10 @@ from queue import Queue
 ROOT = Path(__file__).resolve().parent.parent
 #: Room -> its folder, and the tests that know it best.
 ROOMS = {
-    "cost": ("kinetics_lab/cost", ("cost", "hardware", "policies", "shapes", "reprice", "silicon", "clock", "serving")),
+    "cost": (
+        "kinetics_lab/cost",
+        ("cost", "hardware", "policies", "shapes", "reprice", "silicon", "clock", "serving"),
+    ),
     "traces": ("kinetics_lab/traces", ("trace*", "published", "resample")),
     "laws": ("kinetics_lab/laws", ("frontier", "laws", "resample", "reprice")),
     "planner": ("kinetics_lab/planner", ("plan*",)),

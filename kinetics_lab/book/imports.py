@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import kinetics_lab
+from kinetics_lab.book.parameters import parsed
 from kinetics_lab.data import data_dir, manifest
 
 PACKAGE, KERNELS = "kinetics_lab", "kinetics_kernels"
@@ -48,7 +49,7 @@ def imported(source: str, known: Mapping[str, Path]) -> set[str]:
     Raises SyntaxError where the source is not Python.
     """
     names, homes, whole = set[str](), set[str](), False
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
             whole |= any(alias.name.split(".")[0] == PACKAGE for alias in node.names)
@@ -94,7 +95,7 @@ def _facts(source: str) -> _Facts:
     """The facts of one source; of one that is not Python, that it may do anything."""
     known = modules()
     try:
-        tree = ast.parse(source)
+        tree = parsed(source)
     except SyntaxError:  # magics of IPython, another language
         return _Facts(frozenset(known) - {PACKAGE}, frozenset(), frozenset({"*", MEASURED}), True)
     nodes = list(ast.walk(tree))

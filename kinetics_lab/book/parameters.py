@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from kinetics_lab.book.results import ROW, TABLE
@@ -50,6 +51,15 @@ class Grid:
     axes: dict[str, list[Any]]
     points: list[dict[str, Any]]
     show: str = ""
+
+
+_PARSING = Lock()
+
+
+def parsed(source: str) -> ast.Module:
+    """The syntax tree, one at a time: CPython 3.11 counts nesting for all threads together and fails where two parse."""
+    with _PARSING:
+        return ast.parse(source)
 
 
 def read_notebook(path: Path | str) -> Any:
@@ -95,7 +105,7 @@ def declared_parameters(notebook: Path | str) -> dict[str, Any]:
     tagged = (c for c in read_notebook(notebook).cells if "parameters" in c.metadata.get("tags", []))
     cell = next(tagged, None)
     try:
-        tree = ast.parse(cell.source if cell else "")
+        tree = parsed(cell.source if cell else "")
     except SyntaxError as error:
         raise ValueError(
             f"{notebook}: the parameters cell is not Python: line {error.lineno}: {error.msg}"
