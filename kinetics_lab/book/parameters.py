@@ -30,14 +30,8 @@ from typing import Any
 from kinetics_lab.book.results import ROW, TABLE
 from kinetics_lab.errors import among, require
 
-SECTIONS = {
-    "notebook": str,
-    "fixed": dict,
-    "axes": dict,
-    "zip": list,
-    "exclude": list,
-    "show": str,
-}  # of a grid
+# of a grid
+SECTIONS = {"notebook": str, "fixed": dict, "axes": dict, "zip": list, "exclude": list, "show": str}
 LOOKS = {str: "is one text", dict: "maps names to values", list: "is a list of mappings, - {a: [1, 2]}"}
 RANGE = "a range reads {from: 1, to: 9, step: 2} or {from: 1, to: 16, factor: 2}, and leads to its end"
 MOST_POINTS = 100_000
