@@ -899,6 +899,6 @@ def test_progress_is_shown_where_asked_for(tmp_path, capsys):
     assert capsys.readouterr().err == ""  # this is no terminal
     pd.testing.assert_frame_equal(read_traces(paths, **KINETICS, progress=True), table)
     shown = capsys.readouterr().err
-    assert [path.name for path in paths if path.name in shown] == [path.name for path in paths]
-    size = paths[0].stat().st_size / 1000
-    assert f"{size:.1f}/{size:.1f} kB" in shown
+    size = f"{paths[0].stat().st_size / 1000:.2f}k"
+    assert [path.name for path in paths if f"{path.name}: 100%" in shown] == [path.name for path in paths]
+    assert f"{size}/{size} [" in shown

@@ -7,74 +7,30 @@ error that names file, line, value and what would be right, unless ``skip_bad`` 
 from __future__ import annotations
 
 import csv
-import io
 import os
 import re
-import sys
 import warnings
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.traces.formats import FORMATS, recognise
 from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, bad_answers, repeats, uneven_prompts
-from kinetics_lab.traces.trial import (
-    Record,
-    Run,
-    Tokenizer,
-    TraceFileError,
-    Trial,
-    records,
-    spelling,
-    token_counter,
-)
-
-
-@contextmanager
-def _progress(show: bool) -> Iterator[Callable[[Path], BinaryIO]]:
-    """What opens a file; its size, MB/s and time left go to stderr where they shall be shown."""
-    if not show:
-        yield lambda path: path.open("rb")
-        return
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        # buffered: told a block, not a line
-        yield lambda path: io.BufferedReader(cast(Any, bar.open(path, "rb", description=path.name)))
-
-
-class _Bad:
-    """Bad lines so far; one more than allowed is an error."""
-
-    def __init__(self, allowed: int) -> None:
-        self.allowed, self.seen = allowed, list[str]()
-
-    def add(self, message: str) -> None:
-        self.seen.append(message)
-        if len(self.seen) > self.allowed:
-            which = f" (bad line {len(self.seen)}; skip_bad={self.allowed} allows no more)"
-            raise ValueError(message + which if self.allowed else message)
-
-    def report(self) -> None:
-        if self.seen:
-            shown = "; ".join(self.seen[:5]) + ("; ..." if len(self.seen) > 5 else "")
-            warnings.warn(f"skipped {len(self.seen)} bad lines: {shown}", stacklevel=3)
+from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, records, spelling, token_counter
 
 
 class _Trials:
-    """Trials in compact arrays: 34 bytes each, whatever their text was."""
+    """Trials in compact arrays, 34 bytes each whatever their text was, and the bad lines so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, skip_bad: int) -> None:
         self.groups: dict[tuple[str, ...], int] = {}  # (model, task, policy, problem) -> code
         self.columns = {"group": array("i"), "tokens_in": array("i"), "tokens_out": array("i")}
         self.columns |= {"correct": array("b"), "truncated": array("b"), "trial": array("i")}
@@ -82,15 +38,17 @@ class _Trials:
         self.appends = [column.append for column in self.columns.values()]
         self.starts: list[int] = []  # first row of each file
         self.paths: list[Path] = []
+        self.skip_bad, self.bad = skip_bad, list[str]()
 
     def __len__(self) -> int:
         return len(self.columns["line"])
 
-    def start(self, path: Path) -> int:
-        """Begin a file; the number of trials so far."""
-        self.starts.append(len(self))
-        self.paths.append(path)
-        return len(self)
+    def refuse(self, message: str) -> None:
+        """Count a bad line; one more than allowed is an error."""
+        self.bad.append(message)
+        if len(self.bad) > self.skip_bad:
+            which = f" (bad line {len(self.bad)}; skip_bad={self.skip_bad} allows no more)"
+            raise ValueError(message + which if self.skip_bad else message)
 
     def add(self, line: int, trials: list[Trial]) -> None:
         for group in {trial[:4] for trial in trials} - self.groups.keys():
@@ -108,8 +66,8 @@ class _Trials:
     def where(self, row: int) -> str:
         return f"{self.paths[bisect_right(self.starts, row) - 1]}:{self.columns['line'][row]}"
 
-    def table(self, bad: _Bad) -> pd.DataFrame:
-        """All trials as a checked table, without the rows that contradict earlier ones: those are told to ``bad``.
+    def table(self) -> pd.DataFrame:
+        """All trials as a checked table, without the rows that contradict earlier ones: those are refused.
 
         The table shares the arrays' memory: nothing can be added after this.
         """
@@ -119,7 +77,7 @@ class _Trials:
             for row, what in complaints:
                 wrong.append(row)
                 if (place := self.where(row)) not in told:  # one complaint a line
-                    bad.add(f"{place}: {what}")
+                    self.refuse(f"{place}: {what}")
                 told.add(place)
             return table.drop(wrong) if wrong else table  # a large one is not copied for nothing
 
@@ -146,37 +104,41 @@ class _Trials:
         return table.assign(**used).reset_index(drop=True)
 
 
-def _read_file(file: BinaryIO, run: Run, form: str | None, trials: _Trials, bad: _Bad) -> None:
+def _read_file(path: Path, run: Run, form: str | None, trials: _Trials, silent: bool | None) -> None:
     """Add the trials of one file."""
-    path, parse, first = Path(file.name), None, Record()
-    before, line, skipped = trials.start(path), 0, 0
-    try:
-        for line, record in records(file):
-            try:
-                if isinstance(record, ValueError):
-                    raise record
-                if parse is None:
-                    first, name = record, form or recognise(path, record)
-                    parse = FORMATS[name].parser(path, record, run)
-                    if name == "kinetics":  # that was the metadata
-                        continue
-                trials.add(line, list(parse(record)))
-            except TraceFileError:
-                raise
-            except ValueError as error:
-                skipped += 1
-                bad.add(f"{path}:{line}: {error}")
-    except (TraceFileError, csv.Error) as error:
-        raise ValueError(f"{path}:{line}: {error}" if line else f"{path}: {error}") from None
-    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}:{line + 1}: cannot be read on ({error}); is the file whole?") from None
-    if not (found := len(trials) - before + skipped):
+    parse, promised, line = None, None, 0
+    before, skipped = len(trials), len(trials.bad)
+    trials.starts.append(before)
+    trials.paths.append(path)
+    shown = tqdm(desc=path.name, total=path.stat().st_size, unit="B", unit_scale=True, disable=silent)
+    with path.open("rb") as file, shown as bar:
+        try:
+            for line, record in records(file):
+                bar.update(file.tell() - bar.n)
+                try:
+                    if isinstance(record, ValueError):
+                        raise record
+                    if parse is None:
+                        promised, name = record.get("total_example"), form or recognise(path, record)
+                        parse = FORMATS[name].parser(path, record, run)
+                        if name == "kinetics":  # that was the metadata
+                            continue
+                    trials.add(line, list(parse(record)))
+                except TraceFileError:
+                    raise
+                except ValueError as error:
+                    trials.refuse(f"{path}:{line}: {error}")
+        except (TraceFileError, csv.Error) as error:
+            raise ValueError(f"{path}:{line}: {error}" if line else f"{path}: {error}") from None
+        except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}:{line + 1}: cannot be read on ({error}); is the file whole?") from None
+    if not (found := len(trials) - before + len(trials.bad) - skipped):
         scored = f" scored as {run.metric!r}" if run.metric and line else ""
         raise ValueError(f"{path}: no trials in it{scored}")
-    total = first.get("total_example", found)
-    if isinstance(total, int) and total != found:
-        promise = f"the metadata promise {total} trials, the file has {found}"
-        raise ValueError(f"{path}: {promise}; is it whole?")
+    if isinstance(promised, int) and promised != found:
+        raise ValueError(
+            f"{path}: the metadata promise {promised} trials, the file has {found}; is it whole?"
+        )
 
 
 def _paths(given: Any) -> list[Path]:
@@ -196,8 +158,8 @@ def _paths(given: Any) -> list[Path]:
     if not found:
         raise ValueError("no trace file given; at least one is needed")
     real = [path.resolve() for path in found]
-    for path in found:
-        if real.count(path.resolve()) > 1:
+    for path, one in zip(found, real, strict=True):
+        if real.count(one) > 1:
             raise ValueError(f"{path} was given twice: its trials would count twice")
     return found
 
@@ -252,16 +214,15 @@ def read_traces(
     if format is not None:
         lookup(FORMATS, format, "trace format")
     policy = None if policy is None else spelling(policy)
-    files = _paths(paths)
+    files, trials = _paths(paths), _Trials(skip_bad)
     run = Run(model, task, policy, limit, metric, prompt, token_counter(tokenizer))
-    trials, bad = _Trials(), _Bad(skip_bad)
-    with _progress(sys.stderr.isatty() if progress is None else progress) as opened:
-        for path in files:
-            with opened(path) as file:
-                _read_file(file, run, format, trials, bad)
+    for path in files:
+        _read_file(path, run, format, trials, None if progress is None else not progress)
     if not len(trials):
-        raise ValueError(f"no trials are left in {files[0]} after bad lines: {bad.seen[0]}")
-    table = trials.table(bad)
-    bad.report()
+        raise ValueError(f"no trials are left in {files[0]} after bad lines: {trials.bad[0]}")
+    table = trials.table()
+    if bad := trials.bad:
+        shown = "; ".join(bad[:5]) + ("; ..." if len(bad) > 5 else "")
+        warnings.warn(f"skipped {len(bad)} bad lines: {shown}", stacklevel=2)
     _warn_of_uneven(table)
     return table
