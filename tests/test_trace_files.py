@@ -730,7 +730,7 @@ BAD_REQUESTS = [
     (one(6, choices=[]), ":2: outputs (or choices) must be a list of answers; got []"),
     (
         one(6, choices=[{"finish_reason": "stop"}], usage={"prompt_tokens": 4}),
-        ":2: no token_ids, completion_tokens (of",
+        ":2: no token_ids, usage.completion_tokens, ",
     ),
     (one(2.5), ":2: completion_tokens must be a whole number >= 0; got 2.5"),
     (one(10**400), ":2: completion_tokens must be a whole number >= 0; got 1000"),

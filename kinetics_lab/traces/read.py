@@ -22,7 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from kinetics_lab.errors import lookup, require
-from kinetics_lab.traces.formats import FORMATS, recognise
+from kinetics_lab.traces.formats import PARSERS, recognise
 from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, bad_answers, repeats, uneven_prompts
 from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, records, spelling, token_counter
 
@@ -120,7 +120,7 @@ def _read_file(path: Path, run: Run, form: str | None, trials: _Trials, silent: 
                         raise record
                     if parse is None:
                         promised, name = record.get("total_example"), form or recognise(path, record)
-                        parse = FORMATS[name].parser(path, record, run)
+                        parse = PARSERS[name](path, record, run)
                         if name == "kinetics":  # that was the metadata
                             continue
                     trials.add(line, list(parse(record)))
@@ -212,7 +212,7 @@ def read_traces(
     """
     require(skip_bad >= 0, "skip_bad must be >= 0", skip_bad)
     if format is not None:
-        lookup(FORMATS, format, "trace format")
+        lookup(PARSERS, format, "trace format")
     policy = None if policy is None else spelling(policy)
     files, trials = _paths(paths), _Trials(skip_bad)
     run = Run(model, task, policy, limit, metric, prompt, token_counter(tokenizer))
