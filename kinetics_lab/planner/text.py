@@ -58,12 +58,9 @@ def text(found: pd.DataFrame) -> str:
             if row["note"]:
                 lines.append((" " * 9 if row["setting"] else start) + row["note"])
         lines.append("")
-    legend = LEGEND + UNIFORM * uniform + SCAN * _named(found, ":false") + FREE * bool(found.oracle.any())
+    scans = bool(found.policy.str.contains(":false").any())
+    legend = LEGEND + UNIFORM * uniform + SCAN * scans + FREE * bool(found.oracle.any())
     return "\n".join(lines) + legend.format(level=about["level"])
-
-
-def _named(found: pd.DataFrame, what: str) -> bool:
-    return bool(found.policy.str.contains(what).any())
 
 
 def left_out(found: pd.DataFrame) -> list[str]:
