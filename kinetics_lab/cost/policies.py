@@ -121,9 +121,7 @@ class StridedBlockTopK(BlockTopK):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rule = (
-            f"{self.key}: stride must not exceed block_size={self.block_size} (tokens between would be lost)"
-        )
+        rule = f"{self.key}: stride must not exceed block_size={self.block_size}, or tokens are lost"
         require(self.stride <= self.block_size, rule, self.stride)
 
     @property

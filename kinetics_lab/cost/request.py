@@ -11,7 +11,6 @@ All functions broadcast over arrays. Units: FLOP, bytes, seconds, tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -274,8 +273,4 @@ def _released(policy: Policy, work: _Work) -> _Reads:
     return {"attention": (reads, reads), "search": (computed, moved)}
 
 
-_COUNT: dict[str, Callable[[Policy, _Work], _Reads]] = {
-    "exact": _exact,
-    "paper": _paper,
-    "released": _released,
-}
+_COUNT = {"exact": _exact, "paper": _paper, "released": _released}

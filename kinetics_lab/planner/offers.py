@@ -218,10 +218,9 @@ def comparable(
     left_out = _left_out(rows, table, trials)
     chosen, dense = (table[table.policy.isin(some)] for some in (names, {"dense"}))
     if chosen.empty:
+        lacks = f"no setting covers all {size} problems, as a comparison must"
         why = " | ".join(by_reason(left_out, most=3))
-        raise ValueError(
-            f"task {rows.task.iloc[0]!r}: no setting covers all {size} problems, as a comparison must; {why}"
-        )
+        raise ValueError(f"task {rows.task.iloc[0]!r}: {lacks}; {why}")
     return chosen, dense, left_out
 
 
@@ -238,12 +237,11 @@ def _left_out(rows: pd.DataFrame, table: pd.DataFrame, trials: Sequence[int]) ->
         found.setdefault(model, {}).setdefault(f"{model}, {policy}", {}).setdefault(why, []).append(cut)
     told = dict[str, str]()
     for model, policies in found.items():
-        reasons = {
-            who: "; ".join(
-                f"{why} ({', '.join(cut)})" if len(cuts) > 1 else why for why, cut in cuts.items() if why
-            )
-            for who, cuts in policies.items()
-        }
+        reasons = {}
+        for who, cuts in policies.items():
+            several = len(cuts) > 1
+            parts = [f"{why} ({', '.join(cut)})" if several else why for why, cut in cuts.items() if why]
+            reasons[who] = "; ".join(parts)
         alike = len(reasons) > 1 and len({*reasons.values()}) == 1
         told |= {model: next(iter(reasons.values()))} if alike else reasons
     return {who: why for who, why in told.items() if why}
@@ -272,8 +270,8 @@ def by_reason(left_out: Mapping[str, str], most: int | None = None) -> list[str]
     reasons: dict[str, list[str]] = {}
     for who, why in left_out.items():
         reasons.setdefault(why, []).append(who)
-    more = {why: len(names) - len(names[:most]) for why, names in reasons.items()}
-    return [
-        f"{why}: {'; '.join(names[:most])}" + (f" and {more[why]} more" if more[why] else "")
-        for why, names in reasons.items()
-    ]
+    lines = []
+    for why, names in reasons.items():
+        more = f" and {len(names) - most} more" if most and len(names) > most else ""
+        lines.append(f"{why}: {'; '.join(names[:most])}{more}")
+    return lines

@@ -99,9 +99,8 @@ def plan(
         weights = problem_weights(rows.problem.nunique(), n_boot, seed)
         found = _rows(chosen, dense, given * scale, allocation, halves, weights, level, UNITS[unit])
         plans += [{"task": task, "budget": budget} | row for budget, row in zip(given, found, strict=True)]
-    result = pd.DataFrame(plans).rename(
-        columns={name: f"{name}_{unit}" for name in ("budget", "cost", "spent")}
-    )
+    units = {name: f"{name}_{unit}" for name in ("budget", "cost", "spent")}
+    result = pd.DataFrame(plans).rename(columns=units)
     device = f"{hardware.name} ({hardware.precision})"
     result.attrs = {"unit": unit, "allocation": allocation, "device": device, "level": level}
     result.attrs |= {"left_out": left_out, "n_settings": n_settings}
@@ -142,8 +141,8 @@ def _rows(
             row |= {"dense": reference.accuracy[k], "dense_setting": _text(best)}
         unfit = int((whole.rows[:, k] < 0).sum())
         if unfit == len(whole.problems):
-            least = f"the cheapest, {_text(cheapest)}, costs {cheapest.cost:.3g} {unit}"
-            yield row | {"note": f"nothing fits; {least}"}
+            least = f"{_text(cheapest)}, costs {cheapest.cost:.3g} {unit}"
+            yield row | {"note": f"nothing fits; the cheapest, {least}"}
             continue
         setting, share = _most_frequent(whole, k)
         accuracy, cost, tokens = (whole.values(name)[:, k] for name in ("accuracy", "cost", "tokens"))

@@ -46,9 +46,8 @@ def text(found: pd.DataFrame) -> str:
                 spread = f"{percent(row['accuracy'])} ({percent(row['low'], 0)}-{percent(row['high'], 0)})"
                 halves = f"{percent(row['seen'])}/{percent(row['unseen'])}"
                 tokens = f"{row['tokens'] / 1000:.3g}K" if row["tokens"] >= 1000 else f"{row['tokens']:.0f}"
-                start += (
-                    f"{spread:15}{halves:>11}{percent(row['dense']):>7}{row[f'cost_{unit}']:>9.3g}{tokens:>7}"
-                )
+                start += f"{spread:15}{halves:>11}{percent(row['dense']):>7}"
+                start += f"{row[f'cost_{unit}']:>9.3g}{tokens:>7}"
                 run = row["setting"] + (" *" if row["oracle"] else "")
                 share = f"{often(row['again']):>6}  {run}"
                 lines.append(start + (share if uniform else f"  {percent(row['share'], 0)}%: {run}"))

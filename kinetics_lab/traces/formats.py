@@ -39,8 +39,6 @@ def _table(path: Path, first: Record, run: Run) -> Parse:
         if name not in record:
             return run.said(name)
         value = "" if record[name] is None else str(record[name])
-        if not value.strip():
-            raise ValueError(f"{name} is empty")
         return run.agreed(name, spelling(value) if name == "policy" else value, "the column")
 
     def parse(record: Record) -> Iterable[Trial]:
@@ -82,9 +80,8 @@ def _lm_eval(path: Path, first: Record, run: Run) -> Parse:
         if wanted and name != wanted:
             return
         if (one := seen.setdefault("filter", name)) != name:
-            raise TraceFileError(
-                f"two filters score the same answers ({one} and {name}); choose one: metric='exact_match,{name}'"
-            )
+            both = f"two filters score the same answers ({one} and {name})"
+            raise TraceFileError(f"{both}; choose one: metric='exact_match,{name}'")
         key = metric or _only_metric(record)
         problem, identity = _document(record), record.get("doc_id")
         if problem in documents:
@@ -244,9 +241,8 @@ def recognise(path: Path, first: Record) -> str:
         return "kinetics"
     if first.keys() & {"outputs", "choices", "meta_info", "usage", "response"}:
         return "requests"
-    raise TraceFileError(
-        f"no known format; say format=... ({', '.join(sorted(PARSERS))}); the first line has {', '.join(first)}"
-    )
+    known, found = ", ".join(sorted(PARSERS)), ", ".join(first)
+    raise TraceFileError(f"no known format; say format=... ({known}); the first line has {found}")
 
 
 #: The makers of line parsers, by the names of the formats.

@@ -26,15 +26,17 @@ from kinetics_lab.traces.formats import PARSERS, recognise
 from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, bad_answers, repeats, uneven_prompts
 from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, records, spelling, token_counter
 
+_KNOWN = re.compile(r"\.(jsonl|csv|parquet)(\.gz)?$")
+
 
 class _Trials:
     """Trials in compact arrays, 34 bytes each whatever their text was, and the bad lines so far."""
 
     def __init__(self, skip_bad: int) -> None:
         self.groups: dict[tuple[str, ...], int] = {}  # (model, task, policy, problem) -> code
-        self.columns = {"group": array("i"), "tokens_in": array("i"), "tokens_out": array("i")}
-        self.columns |= {"correct": array("b"), "truncated": array("b"), "trial": array("i")}
-        self.columns |= {"forced_at": array("i"), "mark": array("q"), "line": array("i")}
+        kinds = {"group": "i", "tokens_in": "i", "tokens_out": "i", "correct": "b", "truncated": "b"}
+        kinds |= {"trial": "i", "forced_at": "i", "mark": "q", "line": "i"}
+        self.columns = {name: array(kind) for name, kind in kinds.items()}
         self.appends = [column.append for column in self.columns.values()]
         self.starts: list[int] = []  # first row of each file
         self.paths: list[Path] = []
@@ -136,9 +138,8 @@ def _read_file(path: Path, run: Run, form: str | None, trials: _Trials, silent: 
         scored = f" scored as {run.metric!r}" if run.metric and line else ""
         raise ValueError(f"{path}: no trials in it{scored}")
     if isinstance(promised, int) and promised != found:
-        raise ValueError(
-            f"{path}: the metadata promise {promised} trials, the file has {found}; is it whole?"
-        )
+        promise = f"the metadata promise {promised} trials, the file has {found}"
+        raise ValueError(f"{path}: {promise}; is it whole?")
 
 
 def _paths(given: Any) -> list[Path]:
@@ -147,9 +148,7 @@ def _paths(given: Any) -> list[Path]:
     for path in map(Path, [given] if isinstance(given, (str, os.PathLike)) else given):
         inside = [path]
         if path.is_dir():
-            inside = [
-                p for p in sorted(path.rglob("*")) if re.search(r"\.(jsonl|csv|parquet)(\.gz)?$", p.name)
-            ]
+            inside = [p for p in sorted(path.rglob("*")) if _KNOWN.search(p.name)]
             if not inside:
                 raise ValueError(f"{path}: no .jsonl, .csv or .parquet file in this folder")
         elif not path.is_file():

@@ -41,10 +41,9 @@ def _whole(name: str, value: ArrayLike, least: int) -> np.ndarray:
 
 def _counts(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The three counts of pass@k, checked and broadcast against each other."""
-    n, c, k = np.broadcast_arrays(
-        _whole("n (traces)", n, 1), _whole("c (correct traces)", c, 0), _whole("k (trials)", k, 1)
-    )
-    for value, what in ((c, "c (correct traces)"), (k, "k (trials)")):
+    names = ("n (traces)", "c (correct traces)", "k (trials)")
+    n, c, k = np.broadcast_arrays(*map(_whole, names, (n, c, k), (1, 0, 1)))
+    for value, what in ((c, names[1]), (k, names[2])):
         if (over := value > n).any():
             raise ValueError(f"{what} must not exceed n={n[over][0]} (traces); got {value[over][0]}")
     return n, c, k
