@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import re
+import sys
 from collections import UserDict
 
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 from kinetics_lab.traces import trial as trace_values
 from kinetics_lab.traces.layout import layout_metadata, layout_name
 from kinetics_lab.traces.read import read_traces
-from kinetics_lab.traces.table import COLUMNS, check_traces, summarize, write_traces
+from kinetics_lab.traces.table import COLUMNS, check_traces, summarize
 from kinetics_lab.traces.trial import problem_id
 
 QUESTIONS = ["What is 2 + 2?", "Name  the\nlargest prime below 10.", "How many sides has a cube?"]
@@ -798,34 +799,6 @@ def test_plain_tables(tmp_path, kind):
     pd.testing.assert_frame_equal(table, check_traces(PLAIN.assign(trial=[0, 1, 0])))
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_forced_answers_survive(tmp_path, kind):
-    forced_at = pd.array([None, 150], "Int32")
-    table = check_traces(PLAIN[:2].assign(trial=0, forced_at=forced_at, truncated=False))
-    path = tmp_path / f"traces.{kind}"
-    write_traces(table, path) if kind == "parquet" else table.to_csv(path, index=False)
-    pd.testing.assert_frame_equal(read_traces(path), table)
-
-
-@pytest.mark.parametrize(
-    ("forced", "message"),
-    [
-        ({"trial": 5}, "a forced answer (forced_at 150) without the free trace of the same trial"),
-        ({"tokens_out": 149}, "tokens_out counts all tokens, those before a forced answer too; got 149 for forced_at 150"),
-    ],
-)  # fmt: skip
-def test_a_forced_answer_that_cannot_be_is_a_bad_line(tmp_path, forced, message):
-    table = PLAIN[:2].assign(trial=[0, 1], forced_at=None)
-    answer = dict(table.iloc[1]) | {"forced_at": 150, "tokens_out": 160} | forced
-    path = tmp_path / "traces.csv"
-    pd.concat([table, pd.DataFrame([answer])]).to_csv(path, index=False)
-    with refused(f"{path}:4: {message}"):
-        read_traces(path)
-    with pytest.warns(UserWarning, match="skipped 1 bad lines"):
-        kept = read_traces(path, skip_bad=1)
-    pd.testing.assert_frame_equal(kept[COLUMNS], check_traces(table)[COLUMNS])
-
-
 def test_missing_columns_of_a_table(tmp_path):
     path = tmp_path / "traces.csv"
     PLAIN[:2].drop(columns=["model", "task", "policy", "truncated"]).to_csv(path, index=False)
@@ -893,11 +866,12 @@ def test_what_the_caller_says_must_not_contradict_a_column(tmp_path):
         read_traces(path, policy="dense")
 
 
-def test_progress_is_shown_where_asked_for(tmp_path, capsys):
+def test_progress_is_shown_in_a_terminal(tmp_path, capsys, monkeypatch):
     paths = [write(tmp_path / f"aime24_qwen3-{size}_dense.jsonl", kinetics_lines()) for size in ("4b", "8b")]
     table = read_traces(paths, **KINETICS)
     assert capsys.readouterr().err == ""  # this is no terminal
-    pd.testing.assert_frame_equal(read_traces(paths, **KINETICS, progress=True), table)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    pd.testing.assert_frame_equal(read_traces(paths, **KINETICS), table)
     shown = capsys.readouterr().err
     size = f"{paths[0].stat().st_size / 1000:.2f}k"
     assert [path.name for path in paths if f"{path.name}: 100%" in shown] == [path.name for path in paths]

@@ -46,15 +46,13 @@ def _table(path: Path, first: Record, run: Run) -> Parse:
             if name not in record:
                 raise TraceFileError(f"no column {name}; the trace table needs {', '.join(COLUMNS)}")
         model, task, policy = (name_of(record, name) for name in GROUP[:3])
-        problem, at = record["problem"], record.get("forced_at")
-        name = "" if problem is None else str(problem).strip()
+        problem = "" if record["problem"] is None else str(record["problem"]).strip()
         tokens_in = whole_number(record["tokens_in"], "tokens_in", 1)
         tokens = whole_number(record["tokens_out"], "tokens_out")
         right = verdict_of(record["correct"], "correct")
         cut = verdict_of(record["truncated"], "truncated") if "truncated" in record else run.cut(tokens)
         trial = whole_number(record["trial"], "trial") if "trial" in record else -1
-        forced_at = 0 if at in (None, "") else whole_number(at, "forced_at", 1)
-        yield Trial(model, task, policy, name, tokens_in, tokens, right, cut, trial, forced_at)
+        yield Trial(model, task, policy, problem, tokens_in, tokens, right, cut, trial)
 
     return parse
 

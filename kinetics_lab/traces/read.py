@@ -23,19 +23,19 @@ from tqdm import tqdm
 
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.traces.formats import PARSERS, recognise
-from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, bad_answers, repeats, uneven_prompts
+from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, repeats, uneven_prompts
 from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, records, spelling, token_counter
 
 _KNOWN = re.compile(r"\.(jsonl|csv|parquet)(\.gz)?$")
 
 
 class _Trials:
-    """Trials in compact arrays, 34 bytes each whatever their text was, and the bad lines so far."""
+    """Trials in compact arrays, 30 bytes each whatever their text was, and the bad lines so far."""
 
     def __init__(self, skip_bad: int) -> None:
         self.groups: dict[tuple[str, ...], int] = {}  # (model, task, policy, problem) -> code
         kinds = {"group": "i", "tokens_in": "i", "tokens_out": "i", "correct": "b", "truncated": "b"}
-        kinds |= {"trial": "i", "forced_at": "i", "mark": "q", "line": "i"}
+        kinds |= {"trial": "i", "mark": "q", "line": "i"}
         self.columns = {name: array(kind) for name, kind in kinds.items()}
         self.appends = [column.append for column in self.columns.values()]
         self.starts: list[int] = []  # first row of each file
@@ -61,7 +61,7 @@ class _Trials:
         for trial in trials:
             code = self.groups[trial[:4]]
             mark = 0 if trial.mark is None else hash((code, trial.mark))
-            row = (code, *trial[4:10], mark, line)  # in the order of the columns
+            row = (code, *trial[4:9], mark, line)  # in the order of the columns
             for append, value in zip(self.appends, row, strict=True):
                 append(value)
 
@@ -94,25 +94,22 @@ class _Trials:
         bare = table["trial"] < 0  # numbered in the order read
         group = table.loc[bare, "group"]
         table.loc[bare, "trial"] = group.groupby(group).cumcount().astype(np.int32)
-        at = table["forced_at"].to_numpy()
-        table["forced_at"] = pd.arrays.IntegerArray(at, at == 0)
-        table = table[[*COLUMNS, "forced_at"] if at.any() else COLUMNS]
+        table = table[COLUMNS]
         if not bare.all():  # else nothing can be there twice
             table = without(repeats(table, self.where))
-        table = without(bad_answers(table))
         if len(table) == len(self):
             return table
         used = {name: table[name].cat.remove_unused_categories() for name in GROUP}
         return table.assign(**used).reset_index(drop=True)
 
 
-def _read_file(path: Path, run: Run, form: str | None, trials: _Trials, silent: bool | None) -> None:
+def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
     """Add the trials of one file."""
     parse, promised, line = None, None, 0
     before, skipped = len(trials), len(trials.bad)
     trials.starts.append(before)
     trials.paths.append(path)
-    shown = tqdm(desc=path.name, total=path.stat().st_size, unit="B", unit_scale=True, disable=silent)
+    shown = tqdm(desc=path.name, total=path.stat().st_size, unit="B", unit_scale=True, disable=None)
     with path.open("rb") as file, shown as bar:
         try:
             for line, record in records(file):
@@ -165,8 +162,7 @@ def _paths(given: Any) -> list[Path]:
 
 def _warn_of_uneven(table: pd.DataFrame) -> None:
     """Report problems with fewer trials than others of the same model, task and policy."""
-    free = table[table["forced_at"].isna()] if "forced_at" in table else table
-    sizes = free.groupby(GROUP, observed=True).size()
+    sizes = table.groupby(GROUP, observed=True).size()
     for (model, task, policy), group in sizes.groupby(GROUP[:3], observed=True):
         few = group[group < group.max()]
         if len(few):
@@ -188,13 +184,12 @@ def read_traces(
     metric: str | None = None,
     prompt: Callable[[str], str] | None = None,
     skip_bad: int = 0,
-    progress: bool | None = None,
 ) -> pd.DataFrame:
     """The checked trace table (see ``check_traces``) of one or more files, or of all files in a folder.
 
     Problems are named by ``problem_id`` of the question's text (or by the id the file gives), trials are numbered
     in the order read, over all files; ``.gz`` files are read as they are. Progress goes to stderr where that is a
-    terminal; ``progress`` says otherwise. Formats, recognised by content or ``format`` (see ``traces.formats``):
+    terminal. Formats, recognised by content or ``format`` (see ``traces.formats``):
     kinetics (the published data set and this package's own), lm-eval, requests (vLLM, SGLang, OpenAI), table (CSV,
     Parquet or JSON lines with the table's columns).
 
@@ -216,7 +211,7 @@ def read_traces(
     files, trials = _paths(paths), _Trials(skip_bad)
     run = Run(model, task, policy, limit, metric, prompt, token_counter(tokenizer))
     for path in files:
-        _read_file(path, run, format, trials, None if progress is None else not progress)
+        _read_file(path, run, format, trials)
     if not len(trials):
         raise ValueError(f"no trials are left in {files[0]} after bad lines: {trials.bad[0]}")
     table = trials.table()

@@ -42,7 +42,6 @@ class Trial(NamedTuple):
     correct: bool
     truncated: bool
     trial: int = -1  # to be numbered in the order read
-    forced_at: int = 0  # not forced
     mark: object = None  # what tells a copy of the line: the answer's text or ids, or the request's id
 
 
