@@ -115,12 +115,15 @@ def cost_parts(
     parameters = Cost(2 * params * n_trials * n_out, weight_bytes * np.ones_like(n_in))
 
     work = _Work(n_in, n_out, n_trials, n_out_sq, share_prompt, shape.gqa_ratio)
-    own, dense = (_COUNT[counting](one, work) for one in (policy, Dense()))
-    share = 0 if isinstance(policy, Dense) else dense_layers / shape.n_layers  # of layers that stay dense
+    whole = work.whole_context()
+    own = dense = {"attention": whole, "search": (0 * whole[0], 0 * whole[1])}
+    share = 0.0  # of layers that stay dense
+    if not isinstance(policy, Dense):
+        own, share = _COUNT[counting](policy, work), dense_layers / shape.n_layers
 
     def priced(kind: str, flops: float, elements: float) -> Cost:
         pairs = zip(own[kind], dense[kind], strict=True)
-        computed, moved = ((1 - share) * sparse + share * whole for sparse, whole in pairs)
+        computed, moved = ((1 - share) * sparse + share * full for sparse, full in pairs)
         return Cost(flops * computed, elements * bytes_per_element * moved)
 
     return {
@@ -215,18 +218,16 @@ class _Work:
         return computed, (prompt + own if self.share_prompt else computed)
 
 
-# Each returns token reads as (computed with, moved from memory) for attention and for the search.
+# Each returns token reads as (computed with, moved from memory) for the attention and the search of a sparse policy.
 _Reads = dict[str, tuple[np.ndarray, np.ndarray]]
 _NONE = (np.zeros(()), np.zeros(()))
 
 
 def _exact(policy: Policy, work: _Work) -> _Reads:
-    whole, scan = work.whole_context(), policy.keys_scored_per_token
-    search = (scan * whole[0], scan * whole[1])
-    if isinstance(policy, Dense):
-        return {"attention": whole, "search": search}
+    scanned = policy.keys_scored_per_token
+    computed, moved = work.whole_context()
     reads = work.n_trials * attended(work.n_in, work.n_out, policy.tokens_read, work.n_out_sq)
-    return {"attention": (reads, reads), "search": search}
+    return {"attention": (reads, reads), "search": (scanned * computed, scanned * moved)}
 
 
 def _published_budget(policy: Policy, counting: str) -> float:
@@ -242,22 +243,16 @@ def _published_budget(policy: Policy, counting: str) -> float:
 
 
 def _paper(policy: Policy, work: _Work) -> _Reads:
-    whole = work.whole_context()
-    if isinstance(policy, Dense):
-        return {"attention": whole, "search": _NONE}
     reads = work.n_trials * _published_budget(policy, "paper") * work.n_out  # Eq. 8: no ramp below the budget
     search = _NONE
     if isinstance(policy, BlockTopK):
         # Eq. 9 as printed: the prompt's compute term lacks the factor r that every other compute term has.
         computed = work.n_trials * (work.n_in * work.n_out / work.gqa_ratio + work.square / 2)
-        search = (computed / policy.block_size, whole[1] / policy.block_size)
+        search = (computed / policy.block_size, work.whole_context()[1] / policy.block_size)
     return {"attention": (reads, reads), "search": search}
 
 
 def _released(policy: Policy, work: _Work) -> _Reads:
-    whole = work.whole_context()
-    if isinstance(policy, Dense):
-        return {"attention": whole, "search": _NONE}
     budget = _published_budget(policy, "released")
     ramp = np.maximum(budget - work.n_in, 0) ** 2 / 2
     if not isinstance(policy, BlockTopK):
@@ -269,7 +264,7 @@ def _released(policy: Policy, work: _Work) -> _Reads:
         computed = work.n_trials * ((2 * n_in + n_out) // block) * n_out / 2
         moved = ((2 * n_in + n_out * work.n_trials) // block) * n_out / 2
     else:  # the floor acts on each length, which moments do not tell: left out, under one block in (2 n_in + n_out)
-        computed, moved = whole[0] / block, whole[1] / block
+        computed, moved = (whole / block for whole in work.whole_context())
     return {"attention": (reads, reads), "search": (computed, moved)}
 
 
