@@ -170,15 +170,9 @@ def with_caps(data: pd.DataFrame, caps: Sequence[int]) -> pd.DataFrame:
 
 
 def price(
-    summary: pd.DataFrame,
-    hardware: Hardware,
-    trials: Sequence[int] = TRIALS,
-    *,
-    shapes: Mapping[str, ModelShape] = MODELS,
-    batch: float | str | None = None,
-    reserve: float = 0.1,
-    **options: Any,
-) -> pd.DataFrame:
+    summary: pd.DataFrame, hardware: Hardware, trials: Sequence[int] = TRIALS, *,
+    shapes: Mapping[str, ModelShape] = MODELS, batch: float | str | None = None, reserve: float = 0.1, **options: Any,
+) -> pd.DataFrame:  # fmt: skip
     """``cost_table`` and, for ``batch="fits"``, the batch that fits, with cached elements of the size it takes.
 
     That is, for each task, model, policy and cap, how many sequences at all stages of their answers the memory

@@ -168,30 +168,25 @@ def _warn_of_uneven(table: pd.DataFrame) -> None:
         if len(few):
             problems = few.index.get_level_values("problem")
             names = ", ".join(f"{name} ({size})" for name, size in zip(problems[:5], few[:5], strict=True))
+            names += ", ..." if len(few) > 5 else ""
             what = f"{len(few)} of {len(group)} problems have fewer than {group.max()} trials: {names}"
-            warnings.warn(f"{model}, {task}, {policy}: {what}{', ...' if len(few) > 5 else ''}", stacklevel=3)
+            warnings.warn(f"{model}, {task}, {policy}: {what}", stacklevel=3)
 
 
 def read_traces(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    *,
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *,
     tokenizer: Tokenizer | str | None = None,
-    model: str | None = None,
-    task: str | None = None,
-    policy: str | None = None,
-    format: str | None = None,
-    limit: float | None = None,
-    metric: str | None = None,
-    prompt: Callable[[str], str] | None = None,
+    model: str | None = None, task: str | None = None, policy: str | None = None, format: str | None = None,
+    limit: float | None = None, metric: str | None = None, prompt: Callable[[str], str] | None = None,
     skip_bad: int = 0,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """The checked trace table (see ``check_traces``) of one or more files, or of all files in a folder.
 
     Problems are named by ``problem_id`` of the question's text (or by the id the file gives), trials are numbered
     in the order read, over all files; ``.gz`` files are read as they are. Progress goes to stderr where that is a
-    terminal. Formats, recognised by content or ``format`` (see ``traces.formats``):
-    kinetics (the published data set and this package's own), lm-eval, requests (vLLM, SGLang, OpenAI), table (CSV,
-    Parquet or JSON lines with the table's columns).
+    terminal. Formats, recognised by content or ``format`` (see ``traces.formats``): kinetics (the published data set
+    and this package's own), lm-eval, requests (vLLM, SGLang, OpenAI), table (CSV, Parquet or JSON lines with the
+    table's columns).
 
     tokenizer: where no counts are stored, a function from text to a number of tokens or to its ids, or a
     tokenizer's name on the hub or file (package ``tokenizers``, extra ``traces``); special tokens are not counted.
