@@ -110,10 +110,9 @@ def _ours(first: Record, run: Run) -> Parse:
         stopped = field_of(record, "stopped", str, f"one of {', '.join(STOPS)}")
         truncated = field_of(record, "truncated", bool, "true or false")
         if stopped not in STOPS or (stopped != "repetition" and truncated != (stopped == "length")):
-            raise ValueError(
-                f"stopped must be end (truncated false), length (truncated true) or repetition; "
-                f"got {stopped!r} with truncated {str(truncated).lower()}"
-            )
+            got = f"{stopped!r} with truncated {str(truncated).lower()}"
+            rule = "end (truncated false), length (truncated true) or repetition"
+            raise ValueError(f"stopped must be {rule}; got {got}")
         problem = field_of(record, "problem", str, "the problem's id")
         tokens_in = whole_number(field_of(record, "tokens_in", int, "a count"), "tokens_in", 1)
         tokens = whole_number(field_of(record, "tokens_out", int, "a count"), "tokens_out")
