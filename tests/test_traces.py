@@ -252,28 +252,16 @@ BAD_TABLES = [
     (table(problem=" "), "problem must be text; got ' '"),
     (table(policy="topkk:3"), "policy 'topkk' is not known; did you mean topk"),
     (table(tokens_out=[1, -2, 3]), "tokens_out must be a whole number from 0 to 2147483647; got -2 in row 1"),
-    (
-        table(tokens_out=[1, 2.5, 3]),
-        "tokens_out must be a whole number from 0 to 2147483647; got 2.5 in row 1",
-    ),
+    (table(tokens_out=[1, 2.5, 3]), "tokens_out must be a whole number from 0 to 2147483647; got 2.5 in row 1"),
     (table(tokens_out=[1, 2**31, 3]), "got 2147483648 in row 1"),
     (table(tokens_in=0), "tokens_in must be a whole number from 1 to 2147483647; got 0 in row 0"),
     (table(tokens_in=["x", 1, 2]), "tokens_in must be a whole number from 1 to 2147483647; got 'x' in row 0"),
     (table(trial=[0, 1, np.nan]), "trial must be a whole number from 0"),
-    (
-        table(correct=[1, 100, 0]),
-        "correct must be true or false (1 or 0); got 100 in row 1 (model tiny, problem p0",
-    ),
+    (table(correct=[1, 100, 0]), "correct must be true or false (1 or 0); got 100 in row 1 (model tiny, problem p0"),
     (table(truncated=[0, 0.5, 0]), "truncated must be true or false (1 or 0); got 0.5 in row 1"),
-    (
-        table(trial=[0, 1, 1]),
-        "trace table: row 2 (model tiny, problem p0, trial 1): the same trial of the same problem as row 1 (model",
-    ),
-    (
-        table(tokens_in=[20, 20, 21]),
-        "row 2 (model tiny, problem p0, trial 2): tokens_in must be the same in all traces of problem p0, 20 so far; got 21",
-    ),
-]
+    (table(trial=[0, 1, 1]), "trace table: row 2 (model tiny, problem p0, trial 1): the same trial of the same problem as row 1 (model"),
+    (table(tokens_in=[20, 20, 21]), "row 2 (model tiny, problem p0, trial 2): tokens_in must be the same in all traces of problem p0, 20 so far; got 21"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD_TABLES, ids=[message[:40] for _, message in BAD_TABLES])
