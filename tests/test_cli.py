@@ -397,15 +397,12 @@ def test_a_config_needs_no_name_for_the_one_unknown_model(trace_file, tmp_path, 
         (["--batch", "0"], "batch must be positive"),
         (["--batch", "full"], "batch must be a number, 'fits' or None (endless); got 'full'"),
         (["--model", "a"], "--model must read NAME=SHAPE, or be a config.json alone; got 'a'"),
-        (
-            ["--model", "c.json"],
-            "--model must read NAME=SHAPE unless the traces hold exactly one model without a shape; they hold none",
-        ),
+        (["--model", "c.json"], "--model must read NAME=SHAPE unless the traces hold exactly one model without a shape; they hold none"),
         (["--model", "a=qwen3-9b"], "model 'qwen3-9b' is not known; did you mean qwen3-"),
         (["--model", "a=none/config.json"], "No such file or directory: 'none/config.json'"),
         (["--traces", "none.jsonl"], "none.jsonl: no such file"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_plan_is_one_line_and_exit_2(capsys, options, message):
     assert cli.main([*PLAN, *options]) == 2
     out, err = capsys.readouterr()

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import re
+import sys
 from collections import UserDict
 
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 from kinetics_lab.traces import trial as trace_values
 from kinetics_lab.traces.layout import layout_metadata, layout_name
 from kinetics_lab.traces.read import read_traces
-from kinetics_lab.traces.table import COLUMNS, check_traces, summarize, write_traces
+from kinetics_lab.traces.table import COLUMNS, check_traces, summarize
 from kinetics_lab.traces.trial import problem_id
 
 QUESTIONS = ["What is 2 + 2?", "Name  the\nlargest prime below 10.", "How many sides has a cube?"]
@@ -68,15 +69,10 @@ def refused(message):
         ("aime24_qwen3-8b_dense", {}, "qwen3-8b", "dense"),
         ("aime24_qwen3-14b_dense", {"attn_local": None, "attn_block_size": 16}, "qwen3-14b", "dense"),
         ("aime24_qwen3-0-6b_local0_topk512", TOPK, "qwen3-0.6b", "topk:512"),
-        (
-            "aime24_qwen3-1-7b_local0_block128_blocktopk2",
-            {"attn_local": 0, "attn_block_size": 128, "attn_block_topk": 2},
-            "qwen3-1.7b",
-            "block_topk:256:128",
-        ),
+        ("aime24_qwen3-1-7b_local0_block128_blocktopk2", {"attn_local": 0, "attn_block_size": 128, "attn_block_topk": 2}, "qwen3-1.7b", "block_topk:256:128"),
         ("aime24_mymodel_local64", {"attn_local": 64}, "mymodel", "local:64"),
     ],
-)
+)  # fmt: skip
 def test_the_published_layout(tmp_path, name, metadata, model, policy):
     path = write(tmp_path / f"{name}.jsonl", kinetics_lines(metadata={"total_example": 12} | metadata))
     table = read_traces(path, **KINETICS)
@@ -189,16 +185,13 @@ def test_published_metadata_have_the_published_keys():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (
-            ("a/b", "m", "dense"),
-            "task must be letters, digits and . _ + - (it becomes part of a file's name)",
-        ),
+        (("a/b", "m", "dense"), "task must be letters, digits and . _ + - (it becomes part of a file's name)"),
         (("..", "m", "dense"), "task must be letters, digits and . _ + -"),
         (("t", "Qwen/Qwen3-8B", "dense"), "model must be letters, digits and . + -"),
         (("t", "my_model", "dense"), "model must be letters, digits and . + -"),
         (("t", "m", "topk"), "policy 'topk': topk needs budget"),
     ],
-)
+)  # fmt: skip
 def test_names_that_no_file_can_have(names, message):
     with refused(message):
         layout_name(*names)
@@ -215,14 +208,11 @@ BAD_GENERATED = [
     ({"tokens_in": 99}, ":5: tokens_in must be the same in all traces of problem p0, 7 so far; got 99"),
     ({"tokens_out": True}, ":5: tokens_out must be a whole number >= 0; got True"),
     ({"truncated": 0}, ":5: truncated must be true or false; got 0"),
-    (
-        {"stopped": "length"},
-        ":5: stopped must be end (truncated false), length (truncated true) or repetition; ",
-    ),
+    ({"stopped": "length"}, ":5: stopped must be end (truncated false), length (truncated true) or repetition; "),
     ({"truncated": True}, "got 'end' with truncated true"),
     ({"stopped": "eos"}, "got 'eos' with truncated false"),
     ({"trial": 1}, ":5: the same trial of the same problem as "),
-]
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.* problems have fewer than")
@@ -248,26 +238,14 @@ def test_a_repetition_counts_as_truncated_whatever_is_said(tmp_path):
     ("first", "options", "message"),
     [
         ({"kinetics_lab": 3}, {}, ":1: the first line: kinetics_lab must be an object with model, task and"),
-        (
-            {"kinetics_lab": {"model": "m"}},
-            {},
-            ":1: the first line: no 'task'; it must be a text (found: model)",
-        ),
-        (
-            {"kinetics_lab": {"model": "m", "task": "t", "policy": "topk"}},
-            {},
-            ":1: the first line: policy 'topk': topk needs budget",
-        ),
+        ({"kinetics_lab": {"model": "m"}}, {}, ":1: the first line: no 'task'; it must be a text (found: model)"),
+        ({"kinetics_lab": {"model": "m", "task": "t", "policy": "topk"}}, {}, ":1: the first line: policy 'topk': topk needs budget"),
         ({"kinetics_lab": {"model": " ", "task": "aime24", "policy": "topk:512"}}, {}, "model is empty"),
         ({"attn_topk": 256}, {}, ":1: the first line says policy topk:512, its metadata say attn_topk=256"),
-        (
-            {},
-            {"task": "gsm8k"},
-            ":1: the first line: task='gsm8k' was given, but the first line says 'aime24'",
-        ),
+        ({}, {"task": "gsm8k"}, ":1: the first line: task='gsm8k' was given, but the first line says 'aime24'"),
         ({}, {"policy": "dense"}, "policy='dense' was given, but the first line says 'topk:512'"),
     ],
-)
+)  # fmt: skip
 def test_a_generation_that_contradicts_itself_or_the_caller(tmp_path, first, options, message):
     lines = generation("topk:512")
     lines[0] |= first
@@ -355,21 +333,15 @@ BAD_LINES = [
     (put(5, "\x00\x01"), ":5: not a JSON object but"),
     (put(5, "[1, 2]"), ":5: each line must be a JSON object; got [1, 2]"),
     (put(5, "[" * 100_000), ":5: not a JSON object but"),
-    (
-        change(5, query=None),
-        ":5: no 'query'; it must be the question's text (found: choices, prediction, score)",
-    ),
+    (change(5, query=None), ":5: no 'query'; it must be the question's text (found: choices, prediction, score)"),
     (change(5, query=3), ":5: query must be the question's text; got 3"),
     (change(5, prediction=["a", "b"]), ":5: prediction must be a list with one text; got ['a', 'b']"),
     (change(5, prediction="a"), ":5: prediction must be a list with one text; got 'a'"),
     (change(5, score=37.5), ":5: score must be 0, 1 or 100 (or true, false); got 37.5"),
     (change(5, score=math.nan), ":5: score must be 0, 1 or 100 (or true, false); got nan"),
     (change(5, score="100"), ":5: score must be 0.0 or 100.0; got '100'"),
-    (
-        put(13, kinetics_lines()[2]),
-        ":13: a copied line, or not sampled at all: the same answer, word for word, or the same request as ",
-    ),
-]
+    (put(13, kinetics_lines()[2]), ":13: a copied line, or not sampled at all: the same answer, word for word, or the same request as "),
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.* problems have fewer than")
@@ -563,21 +535,9 @@ def test_one_filter_is_chosen_as_in_the_harness_results(tmp_path):
 
 
 BAD_LM_EVAL = [
-    (
-        {"resps": [["a", "b"]]},
-        {},
-        ":2: 2 answers but 1 value of exact_match: which answers are right is not logged",
-    ),
-    (
-        {"resps": [[["-1.5", "False"]], [["-2", "True"]]]},
-        {},
-        ":2: resps must hold one list of generated texts",
-    ),
-    (
-        {"metrics": ["em", "f1"]},
-        {},
-        ":2: which score says that an answer is right? give metric=..., one of em, f1",
-    ),
+    ({"resps": [["a", "b"]]}, {}, ":2: 2 answers but 1 value of exact_match: which answers are right is not logged"),
+    ({"resps": [[["-1.5", "False"]], [["-2", "True"]]]}, {}, ":2: resps must hold one list of generated texts"),
+    ({"metrics": ["em", "f1"]}, {}, ":2: which score says that an answer is right? give metric=..., one of em, f1"),
     ({}, {"metric": "acc"}, ":1: no 'acc'; it must be the score (found: doc_id, doc,"),
     ({"exact_match": 0.5}, {}, ":2: exact_match must be 0, 1 or 100 (or true, false); got 0.5"),
     ({"doc": {"Problem": QUESTIONS[0]}}, {}, ":2: doc_id 1 asks what doc_id 0 asked before"),
@@ -585,7 +545,7 @@ BAD_LM_EVAL = [
     ({"doc": {}, "doc_hash": None}, {}, ":2: doc_hash must be the document's hash; got None"),
     ({}, {"model": None}, ":1: the file does not say which model this is; give model=..."),
     ({}, {"policy": None}, ":1: the file does not say which policy this is; give policy=..."),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("values", "options", "message"), BAD_LM_EVAL, ids=[m[2][:40] for m in BAD_LM_EVAL])
@@ -713,45 +673,24 @@ def test_names_in_a_request(tmp_path):
 
 BAD_REQUESTS = [
     (one(6, correct=None), ":2: correct must be 0, 1 or 100 (or true, false); got None"),
-    (
-        {k: v for k, v in one(6).items() if k != "correct"},
-        ":2: 1 answers need a value of correct (or score); got 0",
-    ),
+    ({k: v for k, v in one(6).items() if k != "correct"}, ":2: 1 answers need a value of correct (or score); got 0"),
     (OPENAI | {"correct": 1}, ":2: 2 answers need a value of correct (or score) for each; got 1"),
     (OPENAI, ":2: token counts are not stored here"),
-    (
-        one(6, choices=[{"text": "v", "finish_reason": "abort"}]),
-        ":2: finish_reason must be 'stop' or 'length'",
-    ),
-    (
-        one(6, choices=[{"text": "v"}]),
-        ":2: the file does not say which answers the generation limit cut; give limit",
-    ),
+    (one(6, choices=[{"text": "v", "finish_reason": "abort"}]), ":2: finish_reason must be 'stop' or 'length'"),
+    (one(6, choices=[{"text": "v"}]), ":2: the file does not say which answers the generation limit cut; give limit"),
     (one(6, choices=[]), ":2: outputs (or choices) must be a list of answers; got []"),
-    (
-        one(6, choices=[{"finish_reason": "stop"}], usage={"prompt_tokens": 4}),
-        ":2: no token_ids, completion_tokens (of",
-    ),
+    (one(6, choices=[{"finish_reason": "stop"}], usage={"prompt_tokens": 4}), ":2: no token_ids, usage.completion_tokens, "),
     (one(2.5), ":2: completion_tokens must be a whole number >= 0; got 2.5"),
     (one(10**400), ":2: completion_tokens must be a whole number >= 0; got 1000"),
-    (
-        one(6, usage={"prompt_tokens": 0, "completion_tokens": 6}),
-        ":2: prompt_tokens must be a whole number >= 1; got 0",
-    ),
+    (one(6, usage={"prompt_tokens": 0, "completion_tokens": 6}), ":2: prompt_tokens must be a whole number >= 1; got 0"),
     (one(6, prompt_token_ids="abc"), ":2: prompt_token_ids must be a list of token ids; got 'abc'"),
     (one(6, prompt_token_ids=[1, 2, 3]), ":2: tokens_in must be the same in all traces of problem"),
     (one(6, prompt=None), ":2: no problem: give each line a problem (its id) or the prompt's text"),
-    (
-        one(6, prompt=None, problem=3, usage={"completion_tokens": 6}),
-        ":2: no prompt_token_ids, usage.prompt_tokens,",
-    ),
-    (
-        one(6, model="b/other"),
-        ":3: answers of two models in one file (a/tiny and b/other); one file per model",
-    ),
+    (one(6, prompt=None, problem=3, usage={"completion_tokens": 6}), ":2: no prompt_token_ids, usage.prompt_tokens,"),
+    (one(6, model="b/other"), ":3: answers of two models in one file (a/tiny and b/other); one file per model"),
     (one(5), ":2: a copied line, or not sampled at all: "),
     (one(6, response={"status_code": 500}), ":2: response must hold the server's answer as body; got None"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("line", "message"), BAD_REQUESTS, ids=[message[:45] for _, message in BAD_REQUESTS])
@@ -796,34 +735,6 @@ def test_plain_tables(tmp_path, kind):
     assert table["problem"].tolist() == ["00123456", "00123456", "1e5"]  # names, not numbers
     assert table["policy"].tolist() == ["dense", "dense", "topk:512"]
     pd.testing.assert_frame_equal(table, check_traces(PLAIN.assign(trial=[0, 1, 0])))
-
-
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_forced_answers_survive(tmp_path, kind):
-    forced_at = pd.array([None, 150], "Int32")
-    table = check_traces(PLAIN[:2].assign(trial=0, forced_at=forced_at, truncated=False))
-    path = tmp_path / f"traces.{kind}"
-    write_traces(table, path) if kind == "parquet" else table.to_csv(path, index=False)
-    pd.testing.assert_frame_equal(read_traces(path), table)
-
-
-@pytest.mark.parametrize(
-    ("forced", "message"),
-    [
-        ({"trial": 5}, "a forced answer (forced_at 150) without the free trace of the same trial"),
-        ({"tokens_out": 149}, "tokens_out counts all tokens, those before a forced answer too; got 149 for forced_at 150"),
-    ],
-)  # fmt: skip
-def test_a_forced_answer_that_cannot_be_is_a_bad_line(tmp_path, forced, message):
-    table = PLAIN[:2].assign(trial=[0, 1], forced_at=None)
-    answer = dict(table.iloc[1]) | {"forced_at": 150, "tokens_out": 160} | forced
-    path = tmp_path / "traces.csv"
-    pd.concat([table, pd.DataFrame([answer])]).to_csv(path, index=False)
-    with refused(f"{path}:4: {message}"):
-        read_traces(path)
-    with pytest.warns(UserWarning, match="skipped 1 bad lines"):
-        kept = read_traces(path, skip_bad=1)
-    pd.testing.assert_frame_equal(kept[COLUMNS], check_traces(table)[COLUMNS])
 
 
 def test_missing_columns_of_a_table(tmp_path):
@@ -893,12 +804,13 @@ def test_what_the_caller_says_must_not_contradict_a_column(tmp_path):
         read_traces(path, policy="dense")
 
 
-def test_progress_is_shown_where_asked_for(tmp_path, capsys):
+def test_progress_is_shown_in_a_terminal(tmp_path, capsys, monkeypatch):
     paths = [write(tmp_path / f"aime24_qwen3-{size}_dense.jsonl", kinetics_lines()) for size in ("4b", "8b")]
     table = read_traces(paths, **KINETICS)
     assert capsys.readouterr().err == ""  # this is no terminal
-    pd.testing.assert_frame_equal(read_traces(paths, **KINETICS, progress=True), table)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    pd.testing.assert_frame_equal(read_traces(paths, **KINETICS), table)
     shown = capsys.readouterr().err
-    assert [path.name for path in paths if path.name in shown] == [path.name for path in paths]
-    size = paths[0].stat().st_size / 1000
-    assert f"{size:.1f}/{size:.1f} kB" in shown
+    size = f"{paths[0].stat().st_size / 1000:.2f}k"
+    assert [path.name for path in paths if f"{path.name}: 100%" in shown] == [path.name for path in paths]
+    assert f"{size}/{size} [" in shown

@@ -123,7 +123,7 @@ def test_no_right_trace_or_only_right_ones_do_not_make_it_certain():
     assert isinstance(pass_at_k_std(32, 3, 4), float)
 
 
-def table(rows=(), **columns):
+def table(**columns):
     """A trace table: one problem, three trials, or the columns given instead. Synthetic."""
     base = {
         "model": "tiny",
@@ -136,8 +136,7 @@ def table(rows=(), **columns):
         "correct": [True, False, True],
         "truncated": False,
     }
-    made = pd.DataFrame(base | columns)
-    return pd.concat([made, pd.DataFrame([dict(made.iloc[0]) | row for row in rows])]) if rows else made
+    return pd.DataFrame(base | columns)
 
 
 def test_a_summary_holds_counts_and_moments():
@@ -221,38 +220,6 @@ def test_beyond_the_generation_limit_nothing_is_known():
         summarize(cut, caps=[100, 251])
 
 
-def forced(*rows):
-    made = table(rows, truncated=[False, False, False])
-    return made.assign(forced_at=[None] * 3 + [row["forced_at"] for row in rows])
-
-
-def test_forced_answers_replace_the_traces_a_cap_cuts():
-    traces = forced(
-        {"trial": 1, "tokens_out": 210, "correct": True, "forced_at": 200},
-        {"trial": 2, "tokens_out": 215, "correct": False, "forced_at": 200},
-        {"trial": 0, "tokens_out": 205, "correct": False, "forced_at": 200},  # not cut: the free trace counts
-    )
-    found = summarize(traces, caps=[200, 300]).set_index("cap")
-    assert found["n_correct"].to_dict() == {200: 2, 300: 1}
-    assert found["mean_tokens"].to_dict() == pytest.approx(
-        {200: (100 + 210 + 215) / 3, 300: (100 + 250 + 300) / 3}
-    )
-    assert summarize(traces)["mean_tokens"].tolist() == [250]  # without caps they are left out
-
-
-def test_a_trace_that_ended_by_its_limit_at_the_cap_is_cut_there():
-    traces = forced({"trial": 2, "tokens_out": 407, "correct": False, "forced_at": 400})
-    traces["truncated"] = [False, False, True, False]
-    found = summarize(traces, caps=[400])
-    assert found["n_correct"].tolist() == [1]
-    assert found["mean_tokens"].tolist() == pytest.approx([(100 + 250 + 407) / 3])
-
-
-def test_forced_answers_for_some_of_the_cut_traces_are_refused():
-    with pytest.raises(ValueError, match="cap 200: 1 of the 2 traces it cuts have no forced answer, row 2"):
-        summarize(forced({"trial": 1, "tokens_out": 210, "forced_at": 200}), caps=[200])
-
-
 @pytest.mark.parametrize("caps", [[], [0], [100, 100], [10.5], ["all"]])
 def test_caps_that_make_no_sense(caps):
     with pytest.raises(ValueError, match="caps"):
@@ -285,40 +252,16 @@ BAD_TABLES = [
     (table(problem=" "), "problem must be text; got ' '"),
     (table(policy="topkk:3"), "policy 'topkk' is not known; did you mean topk"),
     (table(tokens_out=[1, -2, 3]), "tokens_out must be a whole number from 0 to 2147483647; got -2 in row 1"),
-    (
-        table(tokens_out=[1, 2.5, 3]),
-        "tokens_out must be a whole number from 0 to 2147483647; got 2.5 in row 1",
-    ),
+    (table(tokens_out=[1, 2.5, 3]), "tokens_out must be a whole number from 0 to 2147483647; got 2.5 in row 1"),
     (table(tokens_out=[1, 2**31, 3]), "got 2147483648 in row 1"),
     (table(tokens_in=0), "tokens_in must be a whole number from 1 to 2147483647; got 0 in row 0"),
     (table(tokens_in=["x", 1, 2]), "tokens_in must be a whole number from 1 to 2147483647; got 'x' in row 0"),
     (table(trial=[0, 1, np.nan]), "trial must be a whole number from 0"),
-    (
-        table(correct=[1, 100, 0]),
-        "correct must be true or false (1 or 0); got 100 in row 1 (model tiny, problem p0",
-    ),
+    (table(correct=[1, 100, 0]), "correct must be true or false (1 or 0); got 100 in row 1 (model tiny, problem p0"),
     (table(truncated=[0, 0.5, 0]), "truncated must be true or false (1 or 0); got 0.5 in row 1"),
-    (
-        table(trial=[0, 1, 1]),
-        "trace table: row 2 (model tiny, problem p0, trial 1): the same trial of the same problem as row 1 (model",
-    ),
-    (
-        table(tokens_in=[20, 20, 21]),
-        "row 2 (model tiny, problem p0, trial 2): tokens_in must be the same in all traces of problem p0, 20 so far; got 21",
-    ),
-    (
-        table(forced_at=[0, None, None]),
-        "forced_at must be a whole number from 1 to 2147483647; got 0.0 in row 0",
-    ),
-    (
-        table(forced_at=[None, None, 300]),
-        "row 2 (model tiny, problem p0, trial 2): a forced answer (forced_at 300) without the free trace",
-    ),
-    (
-        forced({"trial": 1, "tokens_out": 150, "forced_at": 200}),
-        "trial 1): tokens_out counts all tokens, those before a forced answer too; got 150 for forced_at 200",
-    ),
-]
+    (table(trial=[0, 1, 1]), "trace table: row 2 (model tiny, problem p0, trial 1): the same trial of the same problem as row 1 (model"),
+    (table(tokens_in=[20, 20, 21]), "row 2 (model tiny, problem p0, trial 2): tokens_in must be the same in all traces of problem p0, 20 so far; got 21"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD_TABLES, ids=[message[:40] for _, message in BAD_TABLES])
@@ -330,9 +273,8 @@ def test_tables_that_are_refused(bad, message):
 
 def test_traces_are_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "traces.parquet"
-    assert write_traces(forced({"trial": 1, "tokens_out": 210, "forced_at": 200}), path) == path
+    assert write_traces(table(), path) == path
     back = pd.read_parquet(path)
-    assert back["forced_at"].isna().tolist() == [True, True, True, False]
     pd.testing.assert_frame_equal(summarize(back), summarize(table()))
     before = path.read_bytes()
     with pytest.raises(ValueError, match="correct must be"):

@@ -35,13 +35,10 @@ def cost(
     device = find_hardware(hardware, precision)
     options = {"counting": counting, "bytes_per_element": device.bytes_per_element, "batch": batch}
     found = decode_cost(find_model(model), parse_policy(policy), n_in, n_out, n_trials, **options)
-    numbers = {
-        "flops": float(found.flops),
-        "bytes": float(found.bytes),
-        "eflops": float(found.eflops(device, combine)),
-        "seconds": float(found.seconds(device, combine)),
-    }
-    print(json.dumps(numbers | {"arguments": given | {"precision": device.precision}}))
+    numbers = {"flops": found.flops, "bytes": found.bytes}
+    numbers |= {"eflops": found.eflops(device, combine), "seconds": found.seconds(device, combine)}
+    told = {name: float(number) for name, number in numbers.items()}
+    print(json.dumps(told | {"arguments": given | {"precision": device.precision}}))
 
 
 def plan(
@@ -77,15 +74,14 @@ def plan(
     data = offers.load(traces)
     if not traces:
         print(f"kinetics-lab: no --traces: planning with {offers.EMBEDDED}", file=sys.stderr)
-    if dense_layers is None:
-        dense_layers = 0 if traces else offers.EMBEDDED_DENSE_LAYERS
+        dense_layers = offers.EMBEDDED_DENSE_LAYERS if dense_layers is None else dense_layers
     device = lab.find_hardware(hardware, precision, n_devices)
     shapes = offers.own_models(offers.name_models(model, data))
     sequences: Any = batch
     with suppress(TypeError, ValueError):  # None and "fits" stay
         sequences = float(sequences)
     found = lab.plan(data, device, budget, unit=unit, allocation=allocation, policies=policies, topk=topk, trials=trials,
-                     caps=caps, shapes=shapes, batch=sequences, dense_layers=dense_layers)  # fmt: skip
+                     caps=caps, shapes=shapes, batch=sequences, dense_layers=dense_layers or 0)  # fmt: skip
     for line in text.left_out(found):
         print(f"kinetics-lab: left out: {line}", file=sys.stderr)
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))

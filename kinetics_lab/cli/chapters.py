@@ -53,16 +53,13 @@ def run(
     print(*(pages(done.executed, notebook) if page else [done.folder]), sep="\n")
 
 
-def _resources(given: list[str]) -> dict[str, float]:
-    """NAME=N as a table."""
-    found = {}
-    for text in given:
-        name, _, count = text.partition("=")
-        try:
-            found[name] = float(count)
-        except ValueError:
-            raise ValueError(f"--resources must read NAME=N; got {text!r}") from None
-    return found
+def _count(text: str) -> tuple[str, float]:
+    """NAME=N as a pair."""
+    name, _, count = text.partition("=")
+    try:
+        return name, float(count)
+    except ValueError:
+        raise ValueError(f"--resources must read NAME=N; got {text!r}") from None
 
 
 def sweep(
@@ -83,14 +80,12 @@ def sweep(
         print(*sweeps.listing(grid, out), sep="\n")
         return
     found = sweeps.sweep(grid, out, executor=executor, workers=workers, scheduler=scheduler,
-                         resources=_resources(resources), retry=retry)  # fmt: skip
+                         resources=dict(map(_count, resources)), retry=retry)  # fmt: skip
     print(*filter(None, [found.results, *found.pages]), sep="\n")
     if found.failed:
         name, why = next(iter(found.failed.items()))
-        raise RuntimeError(
-            f"{len(found.failed)} of {found.points} points failed, {name} with: {why}; tracebacks are in "
-            f"{out / 'points'}, and --retry runs them again"
-        )
+        failed = f"{len(found.failed)} of {found.points} points failed, {name} with: {why}"
+        raise RuntimeError(f"{failed}; tracebacks are in {out / 'points'}, and --retry runs them again")
 
 
 def book(
@@ -140,9 +135,7 @@ def serve(*, port: Annotated[int, Option(help="port of the address 127.0.0.1")] 
 
 
 def claims(
-    findings: Annotated[
-        Path | None, Argument(help="a claims.jsonl (the newest one under _build/runs)")
-    ] = None,
+    findings: Annotated[Path | None, Argument(help="a claims.jsonl (newest under _build/runs)")] = None,
 ) -> None:
     """Print the scorecard of the newest runs. Every published number beside the one found here."""
     from kinetics_lab.book.claims import scorecard

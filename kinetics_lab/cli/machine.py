@@ -79,9 +79,8 @@ def generate(
     from kinetics_lab.decode import generate as engine
     from kinetics_lab.decode import grade, hf
 
-    settings = engine.Settings(
-        **{field.name: given[field.name] for field in fields(engine.Settings) if field.name in given}
-    )
+    named = {field.name for field in fields(engine.Settings)}
+    settings = engine.Settings(**{name: value for name, value in given.items() if name in named})
     asked = grade.problems(problems)
     device = device or ("cuda" if hf.torch.cuda.is_available() else "cpu")
     loaded, tokenizer = hf.load_model(model, device=device, dtype=dtype)

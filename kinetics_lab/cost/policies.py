@@ -7,7 +7,7 @@ to, and ``keys_scored_per_token``, how many search keys it scores for every toke
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, astuple, dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -24,16 +24,10 @@ class Policy:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool):
-                continue
-            least = 0 if field.default == 0 else 1
-            whole = isinstance(value, int | np.integer)
-            require(
-                bool(whole) and value >= least,
-                f"{self.key}: {field.name} must be an integer >= {least}",
-                value,
-            )
+            value, least = getattr(self, field.name), 0 if field.default == 0 else 1
+            whole = isinstance(value, int | np.integer) and value >= least
+            rule = f"{self.key}: {field.name} must be an integer >= {least}"
+            require(whole or isinstance(value, bool), rule, value)
 
     @property
     def tokens_read(self) -> float:
@@ -46,12 +40,10 @@ class Policy:
         return 0.0
 
     def __str__(self) -> str:
-        values = [
-            (str(getattr(self, f.name)).lower(), getattr(self, f.name) != f.default) for f in fields(self)
-        ]
-        while values and not values[-1][1]:  # trailing defaults go unsaid
-            values.pop()
-        return ":".join([self.key, *(text for text, _ in values)])
+        values, defaults = astuple(self), [field.default for field in fields(self)]
+        said = max((i + 1 for i, value in enumerate(values) if value != defaults[i]), default=0)
+        texts = [str(value).lower() for value in values[:said]]  # defaults at the end go unsaid
+        return ":".join([self.key, *texts])
 
 
 @dataclass(frozen=True)
@@ -104,11 +96,8 @@ class BlockTopK(_Budgeted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.budget % self.block_size == 0,
-            f"{self.key}: budget must be a multiple of block_size={self.block_size}",
-            self.budget,
-        )
+        rule = f"{self.key}: budget must be a multiple of block_size={self.block_size}"
+        require(self.budget % self.block_size == 0, rule, self.budget)
 
     @property
     def n_blocks(self) -> int:
@@ -132,11 +121,8 @@ class StridedBlockTopK(BlockTopK):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.stride <= self.block_size,
-            f"{self.key}: stride must not exceed block_size={self.block_size} (tokens between would be lost)",
-            self.stride,
-        )
+        rule = f"{self.key}: stride must not exceed block_size={self.block_size}, or tokens are lost"
+        require(self.stride <= self.block_size, rule, self.stride)
 
     @property
     def keys_scored_per_token(self) -> float:
@@ -167,9 +153,8 @@ class Local(Policy):
         return self.window + self.sink
 
 
-POLICIES: dict[str, type[Policy]] = {
-    cls.key: cls for cls in (Dense, TopK, BlockTopK, StridedBlockTopK, Quest, Local)
-}
+_ALL: tuple[type[Policy], ...] = (Dense, TopK, BlockTopK, StridedBlockTopK, Quest, Local)
+POLICIES = {cls.key: cls for cls in _ALL}
 
 
 def parse_policy(text: str) -> Policy:
@@ -181,11 +166,8 @@ def parse_policy(text: str) -> Policy:
         raise ValueError(f"policy {text!r}: {name} takes at most {len(names)} numbers ({', '.join(names)})")
     arguments: dict[str, int | bool] = {}
     for field, value in zip(names, values, strict=False):
-        if value in ("true", "false"):
-            arguments[field] = value == "true"
-            continue
         try:
-            arguments[field] = int(value)
+            arguments[field] = value == "true" if value in ("true", "false") else int(value)
         except ValueError:
             raise ValueError(f"policy {text!r}: {field} must be a whole number, got {value!r}") from None
     needed = [field.name for field in fields(cls) if field.default is MISSING]

@@ -11,7 +11,6 @@ All functions broadcast over arrays. Units: FLOP, bytes, seconds, tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,6 @@ from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Policy, TopK
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import among, require
 
-COUNTINGS = ("exact", "paper", "released")
 COMBINES = ("add", "max")
 Number = Any  # a float or an array of floats, whatever the arguments broadcast to
 
@@ -87,35 +85,22 @@ def attended(
 
 
 def cost_parts(
-    shape: ModelShape,
-    policy: Policy,
-    n_in: ArrayLike,
-    n_out: ArrayLike,
-    n_trials: ArrayLike = 1,
-    *,
-    n_out_sq: ArrayLike | None = None,
-    counting: str = "exact",
-    bytes_per_element: float = 2,
-    share_prompt: bool = True,
-    dense_layers: int = 0,
-    params: ArrayLike | None = None,
-    batch: ArrayLike | None = None,
-) -> dict[str, Cost]:
+    shape: ModelShape, policy: Policy, n_in: ArrayLike, n_out: ArrayLike, n_trials: ArrayLike = 1, *,
+    n_out_sq: ArrayLike | None = None, counting: str = "exact", bytes_per_element: float = 2,
+    share_prompt: bool = True, dense_layers: int = 0, params: ArrayLike | None = None, batch: ArrayLike | None = None,
+) -> dict[str, Cost]:  # fmt: skip
     """The cost of one request by part: ``parameters``, ``attention``, ``search``. See :func:`decode_cost`."""
     n_in, n_out, n_trials = (np.asarray(x, float) for x in (n_in, n_out, n_trials))
     require((n_in >= 0) & np.isfinite(n_in), "n_in must be >= 0 and finite (tokens)", n_in)
     require((n_out >= 0) & np.isfinite(n_out), "n_out must be >= 0 and finite (tokens)", n_out)
     require((n_trials >= 1) & np.isfinite(n_trials), "n_trials must be >= 1", n_trials)
     require(bytes_per_element > 0, "bytes_per_element must be positive", bytes_per_element)
-    require(
-        0 <= dense_layers <= shape.n_layers,
-        f"dense_layers must be 0..{shape.n_layers} for {shape.name}",
-        dense_layers,
-    )
+    rule = f"dense_layers must be 0..{shape.n_layers} for {shape.name}"
+    require(0 <= dense_layers <= shape.n_layers, rule, dense_layers)
     if n_out_sq is not None:
         n_out_sq = np.asarray(n_out_sq, float)
         require(n_out_sq >= n_out**2 * (1 - 1e-9), "n_out_sq must be >= n_out**2 (it is E[L^2])", n_out_sq)
-    among(COUNTINGS, counting, "counting")
+    among(_COUNT, counting, "counting")
     if params is None:
         released = shape.released_params or shape.n_active_params
         params = shape.n_matmul_params if counting == "exact" else released
@@ -129,14 +114,16 @@ def cost_parts(
         weight_bytes = shape.weights_read(batch) * bytes_per_element / batch * n_trials * n_out
     parameters = Cost(2 * params * n_trials * n_out, weight_bytes * np.ones_like(n_in))
 
-    tokens = _COUNT[counting]
     work = _Work(n_in, n_out, n_trials, n_out_sq, share_prompt, shape.gqa_ratio)
-    own, dense = tokens(policy, work), tokens(Dense(), work)
-    share = 0 if isinstance(policy, Dense) else dense_layers / shape.n_layers  # of layers that stay dense
+    whole = work.whole_context()
+    own = dense = {"attention": whole, "search": (0 * whole[0], 0 * whole[1])}
+    share = 0.0  # of layers that stay dense
+    if not isinstance(policy, Dense):
+        own, share = _COUNT[counting](policy, work), dense_layers / shape.n_layers
 
     def priced(kind: str, flops: float, elements: float) -> Cost:
         pairs = zip(own[kind], dense[kind], strict=True)
-        computed, moved = ((1 - share) * sparse + share * whole for sparse, whole in pairs)
+        computed, moved = ((1 - share) * sparse + share * full for sparse, full in pairs)
         return Cost(flops * computed, elements * bytes_per_element * moved)
 
     return {
@@ -177,18 +164,15 @@ def decode_cost(
 def prefill_cost(shape: ModelShape, n_in: ArrayLike, *, params: ArrayLike | None = None) -> Cost:
     """Cost of reading the prompt, which the law leaves out: 2 P n_in plus causal attention, in FLOP.
 
-    The output head is needed for the last prompt token only, and counted once.
-
-    Its traffic is one pass over the weights and one write of the cache, shared by everything in the batch,
-    and is small beside its arithmetic; it is not counted.
+    The output head is needed for the last prompt token only, and counted once. The traffic, one pass over the weights
+    and one write of the cache for the whole batch, is small beside the arithmetic and not counted.
     """
     n_in = np.asarray(n_in, float)
     require(n_in >= 0, "n_in must be >= 0 (tokens)", n_in)
     params = shape.n_matmul_params if params is None else np.asarray(params, float)
     body = params - shape.head_params
     flops = 2 * (body * n_in + shape.head_params * np.minimum(n_in, 1))
-    flops = flops + shape.attention_flops_per_token * attended(0, n_in)
-    return Cost(flops, np.zeros_like(n_in))
+    return Cost(flops + shape.attention_flops_per_token * attended(0, n_in), np.zeros_like(n_in))
 
 
 def max_batch(
@@ -234,18 +218,16 @@ class _Work:
         return computed, (prompt + own if self.share_prompt else computed)
 
 
-# Each returns token reads as (computed with, moved from memory) for attention and for the search.
+# Each returns token reads as (computed with, moved from memory) for the attention and the search of a sparse policy.
 _Reads = dict[str, tuple[np.ndarray, np.ndarray]]
+_NONE = (np.zeros(()), np.zeros(()))
 
 
 def _exact(policy: Policy, work: _Work) -> _Reads:
-    whole = work.whole_context()
-    scan = policy.keys_scored_per_token
-    search = (scan * whole[0], scan * whole[1])
-    if isinstance(policy, Dense):
-        return {"attention": whole, "search": search}
+    scanned = policy.keys_scored_per_token
+    computed, moved = work.whole_context()
     reads = work.n_trials * attended(work.n_in, work.n_out, policy.tokens_read, work.n_out_sq)
-    return {"attention": (reads, reads), "search": search}
+    return {"attention": (reads, reads), "search": (scanned * computed, scanned * moved)}
 
 
 def _published_budget(policy: Policy, counting: str) -> float:
@@ -261,39 +243,29 @@ def _published_budget(policy: Policy, counting: str) -> float:
 
 
 def _paper(policy: Policy, work: _Work) -> _Reads:
-    whole, none = work.whole_context(), (np.zeros(()), np.zeros(()))
-    if isinstance(policy, Dense):
-        return {"attention": whole, "search": none}
     reads = work.n_trials * _published_budget(policy, "paper") * work.n_out  # Eq. 8: no ramp below the budget
-    search = none
+    search = _NONE
     if isinstance(policy, BlockTopK):
         # Eq. 9 as printed: the prompt's compute term lacks the factor r that every other compute term has.
         computed = work.n_trials * (work.n_in * work.n_out / work.gqa_ratio + work.square / 2)
-        search = (computed / policy.block_size, whole[1] / policy.block_size)
+        search = (computed / policy.block_size, work.whole_context()[1] / policy.block_size)
     return {"attention": (reads, reads), "search": search}
 
 
 def _released(policy: Policy, work: _Work) -> _Reads:
-    whole, none = work.whole_context(), (np.zeros(()), np.zeros(()))
-    if isinstance(policy, Dense):
-        return {"attention": whole, "search": none}
     budget = _published_budget(policy, "released")
     ramp = np.maximum(budget - work.n_in, 0) ** 2 / 2
     if not isinstance(policy, BlockTopK):
         reads = work.n_trials * (budget * work.n_out + ramp)  # adds the ramp that it should subtract
-        return {"attention": (reads, reads), "search": none}
+        return {"attention": (reads, reads), "search": _NONE}
     reads = work.n_trials * (budget * work.n_out - ramp)
     n_in, n_out, block = work.n_in, work.n_out, policy.block_size
     if work.n_out_sq is None:
         computed = work.n_trials * ((2 * n_in + n_out) // block) * n_out / 2
         moved = ((2 * n_in + n_out * work.n_trials) // block) * n_out / 2
     else:  # the floor acts on each length, which moments do not tell: left out, under one block in (2 n_in + n_out)
-        computed, moved = whole[0] / block, whole[1] / block
+        computed, moved = (whole / block for whole in work.whole_context())
     return {"attention": (reads, reads), "search": (computed, moved)}
 
 
-_COUNT: dict[str, Callable[[Policy, _Work], _Reads]] = {
-    "exact": _exact,
-    "paper": _paper,
-    "released": _released,
-}
+_COUNT = {"exact": _exact, "paper": _paper, "released": _released}

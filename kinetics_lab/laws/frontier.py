@@ -168,16 +168,13 @@ def uniform_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accu
     keys = [name for name in SETTING if name in table]
     setting = table.groupby(keys, sort=False, dropna=False, observed=True).ngroup().to_numpy()
     n_settings = setting.max() + 1
-    twice = table.duplicated([*keys, "problem"])
-    require(
-        not twice.any(), "a setting must have one row per problem", table[twice].head(1).to_dict("records")
-    )
+    if (twice := table.duplicated([*keys, "problem"])).any():
+        require(False, "a setting must have one row per problem", table[twice].head(1).to_dict("records"))
     rows = np.full((n_settings, len(problems)), -1)
     rows[setting, problem] = np.arange(len(table))
     rows = rows[(rows >= 0).all(1)]
-    require(
-        len(rows) > 0, "no setting covers every problem", table[keys].drop_duplicates().to_dict("records")
-    )
+    if not len(rows):
+        require(False, "no setting covers every problem", table[keys].drop_duplicates().to_dict("records"))
     price = table.eflops.to_numpy(float)[rows].mean(1)
     value = table[score].to_numpy(float)[rows].mean(1)
     front = pareto_frontier(price, value)

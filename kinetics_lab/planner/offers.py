@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,10 @@ def load(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
         return read_table(EMBEDDED)
     first = Path(paths[0])
     if len(paths) == 1 and first.suffix in (".csv", ".parquet") and first.is_file():
-        try:
+        with suppress(ValueError):  # whatever is wrong with it, read_traces says so
             table = pd.read_csv(first) if first.suffix == ".csv" else pd.read_parquet(first)
-        except ValueError:  # whatever is wrong with it, read_traces says so
-            return read_traces(paths)
-        if set(SUMMARY) <= set(table.columns):
-            return table
+            if set(SUMMARY) <= set(table.columns):
+                return table
     return read_traces(paths)
 
 
@@ -57,24 +56,22 @@ def own_models(given: Mapping[str, str]) -> dict[str, ModelShape]:
 
 def name_models(given: Iterable[str], data: pd.DataFrame) -> dict[str, str]:
     """Texts NAME=SHAPE as NAME -> SHAPE; a ``config.json`` without NAME is for the one model nothing else tells of."""
-    shapes, nameless = {}, []
-    for text in given:
-        name, equals, shape = text.partition("=")
-        if name and shape:
-            shapes[name] = shape
-        elif equals or not text.endswith(".json"):
+    parts = [text.partition("=") for text in given]
+    shapes = {name: shape for name, _, shape in parts if shape}
+    for name, equals, shape in parts:
+        if equals and name and shape:
+            continue
+        if equals or not name.endswith(".json"):
+            text = name + equals + shape
             raise ValueError(f"--model must read NAME=SHAPE, or be a config.json alone; got {text!r}")
-        else:
-            nameless.append(text)
-    for shape in nameless:
         open_ = sorted({*map(str, data.model.unique())} - {*MODELS, *shapes})
         if len(open_) != 1:
             held = f"{len(open_)} ({', '.join(open_)})" if open_ else "none"
             raise ValueError(
                 f"--model must read NAME=SHAPE unless the traces hold exactly one model without a shape; "
-                f"they hold {held}; got {shape!r}"
+                f"they hold {held}; got {name!r}"
             )
-        shapes[open_[0]] = shape
+        shapes[open_[0]] = name
     return shapes
 
 
@@ -108,19 +105,16 @@ def _summary(data: pd.DataFrame) -> pd.DataFrame:
         if not right.all():
             i = int(np.flatnonzero(~right)[0])
             where = ", ".join(f"{name} {given[name].iloc[i]}" for name in keys)
-            got = given[column].tolist()[i]
-            raise ValueError(
-                f"summary: {column} must be {rule}; got {got!r} in row {data.index[i]} ({where})"
-            )
+            got = f"{given[column].tolist()[i]!r} in row {data.index[i]} ({where})"
+            raise ValueError(f"summary: {column} must be {rule}; got {got}")
 
     for column in keys[:4]:
         refuse(column, data[column].notna(), "given")
     for column, least in (("tokens_in", 0), ("n_traces", 1), ("n_correct", 0)):
-        whole = (data[column] % 1 == 0) & (data[column] >= least)
-        refuse(column, whole, f"a whole number >= {least}")
+        refuse(column, (data[column] % 1 == 0) & (data[column] >= least), f"a whole number >= {least}")
     refuse("n_correct", data.n_correct <= data.n_traces, "at most n_traces")
     for column in ("mean_tokens", "mean_sq_tokens"):
-        refuse(column, (data[column] >= 0) & (data[column] < np.inf), "a number >= 0")
+        refuse(column, data[column].between(0, np.inf, inclusive="left"), "a number >= 0")
     square = data.mean_tokens**2 * (1 - 1e-9)  # equal but for rounding, for answers of one length
     refuse("mean_sq_tokens", data.mean_sq_tokens >= square, "at least mean_tokens squared (it is E[L^2])")
     for column in caps:
@@ -176,15 +170,9 @@ def with_caps(data: pd.DataFrame, caps: Sequence[int]) -> pd.DataFrame:
 
 
 def price(
-    summary: pd.DataFrame,
-    hardware: Hardware,
-    trials: Sequence[int] = TRIALS,
-    *,
-    shapes: Mapping[str, ModelShape] = MODELS,
-    batch: float | str | None = None,
-    reserve: float = 0.1,
-    **options: Any,
-) -> pd.DataFrame:
+    summary: pd.DataFrame, hardware: Hardware, trials: Sequence[int] = TRIALS, *,
+    shapes: Mapping[str, ModelShape] = MODELS, batch: float | str | None = None, reserve: float = 0.1, **options: Any,
+) -> pd.DataFrame:  # fmt: skip
     """``cost_table`` and, for ``batch="fits"``, the batch that fits, with cached elements of the size it takes.
 
     That is, for each task, model, policy and cap, how many sequences at all stages of their answers the memory
@@ -224,10 +212,9 @@ def comparable(
     left_out = _left_out(rows, table, trials)
     chosen, dense = (table[table.policy.isin(some)] for some in (names, {"dense"}))
     if chosen.empty:
+        lacks = f"no setting covers all {size} problems, as a comparison must"
         why = " | ".join(by_reason(left_out, most=3))
-        raise ValueError(
-            f"task {rows.task.iloc[0]!r}: no setting covers all {size} problems, as a comparison must; {why}"
-        )
+        raise ValueError(f"task {rows.task.iloc[0]!r}: {lacks}; {why}")
     return chosen, dense, left_out
 
 
@@ -236,20 +223,19 @@ def _left_out(rows: pd.DataFrame, table: pd.DataFrame, trials: Sequence[int]) ->
     setting, problems = ["model", "policy", "cap"], rows.problem.unique()
     rows = rows.assign(cap=rows.cap.fillna(0) if "cap" in rows else 0)  # a cap of 0 stands for none
     there = set(map(tuple, table[setting].fillna(0).to_numpy(object)))
-    found: dict[str, dict[str, dict[str, list[str]]]] = {}  # model -> policy -> reason -> caps
+    found: dict[str, dict[str, dict[str, list[str]]]] = {}  # model -> "model, policy" -> reason -> caps
     for key, part in rows.groupby(setting, sort=False, observed=True):
         model, policy, cap = map(str, key)
         why = _why(part.set_index("problem").n_traces, problems, key in there, trials)
         cut = f"cap {float(cap):.0f}" if float(cap) else "whole answers"
-        found.setdefault(model, {}).setdefault(policy, {}).setdefault(why, []).append(cut)
+        found.setdefault(model, {}).setdefault(f"{model}, {policy}", {}).setdefault(why, []).append(cut)
     told = dict[str, str]()
     for model, policies in found.items():
         reasons = {}
-        for policy, cuts in policies.items():
-            parts = [
-                f"{why} ({', '.join(cut)})" if len(cuts) > 1 else why for why, cut in cuts.items() if why
-            ]
-            reasons[f"{model}, {policy}"] = "; ".join(parts)
+        for who, cuts in policies.items():
+            several = len(cuts) > 1
+            parts = [f"{why} ({', '.join(cut)})" if several else why for why, cut in cuts.items() if why]
+            reasons[who] = "; ".join(parts)
         alike = len(reasons) > 1 and len({*reasons.values()}) == 1
         told |= {model: next(iter(reasons.values()))} if alike else reasons
     return {who: why for who, why in told.items() if why}
@@ -278,8 +264,8 @@ def by_reason(left_out: Mapping[str, str], most: int | None = None) -> list[str]
     reasons: dict[str, list[str]] = {}
     for who, why in left_out.items():
         reasons.setdefault(why, []).append(who)
-    return [
-        f"{why}: {'; '.join(names[:most])}"
-        + (f" and {len(names[most:])} more" if names[:most] != names else "")
-        for why, names in reasons.items()
-    ]
+    lines = []
+    for why, names in reasons.items():
+        more = f" and {len(names) - most} more" if most and len(names) > most else ""
+        lines.append(f"{why}: {'; '.join(names[:most])}{more}")
+    return lines

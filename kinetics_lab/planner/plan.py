@@ -44,6 +44,11 @@ ALLOCATIONS = {"uniform": uniform_allocation, "oracle": oracle_allocation}
 UNITS = {"s": "device seconds", "eflops": "eFLOPs"}
 KEYS = [*SETTING]
 UNIT = ["model", "policy", "problem"]  # traces of one problem are exchangeable
+_NONE: dict[str, Any] = {  # a row, in the order of its columns, of a budget that nothing fits
+    "setting": "", "model": "", "policy": "", "cap": np.nan, "n_trials": 0, "share": 0.0, "oracle": False,
+    **dict.fromkeys(("accuracy", "low", "high", "cost", "tokens", "again"), np.nan), "runner_up": "",
+    **dict.fromkeys(("runner_up_accuracy", "beats", "seen", "unseen", "spent", "dense"), np.nan), "dense_setting": "",
+}  # fmt: skip
 
 
 def plan(
@@ -85,7 +90,7 @@ def plan(
     priced = inputs.price(summary, hardware, trials, shapes=shapes, batch=batch, reserve=reserve, **options)
     scale = 1.0 if unit == "eflops" else hardware.peak_flops / hardware.n_devices
     priced = priced.assign(cost=priced.eflops / scale, who=_who(priced))
-    left_out, n_settings, plans = dict[str, str](), dict[str, int](), []
+    left_out, n_settings, plans = dict[str, str](), dict[str, int](), list[dict[str, Any]]()
     for task, rows in summary.groupby("task", sort=False):
         chosen, dense, lacks = inputs.comparable(rows, priced[priced.task == task], names, trials)
         left_out |= {f"{task}: {who}": why for who, why in lacks.items()}
@@ -93,10 +98,9 @@ def plan(
         halves = _halves(chosen, data[data.task == task], caps, n_splits, seed)
         weights = problem_weights(rows.problem.nunique(), n_boot, seed)
         found = _rows(chosen, dense, given * scale, allocation, halves, weights, level, UNITS[unit])
-        plans.append(pd.DataFrame(found).assign(task=task, budget=given))
-    result = pd.concat(plans, ignore_index=True)
-    result = result[["task", "budget", *result.columns[:-2]]]
-    result = result.rename(columns={name: f"{name}_{unit}" for name in ("budget", "cost", "spent")})
+        plans += [{"task": task, "budget": budget} | row for budget, row in zip(given, found, strict=True)]
+    units = {name: f"{name}_{unit}" for name in ("budget", "cost", "spent")}
+    result = pd.DataFrame(plans).rename(columns=units)
     device = f"{hardware.name} ({hardware.precision})"
     result.attrs = {"unit": unit, "allocation": allocation, "device": device, "level": level}
     result.attrs |= {"left_out": left_out, "n_settings": n_settings}
@@ -115,33 +119,23 @@ def _text(setting: Mapping[str, Any]) -> str:
 
 
 def _rows(
-    table: pd.DataFrame,
-    dense: pd.DataFrame,
-    costs: np.ndarray,
-    allocation: str,
-    halves: Iterator[pd.DataFrame] | str,
-    weights: np.ndarray,
-    level: float,
-    unit: str,
-) -> Iterator[dict[str, Any]]:
+    table: pd.DataFrame, dense: pd.DataFrame, costs: np.ndarray, allocation: str,
+    halves: Iterator[pd.DataFrame] | str, weights: np.ndarray, level: float, unit: str,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """A row for each cost, from the tables of one task."""
     allocate = ALLOCATIONS[allocation]
     whole, reference = allocate(table, costs), allocate(dense, costs) if len(dense) else None
     rivals = curves(table, costs, "who", uniform_allocation) if allocation == "uniform" else {}
-    unjudged = halves if isinstance(halves, str) else ""
-    scores = np.full((3, len(costs)), np.nan)
-    if not isinstance(halves, str):
+    unjudged, scores = "", np.full((3, len(costs)), np.nan)
+    if isinstance(halves, str):
+        unjudged = halves
+    else:
         scores = np.array([each.mean(0) for each in out_of_sample(halves, costs, allocate, "cost")])
         scores[:, scores[2] == 0] = np.nan  # nothing fits
     mean = table.groupby(KEYS, dropna=False, as_index=False).cost.mean()
     cheapest = mean.loc[mean.cost.idxmin()]
     for k in range(len(costs)):
-        row = {"setting": "", "model": "", "policy": "", "cap": np.nan, "n_trials": 0, "share": 0.0}
-        row |= dict.fromkeys(("oracle", "accuracy", "low", "high", "cost", "tokens"), np.nan)
-        row |= {"oracle": False, "again": np.nan, "runner_up": ""}
-        row |= dict.fromkeys(("runner_up_accuracy", "beats"), np.nan)
-        row |= dict(zip(("seen", "unseen", "spent"), scores[:, k], strict=True))
-        row |= {"dense": np.nan, "dense_setting": ""}
+        row = _NONE | dict(zip(("seen", "unseen", "spent"), scores[:, k], strict=True))
         if reference is not None and (reference.rows[:, k] >= 0).any():
             best, _ = _most_frequent(reference, k)
             row |= {"dense": reference.accuracy[k], "dense_setting": _text(best)}

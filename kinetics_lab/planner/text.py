@@ -46,9 +46,8 @@ def text(found: pd.DataFrame) -> str:
                 spread = f"{percent(row['accuracy'])} ({percent(row['low'], 0)}-{percent(row['high'], 0)})"
                 halves = f"{percent(row['seen'])}/{percent(row['unseen'])}"
                 tokens = f"{row['tokens'] / 1000:.3g}K" if row["tokens"] >= 1000 else f"{row['tokens']:.0f}"
-                start += (
-                    f"{spread:15}{halves:>11}{percent(row['dense']):>7}{row[f'cost_{unit}']:>9.3g}{tokens:>7}"
-                )
+                start += f"{spread:15}{halves:>11}{percent(row['dense']):>7}"
+                start += f"{row[f'cost_{unit}']:>9.3g}{tokens:>7}"
                 run = row["setting"] + (" *" if row["oracle"] else "")
                 share = f"{often(row['again']):>6}  {run}"
                 lines.append(start + (share if uniform else f"  {percent(row['share'], 0)}%: {run}"))
@@ -58,12 +57,9 @@ def text(found: pd.DataFrame) -> str:
             if row["note"]:
                 lines.append((" " * 9 if row["setting"] else start) + row["note"])
         lines.append("")
-    legend = LEGEND + UNIFORM * uniform + SCAN * _named(found, ":false") + FREE * bool(found.oracle.any())
+    scans = bool(found.policy.str.contains(":false").any())
+    legend = LEGEND + UNIFORM * uniform + SCAN * scans + FREE * bool(found.oracle.any())
     return "\n".join(lines) + legend.format(level=about["level"])
-
-
-def _named(found: pd.DataFrame, what: str) -> bool:
-    return bool(found.policy.str.contains(what).any())
 
 
 def left_out(found: pd.DataFrame) -> list[str]:

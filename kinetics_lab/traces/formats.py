@@ -1,8 +1,8 @@
 """The formats of trace files: how each is recognised, and the parser of its lines.
 
-A new format is one more entry of ``FORMATS``: a sign by which a file is known from its path and first record, and
-a function that makes its line parser. A parser turns a record into trials; it raises ValueError for a bad line and
-``TraceFileError`` for what is wrong with the file as a whole.
+A new format is one more sign in ``recognise``, and in ``PARSERS`` a function that makes its line parser. A parser
+turns a record into trials; it raises ValueError for a bad line and ``TraceFileError`` for what is wrong with the file
+as a whole.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from kinetics_lab.errors import require
 from kinetics_lab.traces.layout import NAME, kinetics
-from kinetics_lab.traces.table import COLUMNS
+from kinetics_lab.traces.table import COLUMNS, GROUP
 from kinetics_lab.traces.trial import (
     Parse,
     Record,
@@ -29,7 +29,7 @@ from kinetics_lab.traces.trial import (
     stem_of,
     verdict_of,
     whole_number,
-)  # fmt: skip
+)
 
 
 def _table(path: Path, first: Record, run: Run) -> Parse:
@@ -39,28 +39,20 @@ def _table(path: Path, first: Record, run: Run) -> Parse:
         if name not in record:
             return run.said(name)
         value = "" if record[name] is None else str(record[name])
-        if not value.strip():
-            raise ValueError(f"{name} is empty")
         return run.agreed(name, spelling(value) if name == "policy" else value, "the column")
 
     def parse(record: Record) -> Iterable[Trial]:
         for name in ("problem", "tokens_in", "tokens_out", "correct"):
             if name not in record:
                 raise TraceFileError(f"no column {name}; the trace table needs {', '.join(COLUMNS)}")
-        problem, tokens = record["problem"], whole_number(record["tokens_out"], "tokens_out")
-        cut, at = record.get("truncated"), record.get("forced_at")
-        yield Trial(
-            model=name_of(record, "model"),
-            task=name_of(record, "task"),
-            policy=name_of(record, "policy"),
-            problem="" if problem is None else str(problem).strip(),
-            tokens_in=whole_number(record["tokens_in"], "tokens_in", 1),
-            tokens_out=tokens,
-            correct=verdict_of(record["correct"], "correct"),
-            truncated=verdict_of(cut, "truncated") if "truncated" in record else run.cut(tokens),
-            trial=whole_number(record["trial"], "trial") if "trial" in record else -1,
-            forced_at=0 if at in (None, "") else whole_number(at, "forced_at", 1),
-        )
+        model, task, policy = (name_of(record, name) for name in GROUP[:3])
+        problem = "" if record["problem"] is None else str(record["problem"]).strip()
+        tokens_in = whole_number(record["tokens_in"], "tokens_in", 1)
+        tokens = whole_number(record["tokens_out"], "tokens_out")
+        right = verdict_of(record["correct"], "correct")
+        cut = verdict_of(record["truncated"], "truncated") if "truncated" in record else run.cut(tokens)
+        trial = whole_number(record["trial"], "trial") if "trial" in record else -1
+        yield Trial(model, task, policy, problem, tokens_in, tokens, right, cut, trial)
 
     return parse
 
@@ -86,9 +78,8 @@ def _lm_eval(path: Path, first: Record, run: Run) -> Parse:
         if wanted and name != wanted:
             return
         if (one := seen.setdefault("filter", name)) != name:
-            raise TraceFileError(
-                f"two filters score the same answers ({one} and {name}); choose one: metric='exact_match,{name}'"
-            )
+            both = f"two filters score the same answers ({one} and {name})"
+            raise TraceFileError(f"{both}; choose one: metric='exact_match,{name}'")
         key = metric or _only_metric(record)
         problem, identity = _document(record), record.get("doc_id")
         if problem in documents:
@@ -99,9 +90,8 @@ def _lm_eval(path: Path, first: Record, run: Run) -> Parse:
             prompt = arguments["gen_args_0"]["arg_0"] if isinstance(arguments, dict) else arguments[0][0]
             run.prompt_tokens(prompt)
         except (LookupError, TypeError, AttributeError):
-            raise ValueError(
-                f"arguments must hold the prompt's text first; got {shortened(arguments)}"
-            ) from None
+            wrong = f"arguments must hold the prompt's text first; got {shortened(arguments)}"
+            raise ValueError(wrong) from None
         documents[problem] = identity
         for text, value in scored:
             yield run.sampled(model, task, policy, problem, prompt, text, verdict_of(value, key))
@@ -157,17 +147,16 @@ def _requests(path: Path, first: Record, run: Run) -> Parse:
         require(isinstance(body, dict), "response must hold the server's answer as body", body)
         if isinstance(name := body.get("model", record.get("model")), str):
             models.add(name)
-            if len(models) > 1:
-                both = " and ".join(sorted(models))
-                raise TraceFileError(
-                    f"answers of two models in one file ({both}); one file per model, please"
-                )
+        if len(models) > 1:
+            both = " and ".join(sorted(models))
+            raise TraceFileError(f"answers of two models in one file ({both}); one file per model, please")
         model = run.model or (name.rsplit("/", 1)[-1].lower() if isinstance(name, str) else run.said("model"))
         task = record["task"] if isinstance(record.get("task"), str) else run.said("task")
         problem, prompt = _problem(record, body)
         meta = body.get("meta_info") or {}
         usage = body.get("usage") or meta
-        tokens_in = _prompt_length(body, usage, prompt, run)
+        tokens_in = _length("prompt", body.get("prompt_token_ids"), usage, prompt, run.prompt_tokens)
+        policy = run.said("policy")
         answers = body.get("outputs", body.get("choices"))
         if answers is None:  # SGLang: the answer is the body itself
             answers = [body | {k: v for k, v in meta.items() if k == "finish_reason"}]
@@ -177,11 +166,11 @@ def _requests(path: Path, first: Record, run: Run) -> Parse:
         for place, (answer, verdict) in enumerate(zip(answers, _verdicts(record, answers), strict=True)):
             text = answer.get("text", (answer.get("message") or {}).get("content"))
             ids = answer.get("token_ids", answer.get("output_ids"))
-            tokens = _answer_length(ids, text, usage if len(answers) == 1 else {}, run)
-            reason = answer.get("finish_reason")
-            cut = _ended_by_limit(reason) if "finish_reason" in answer else run.cut(tokens)
+            own = usage if len(answers) == 1 else {}  # it counts all answers of a request together
+            tokens = _length("completion", ids, own, text, run.tokens)
+            cut = _by_limit(answer["finish_reason"]) if "finish_reason" in answer else run.cut(tokens)
             mark = mark_of(str(ids or text or "")) or (f"{label}:{place}" if label else None)
-            yield Trial(model, task, run.said("policy"), problem, tokens_in, tokens, verdict, cut, mark=mark)
+            yield Trial(model, task, policy, problem, tokens_in, tokens, verdict, cut, mark=mark)
 
     return parse
 
@@ -207,30 +196,18 @@ def _problem(record: Record, body: Record) -> tuple[str, str | None]:
     return problem_id(text), text
 
 
-def _prompt_length(body: Record, usage: Record, prompt: str | None, run: Run) -> int:
-    if (ids := body.get("prompt_token_ids")) is not None:
-        return whole_number(_length(ids, "prompt_token_ids"), "number of prompt_token_ids", 1)
-    if "prompt_tokens" in usage:
-        return whole_number(usage["prompt_tokens"], "prompt_tokens", 1)
-    if prompt is None:
-        raise ValueError("no prompt_token_ids, usage.prompt_tokens, meta_info.prompt_tokens or prompt text")
-    return run.prompt_tokens(prompt)
-
-
-def _answer_length(ids: Any, text: Any, usage: Record, run: Run) -> int:
-    """Tokens of one answer; ``usage``: that of this answer alone, as it counts all answers of a request together."""
+def _length(kind: str, ids: Any, usage: Record, text: Any, count: Callable[[str], int]) -> int:
+    """Tokens of a prompt or a completion: of its ids, as the server says of it alone, or counted."""
+    name, least = ("prompt_token_ids", 1) if kind == "prompt" else ("token_ids", 0)
+    key = f"{kind}_tokens"
     if ids is not None:
-        return _length(ids, "token_ids")
-    if "completion_tokens" in usage:
-        return whole_number(usage["completion_tokens"], "completion_tokens")
+        require(isinstance(ids, list), f"{name} must be a list of token ids", ids)
+        return whole_number(len(ids), f"number of {name}", least)
+    if key in usage:
+        return whole_number(usage[key], key, least)
     if not isinstance(text, str):
-        raise ValueError("no token_ids, completion_tokens (of a single answer) or text to count")
-    return run.tokens(text)
-
-
-def _length(ids: Any, name: str) -> int:
-    require(isinstance(ids, list), f"{name} must be a list of token ids", ids)
-    return len(ids)
+        raise ValueError(f"no {name}, usage.{key}, meta_info.{key} (of a single answer) or text to count")
+    return count(text)
 
 
 def _verdicts(record: Record, answers: list[Record]) -> list[bool]:
@@ -244,46 +221,29 @@ def _verdicts(record: Record, answers: list[Record]) -> list[bool]:
     return [verdict_of(value, key) for value in found]
 
 
-def _ended_by_limit(reason: Any) -> bool:
-    name = (
-        reason.get("type") if isinstance(reason, dict) else reason
-    )  # SGLang: {"type": "length", "length": 8192}
+def _by_limit(reason: Any) -> bool:
+    """Whether the generation limit ended an answer."""
+    name = reason.get("type") if isinstance(reason, dict) else reason  # SGLang: {"type": "length", ...}
     if name not in ("length", "stop", "eos", "tool_calls"):
         raise ValueError(f"finish_reason must be 'stop' or 'length' (an answer that ended); got {name!r}")
     return name == "length"
 
 
-class Format(NamedTuple):
-    """A format: whether a file with this path and first record has it, and the maker of its line parser."""
-
-    fits: Callable[[Path, Record], Any]
-    parser: Callable[[Path, Record, Run], Parse]
-
-
-def _columns(path: Path, first: Record) -> bool:
-    return "tokens_out" in first or path.name.removesuffix(".gz").endswith((".csv", ".parquet"))
-
-
-def _generation(path: Path, first: Record) -> bool:
-    keys = {"prediction", "attn_local", "kinetics_lab"}
-    return bool(first.keys() & keys or NAME.fullmatch(stem_of(path)))
-
-
-_SERVED = {"outputs", "choices", "meta_info", "usage", "response"}
-#: By name, in the order in which they are tried.
-FORMATS = {
-    "table": Format(_columns, _table),
-    "lm-eval": Format(lambda path, first: "resps" in first, _lm_eval),
-    "kinetics": Format(_generation, kinetics),
-    "requests": Format(lambda path, first: first.keys() & _SERVED, _requests),
-}
-
-
 def recognise(path: Path, first: Record) -> str:
     """The format of a file, from its name and its first record."""
-    for name, form in FORMATS.items():
-        if form.fits(path, first):
-            return name
-    raise TraceFileError(
-        f"no known format; say format=... ({', '.join(sorted(FORMATS))}); the first line has {', '.join(first)}"
-    )
+    if "tokens_out" in first or path.name.removesuffix(".gz").endswith((".csv", ".parquet")):
+        return "table"
+    if "resps" in first:
+        return "lm-eval"
+    if first.keys() & {"prediction", "attn_local", "kinetics_lab"} or NAME.fullmatch(stem_of(path)):
+        return "kinetics"
+    if first.keys() & {"outputs", "choices", "meta_info", "usage", "response"}:
+        return "requests"
+    known, found = ", ".join(sorted(PARSERS)), ", ".join(first)
+    raise TraceFileError(f"no known format; say format=... ({known}); the first line has {found}")
+
+
+#: The makers of line parsers, by the names of the formats.
+PARSERS: dict[str, Callable[[Path, Record, Run], Parse]] = {
+    "table": _table, "lm-eval": _lm_eval, "kinetics": kinetics, "requests": _requests
+}  # fmt: skip

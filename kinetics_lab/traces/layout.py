@@ -35,31 +35,28 @@ from kinetics_lab.traces.trial import (
     stem_of,
     verdict_of,
     whole_number,
-)  # fmt: skip
+)
 
 NAME = re.compile(
     r"(?P<task>.+?)_(?P<model>[^_]+)_(?:dense|local(?P<local>\d+)"
     r"(?:_topk(?P<topk>\d+)|_block(?P<block>\d+)_blocktopk(?P<n_blocks>\d+))?)"
 )
+_KEYS = ("attn_local", "attn_topk", "attn_block_topk", "attn_block_size")
 _OTHER_METHODS = ("attn_stride", "attn_nsample", "attn_random_select", "attn_random_nsample", "quest_topk_blocks")  # fmt: skip
 STOPS = ("end", "length", "repetition")
 
 
-def _published(policy: Policy) -> tuple[str, dict[str, int | None]] | None:
-    """How the published data set writes a policy, in a name and in the metadata; None where it has no way to."""
-    keys: dict[str, int | None] = dict.fromkeys(
-        ("attn_local", "attn_topk", "attn_block_topk", "attn_block_size")
-    )
+def _published(policy: Policy) -> tuple[str, tuple[int | None, ...]] | None:
+    """How the published data set writes a policy, in a name and as values of ``_KEYS``; None: it has no way to."""
     match policy:
         case Dense():
-            return "dense", keys
+            return "dense", (None, None, None, None)
         case TopK(budget=budget, oracle=True):
-            return f"local0_topk{budget}", keys | {"attn_local": 0, "attn_topk": budget}
-        case BlockTopK(block_size=size, sink=0, last_block=False) if type(policy) is BlockTopK:
-            stated = {"attn_local": 0, "attn_block_topk": policy.n_blocks, "attn_block_size": size}
-            return f"local0_block{size}_blocktopk{policy.n_blocks}", keys | stated
+            return f"local0_topk{budget}", (0, budget, None, None)
+        case BlockTopK(block_size=size, n_blocks=n, sink=0, last_block=False) if type(policy) is BlockTopK:
+            return f"local0_block{size}_blocktopk{n}", (0, None, n, size)
         case Local(window=window, sink=0):
-            return f"local{window}", keys | {"attn_local": window}
+            return f"local{window}", (window, None, None, None)
     return None
 
 
@@ -82,15 +79,13 @@ def layout_name(task: str, model: str, policy: str) -> str:
 def layout_metadata(policy: str) -> dict[str, int | None]:
     """The published metadata keys that state ``policy``; empty where no published key does."""
     published = _published(parse_policy(policy))
-    return published[1] if published else {}
+    return dict(zip(_KEYS, published[1], strict=True)) if published else {}
 
 
 def kinetics(path: Path, first: Record, run: Run) -> Parse:
     """The line parser for a file with this first line."""
     if "prediction" in first:
-        raise TraceFileError(
-            "the first line must hold the metadata (attn_local, attn_topk, ...); it is a trial"
-        )
+        raise TraceFileError("the first line must hold the metadata (attn_local, ...); it is a trial")
     return _ours(first, run) if "kinetics_lab" in first else _of_the_paper(path, first, run)
 
 
@@ -115,22 +110,15 @@ def _ours(first: Record, run: Run) -> Parse:
         stopped = field_of(record, "stopped", str, f"one of {', '.join(STOPS)}")
         truncated = field_of(record, "truncated", bool, "true or false")
         if stopped not in STOPS or (stopped != "repetition" and truncated != (stopped == "length")):
-            raise ValueError(
-                f"stopped must be end (truncated false), length (truncated true) or repetition; "
-                f"got {stopped!r} with truncated {str(truncated).lower()}"
-            )
+            got = f"{stopped!r} with truncated {str(truncated).lower()}"
+            rule = "end (truncated false), length (truncated true) or repetition"
+            raise ValueError(f"stopped must be {rule}; got {got}")
+        problem = field_of(record, "problem", str, "the problem's id")
+        tokens_in = whole_number(field_of(record, "tokens_in", int, "a count"), "tokens_in", 1)
+        tokens = whole_number(field_of(record, "tokens_out", int, "a count"), "tokens_out")
+        trial = whole_number(field_of(record, "trial", int, "a number"), "trial")
         # No mark: copies show by their trial number, and at a low temperature two samples may well be equal.
-        yield Trial(
-            model=model,
-            task=task,
-            policy=policy,
-            problem=field_of(record, "problem", str, "the problem's id"),
-            tokens_in=whole_number(field_of(record, "tokens_in", int, "a count"), "tokens_in", 1),
-            tokens_out=whole_number(field_of(record, "tokens_out", int, "a count"), "tokens_out"),
-            correct=_score(record),
-            truncated=stopped != "end",
-            trial=whole_number(field_of(record, "trial", int, "a number"), "trial"),
-        )
+        yield Trial(model, task, policy, problem, tokens_in, tokens, _score(record), stopped != "end", trial)
 
     return parse
 

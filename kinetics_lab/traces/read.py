@@ -7,90 +7,50 @@ error that names file, line, value and what would be right, unless ``skip_bad`` 
 from __future__ import annotations
 
 import csv
-import io
 import os
 import re
-import sys
 import warnings
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from kinetics_lab.errors import lookup, require
-from kinetics_lab.traces.formats import FORMATS, recognise
-from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, bad_answers, repeats, uneven_prompts
-from kinetics_lab.traces.trial import (
-    Record,
-    Run,
-    Tokenizer,
-    TraceFileError,
-    Trial,
-    records,
-    spelling,
-    token_counter,
-)
+from kinetics_lab.traces.formats import PARSERS, recognise
+from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, repeats, uneven_prompts
+from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, records, spelling, token_counter
 
-
-@contextmanager
-def _progress(show: bool) -> Iterator[Callable[[Path], BinaryIO]]:
-    """What opens a file; its size, MB/s and time left go to stderr where they shall be shown."""
-    if not show:
-        yield lambda path: path.open("rb")
-        return
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        # buffered: told a block, not a line
-        yield lambda path: io.BufferedReader(cast(Any, bar.open(path, "rb", description=path.name)))
-
-
-class _Bad:
-    """Bad lines so far; one more than allowed is an error."""
-
-    def __init__(self, allowed: int) -> None:
-        self.allowed, self.seen = allowed, list[str]()
-
-    def add(self, message: str) -> None:
-        self.seen.append(message)
-        if len(self.seen) > self.allowed:
-            which = f" (bad line {len(self.seen)}; skip_bad={self.allowed} allows no more)"
-            raise ValueError(message + which if self.allowed else message)
-
-    def report(self) -> None:
-        if self.seen:
-            shown = "; ".join(self.seen[:5]) + ("; ..." if len(self.seen) > 5 else "")
-            warnings.warn(f"skipped {len(self.seen)} bad lines: {shown}", stacklevel=3)
+_KNOWN = re.compile(r"\.(jsonl|csv|parquet)(\.gz)?$")
 
 
 class _Trials:
-    """Trials in compact arrays: 34 bytes each, whatever their text was."""
+    """Trials in compact arrays, 30 bytes each whatever their text was, and the bad lines so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, skip_bad: int) -> None:
         self.groups: dict[tuple[str, ...], int] = {}  # (model, task, policy, problem) -> code
-        self.columns = {"group": array("i"), "tokens_in": array("i"), "tokens_out": array("i")}
-        self.columns |= {"correct": array("b"), "truncated": array("b"), "trial": array("i")}
-        self.columns |= {"forced_at": array("i"), "mark": array("q"), "line": array("i")}
+        kinds = {"group": "i", "tokens_in": "i", "tokens_out": "i", "correct": "b", "truncated": "b"}
+        kinds |= {"trial": "i", "mark": "q", "line": "i"}
+        self.columns = {name: array(kind) for name, kind in kinds.items()}
         self.appends = [column.append for column in self.columns.values()]
         self.starts: list[int] = []  # first row of each file
         self.paths: list[Path] = []
+        self.skip_bad, self.bad = skip_bad, list[str]()
 
     def __len__(self) -> int:
         return len(self.columns["line"])
 
-    def start(self, path: Path) -> int:
-        """Begin a file; the number of trials so far."""
-        self.starts.append(len(self))
-        self.paths.append(path)
-        return len(self)
+    def refuse(self, message: str) -> None:
+        """Count a bad line; one more than allowed is an error."""
+        self.bad.append(message)
+        if len(self.bad) > self.skip_bad:
+            which = f" (bad line {len(self.bad)}; skip_bad={self.skip_bad} allows no more)"
+            raise ValueError(message + which if self.skip_bad else message)
 
     def add(self, line: int, trials: list[Trial]) -> None:
         for group in {trial[:4] for trial in trials} - self.groups.keys():
@@ -101,15 +61,15 @@ class _Trials:
         for trial in trials:
             code = self.groups[trial[:4]]
             mark = 0 if trial.mark is None else hash((code, trial.mark))
-            row = (code, *trial[4:10], mark, line)  # in the order of the columns
+            row = (code, *trial[4:9], mark, line)  # in the order of the columns
             for append, value in zip(self.appends, row, strict=True):
                 append(value)
 
     def where(self, row: int) -> str:
         return f"{self.paths[bisect_right(self.starts, row) - 1]}:{self.columns['line'][row]}"
 
-    def table(self, bad: _Bad) -> pd.DataFrame:
-        """All trials as a checked table, without the rows that contradict earlier ones: those are told to ``bad``.
+    def table(self) -> pd.DataFrame:
+        """All trials as a checked table, without the rows that contradict earlier ones: those are refused.
 
         The table shares the arrays' memory: nothing can be added after this.
         """
@@ -119,7 +79,7 @@ class _Trials:
             for row, what in complaints:
                 wrong.append(row)
                 if (place := self.where(row)) not in told:  # one complaint a line
-                    bad.add(f"{place}: {what}")
+                    self.refuse(f"{place}: {what}")
                 told.add(place)
             return table.drop(wrong) if wrong else table  # a large one is not copied for nothing
 
@@ -134,48 +94,48 @@ class _Trials:
         bare = table["trial"] < 0  # numbered in the order read
         group = table.loc[bare, "group"]
         table.loc[bare, "trial"] = group.groupby(group).cumcount().astype(np.int32)
-        at = table["forced_at"].to_numpy()
-        table["forced_at"] = pd.arrays.IntegerArray(at, at == 0)
-        table = table[[*COLUMNS, "forced_at"] if at.any() else COLUMNS]
+        table = table[COLUMNS]
         if not bare.all():  # else nothing can be there twice
             table = without(repeats(table, self.where))
-        table = without(bad_answers(table))
         if len(table) == len(self):
             return table
         used = {name: table[name].cat.remove_unused_categories() for name in GROUP}
         return table.assign(**used).reset_index(drop=True)
 
 
-def _read_file(file: BinaryIO, run: Run, form: str | None, trials: _Trials, bad: _Bad) -> None:
+def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
     """Add the trials of one file."""
-    path, parse, first = Path(file.name), None, Record()
-    before, line, skipped = trials.start(path), 0, 0
-    try:
-        for line, record in records(file):
-            try:
-                if isinstance(record, ValueError):
-                    raise record
-                if parse is None:
-                    first, name = record, form or recognise(path, record)
-                    parse = FORMATS[name].parser(path, record, run)
-                    if name == "kinetics":  # that was the metadata
-                        continue
-                trials.add(line, list(parse(record)))
-            except TraceFileError:
-                raise
-            except ValueError as error:
-                skipped += 1
-                bad.add(f"{path}:{line}: {error}")
-    except (TraceFileError, csv.Error) as error:
-        raise ValueError(f"{path}:{line}: {error}" if line else f"{path}: {error}") from None
-    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}:{line + 1}: cannot be read on ({error}); is the file whole?") from None
-    if not (found := len(trials) - before + skipped):
+    parse, promised, line = None, None, 0
+    before, skipped = len(trials), len(trials.bad)
+    trials.starts.append(before)
+    trials.paths.append(path)
+    shown = tqdm(desc=path.name, total=path.stat().st_size, unit="B", unit_scale=True, disable=None)
+    with path.open("rb") as file, shown as bar:
+        try:
+            for line, record in records(file):
+                bar.update(file.tell() - bar.n)
+                try:
+                    if isinstance(record, ValueError):
+                        raise record
+                    if parse is None:
+                        promised, name = record.get("total_example"), form or recognise(path, record)
+                        parse = PARSERS[name](path, record, run)
+                        if name == "kinetics":  # that was the metadata
+                            continue
+                    trials.add(line, list(parse(record)))
+                except TraceFileError:
+                    raise
+                except ValueError as error:
+                    trials.refuse(f"{path}:{line}: {error}")
+        except (TraceFileError, csv.Error) as error:
+            raise ValueError(f"{path}:{line}: {error}" if line else f"{path}: {error}") from None
+        except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}:{line + 1}: cannot be read on ({error}); is the file whole?") from None
+    if not (found := len(trials) - before + len(trials.bad) - skipped):
         scored = f" scored as {run.metric!r}" if run.metric and line else ""
         raise ValueError(f"{path}: no trials in it{scored}")
-    total = first.get("total_example", found)
-    if isinstance(total, int) and total != found:
-        promise = f"the metadata promise {total} trials, the file has {found}"
+    if isinstance(promised, int) and promised != found:
+        promise = f"the metadata promise {promised} trials, the file has {found}"
         raise ValueError(f"{path}: {promise}; is it whole?")
 
 
@@ -185,9 +145,7 @@ def _paths(given: Any) -> list[Path]:
     for path in map(Path, [given] if isinstance(given, (str, os.PathLike)) else given):
         inside = [path]
         if path.is_dir():
-            inside = [
-                p for p in sorted(path.rglob("*")) if re.search(r"\.(jsonl|csv|parquet)(\.gz)?$", p.name)
-            ]
+            inside = [p for p in sorted(path.rglob("*")) if _KNOWN.search(p.name)]
             if not inside:
                 raise ValueError(f"{path}: no .jsonl, .csv or .parquet file in this folder")
         elif not path.is_file():
@@ -196,46 +154,39 @@ def _paths(given: Any) -> list[Path]:
     if not found:
         raise ValueError("no trace file given; at least one is needed")
     real = [path.resolve() for path in found]
-    for path in found:
-        if real.count(path.resolve()) > 1:
+    for path, one in zip(found, real, strict=True):
+        if real.count(one) > 1:
             raise ValueError(f"{path} was given twice: its trials would count twice")
     return found
 
 
 def _warn_of_uneven(table: pd.DataFrame) -> None:
     """Report problems with fewer trials than others of the same model, task and policy."""
-    free = table[table["forced_at"].isna()] if "forced_at" in table else table
-    sizes = free.groupby(GROUP, observed=True).size()
+    sizes = table.groupby(GROUP, observed=True).size()
     for (model, task, policy), group in sizes.groupby(GROUP[:3], observed=True):
         few = group[group < group.max()]
         if len(few):
             problems = few.index.get_level_values("problem")
             names = ", ".join(f"{name} ({size})" for name, size in zip(problems[:5], few[:5], strict=True))
+            names += ", ..." if len(few) > 5 else ""
             what = f"{len(few)} of {len(group)} problems have fewer than {group.max()} trials: {names}"
-            warnings.warn(f"{model}, {task}, {policy}: {what}{', ...' if len(few) > 5 else ''}", stacklevel=3)
+            warnings.warn(f"{model}, {task}, {policy}: {what}", stacklevel=3)
 
 
 def read_traces(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    *,
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *,
     tokenizer: Tokenizer | str | None = None,
-    model: str | None = None,
-    task: str | None = None,
-    policy: str | None = None,
-    format: str | None = None,
-    limit: float | None = None,
-    metric: str | None = None,
-    prompt: Callable[[str], str] | None = None,
+    model: str | None = None, task: str | None = None, policy: str | None = None, format: str | None = None,
+    limit: float | None = None, metric: str | None = None, prompt: Callable[[str], str] | None = None,
     skip_bad: int = 0,
-    progress: bool | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """The checked trace table (see ``check_traces``) of one or more files, or of all files in a folder.
 
     Problems are named by ``problem_id`` of the question's text (or by the id the file gives), trials are numbered
     in the order read, over all files; ``.gz`` files are read as they are. Progress goes to stderr where that is a
-    terminal; ``progress`` says otherwise. Formats, recognised by content or ``format`` (see ``traces.formats``):
-    kinetics (the published data set and this package's own), lm-eval, requests (vLLM, SGLang, OpenAI), table (CSV,
-    Parquet or JSON lines with the table's columns).
+    terminal. Formats, recognised by content or ``format`` (see ``traces.formats``): kinetics (the published data set
+    and this package's own), lm-eval, requests (vLLM, SGLang, OpenAI), table (CSV, Parquet or JSON lines with the
+    table's columns).
 
     tokenizer: where no counts are stored, a function from text to a number of tokens or to its ids, or a
     tokenizer's name on the hub or file (package ``tokenizers``, extra ``traces``); special tokens are not counted.
@@ -250,18 +201,17 @@ def read_traces(
     """
     require(skip_bad >= 0, "skip_bad must be >= 0", skip_bad)
     if format is not None:
-        lookup(FORMATS, format, "trace format")
+        lookup(PARSERS, format, "trace format")
     policy = None if policy is None else spelling(policy)
-    files = _paths(paths)
+    files, trials = _paths(paths), _Trials(skip_bad)
     run = Run(model, task, policy, limit, metric, prompt, token_counter(tokenizer))
-    trials, bad = _Trials(), _Bad(skip_bad)
-    with _progress(sys.stderr.isatty() if progress is None else progress) as opened:
-        for path in files:
-            with opened(path) as file:
-                _read_file(file, run, format, trials, bad)
+    for path in files:
+        _read_file(path, run, format, trials)
     if not len(trials):
-        raise ValueError(f"no trials are left in {files[0]} after bad lines: {bad.seen[0]}")
-    table = trials.table(bad)
-    bad.report()
+        raise ValueError(f"no trials are left in {files[0]} after bad lines: {trials.bad[0]}")
+    table = trials.table()
+    if bad := trials.bad:
+        shown = "; ".join(bad[:5]) + ("; ..." if len(bad) > 5 else "")
+        warnings.warn(f"skipped {len(bad)} bad lines: {shown}", stacklevel=2)
     _warn_of_uneven(table)
     return table

@@ -1,9 +1,8 @@
 """Reasoning traces: the trace table, its summary (counts and moments, at any length cap), and pass@k.
 
 A *trace table* has one row per sampled answer. ``COLUMNS`` names its columns: ``policy`` is text that
-``policies.parse_policy`` reads, ``truncated`` says that the generation limit cut the answer. An optional
-column ``forced_at`` marks extra rows: the same trial stopped at that many tokens and made to answer.
-``check_traces`` is the one check of such a table; ``read_traces`` gives a checked one.
+``policies.parse_policy`` reads, ``truncated`` says that the generation limit cut the answer. ``check_traces`` is the
+one check of such a table; ``read_traces`` gives a checked one.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from kinetics_lab.files import write_table
 
 GROUP = ["model", "task", "policy", "problem"]  # traces that agree in these are exchangeable
 COLUMNS = ["model", "task", "problem", "trial", "policy", "tokens_in", "tokens_out", "correct", "truncated"]
-_MOST = 2**31 - 1
 
 Complaints = Iterator[tuple[int, str]]  # a row's label in the index, and what is wrong with it
 
@@ -41,10 +39,9 @@ def _whole(name: str, value: ArrayLike, least: int) -> np.ndarray:
 
 def _counts(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The three counts of pass@k, checked and broadcast against each other."""
-    n, c, k = np.broadcast_arrays(
-        _whole("n (traces)", n, 1), _whole("c (correct traces)", c, 0), _whole("k (trials)", k, 1)
-    )
-    for value, what in ((c, "c (correct traces)"), (k, "k (trials)")):
+    names = ("n (traces)", "c (correct traces)", "k (trials)")
+    n, c, k = np.broadcast_arrays(*map(_whole, names, (n, c, k), (1, 0, 1)))
+    for value, what in ((c, names[1]), (k, names[2])):
         if (over := value > n).any():
             raise ValueError(f"{what} must not exceed n={n[over][0]} (traces); got {value[over][0]}")
     return n, c, k
@@ -139,25 +136,24 @@ def _texts(table: pd.DataFrame, name: str) -> pd.Categorical:
     return made
 
 
-def _numbers(table: pd.DataFrame, name: str, least: int, most: int, here: Any = True) -> np.ndarray:
-    """A column as int32 or bool (0 where not ``here``), refused unless whole numbers from ``least`` to ``most``."""
+def _numbers(table: pd.DataFrame, name: str, least: int, most: int) -> np.ndarray:
+    """A column as int32 or bool, refused unless whole numbers from ``least`` to ``most``."""
     rule = "true or false (1 or 0)" if most == 1 else f"a whole number from {least} to {most}"
     values = pd.to_numeric(table[name], errors="coerce").to_numpy(float, na_value=np.nan)
-    bad = here & ~((values == np.floor(values)) & (values >= least) & (values <= most))
+    bad = ~((values == np.floor(values)) & (values >= least) & (values <= most))
     if bad.any():
         got = table[name].tolist()[first := int(bad.argmax())]
         raise ValueError(f"trace table: {name} must be {rule}; got {got!r} in {_row(table, first)}")
-    return np.where(here, values, 0).astype(bool if most == 1 else np.int32)
+    return values.astype(bool if most == 1 else np.int32)
 
 
 def check_traces(table: pd.DataFrame) -> pd.DataFrame:
     """The trace table in its own form, or one ValueError naming column, row, value and what would be right.
 
-    Returns a new DataFrame: columns in the order of ``COLUMNS`` (then ``forced_at`` if there is one), text
-    columns as category, ``trial``, ``tokens_in``, ``tokens_out`` as int32, ``correct`` and ``truncated`` as bool,
-    ``forced_at`` as Int32 with empty cells in ordinary rows. Raises for missing columns, an empty table,
-    numbers out of range, a (model, task, policy, problem, trial) that occurs twice, prompts of different
-    length within one problem, and a forced answer without the free trace of the same trial.
+    Returns a new DataFrame: columns in the order of ``COLUMNS``, text columns as category, ``trial``, ``tokens_in``,
+    ``tokens_out`` as int32, ``correct`` and ``truncated`` as bool. Raises for missing columns, an empty table, numbers
+    out of range, a (model, task, policy, problem, trial) that occurs twice, and prompts of different length within one
+    problem.
     """
     if missing := [name for name in COLUMNS if name not in table]:
         raise ValueError(f"trace table: no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
@@ -166,23 +162,12 @@ def check_traces(table: pd.DataFrame) -> pd.DataFrame:
     table = table.reset_index(drop=True)  # rows are named by their place
     made: dict[str, Any] = {name: _texts(table, name) for name in GROUP}
     for name, least in (("trial", 0), ("tokens_in", 1), ("tokens_out", 0)):
-        made[name] = _numbers(table, name, least, _MOST)
+        made[name] = _numbers(table, name, least, 2**31 - 1)
     made |= {name: _numbers(table, name, 0, 1) for name in ("correct", "truncated")}
     result = pd.DataFrame({name: made[name] for name in COLUMNS})
-    if "forced_at" in table:
-        forced = table["forced_at"].notna().to_numpy()
-        result["forced_at"] = pd.arrays.IntegerArray(_numbers(table, "forced_at", 1, _MOST, forced), ~forced)
-    for row, what in chain(
-        repeats(result, partial(_row, result)), uneven_prompts(result), bad_answers(result)
-    ):
+    for row, what in chain(repeats(result, partial(_row, result)), uneven_prompts(result)):
         raise ValueError(f"trace table: {_row(result, row)}: {what}")
     return result
-
-
-def _forced_at(table: pd.DataFrame) -> np.ndarray:
-    """The cap of each forced answer, 0 for free traces."""
-    at = table.get("forced_at")
-    return np.zeros(len(table), np.int32) if at is None else at.to_numpy(np.int32, na_value=0)
 
 
 def uneven_prompts(table: pd.DataFrame) -> Complaints:
@@ -203,23 +188,7 @@ def again(keys: pd.DataFrame, what: str, where: Callable[[int], str]) -> Complai
 
 def repeats(table: pd.DataFrame, where: Callable[[int], str]) -> Complaints:
     """Rows whose trial was there before."""
-    keys = table[[*GROUP, "trial"]].assign(forced_at=_forced_at(table))
-    return again(keys, "the same trial of the same problem", where)
-
-
-def bad_answers(table: pd.DataFrame) -> Complaints:
-    """Forced answers without the free trace that they cut, and those that leave out the tokens before them."""
-    if "forced_at" not in table:
-        return
-    table = table.assign(forced_at=(at := _forced_at(table)), free=at == 0)
-    trials = table.groupby([*GROUP, "trial"], observed=True, sort=False)
-    lone, short = ~trials["free"].transform("any"), table["tokens_out"] < at
-    for row in table.index[lone | short]:
-        tokens, cap = table.loc[row, ["tokens_out", "forced_at"]]
-        if lone[row]:
-            yield row, f"a forced answer (forced_at {cap}) without the free trace of the same trial"
-        rule = "tokens_out counts all tokens, those before a forced answer too"
-        yield row, f"{rule}; got {tokens} for forced_at {cap}"
+    return again(table[[*GROUP, "trial"]], "the same trial of the same problem", where)
 
 
 def summarize(traces: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.DataFrame:
@@ -230,8 +199,6 @@ def summarize(traces: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.Dat
 
     caps: Long-CoT length caps in tokens. At cap n a trace costs min(tokens_out, n) tokens and is right if it
     was right and ended within n; it did not know its cap, and a model that did might have answered earlier.
-    Where the table has forced answers at n (``forced_at``), they replace the traces that n cuts, with their
-    own tokens and verdict; either all traces that n cuts have one or none. Without caps they are left out.
 
     Raises ValueError for what ``check_traces`` refuses, caps that are not positive or repeat, and a cap beyond
     the generation limit: a trace truncated at fewer than n tokens would have gone on, so that its length and
@@ -242,9 +209,7 @@ def summarize(traces: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.Dat
 
 def summary_of(table: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.DataFrame:
     """``summarize`` for rows of a table that has been checked already; they are not checked again."""
-    forced_at = _forced_at(table)
-    free = table[forced_at == 0]
-    groups = free.groupby(GROUP, observed=True, sort=True)
+    groups = table.groupby(GROUP, observed=True, sort=True)
     rows = groups["tokens_in"].first().reset_index().astype(dict.fromkeys(GROUP, str) | {"tokens_in": int})
     group = groups.ngroup().to_numpy()
     n_traces = np.bincount(group)
@@ -254,7 +219,7 @@ def summary_of(table: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.Dat
         right = np.bincount(group, correct).astype(np.int64)
         return rows.assign(n_traces=n_traces, n_correct=right, mean_tokens=mean, mean_sq_tokens=mean_sq)
 
-    tokens, correct, truncated = (free[name].to_numpy() for name in ("tokens_out", "correct", "truncated"))
+    tokens, correct, truncated = (table[name].to_numpy() for name in ("tokens_out", "correct", "truncated"))
     if caps is None:
         return summary(tokens, correct)
     wanted = _whole("caps (tokens)", list(caps), 1)
@@ -263,30 +228,14 @@ def summary_of(table: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.Dat
     if (unknown := truncated & (tokens < wanted.max())).any():
         raise ValueError(
             f"cap {wanted.max()} is beyond the generation limit: {unknown.sum()} of the traces were truncated earlier, "
-            f"{_row(free, free.index[unknown][0])} at {tokens[unknown][0]} tokens; caps up to {tokens[truncated].min()} are known"
+            f"{_row(table, table.index[unknown][0])} at {tokens[unknown][0]} tokens; caps up to {tokens[truncated].min()} are known"
         )
     frames = []
     for cap in np.sort(wanted).tolist():
-        length, right = np.minimum(tokens, cap), correct & (tokens <= cap)
-        if (forced_at == cap).any():
-            cut = (tokens > cap) | (truncated & (tokens == cap))
-            length[cut], right[cut] = _answers(free[cut], table[forced_at == cap], cap)
-        made = summary(length, right)
+        made = summary(np.minimum(tokens, cap), correct & (tokens <= cap))
         made.insert(len(GROUP), "cap", cap)
         frames.append(made)
     return pd.concat(frames).sort_values([*GROUP, "cap"], kind="stable", ignore_index=True)
-
-
-def _answers(cut: pd.DataFrame, forced: pd.DataFrame, cap: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and verdict of the forced answer of every trace that the cap cuts."""
-    keys = [pd.MultiIndex.from_frame(rows[[*GROUP, "trial"]]) for rows in (forced, cut)]
-    place = keys[0].get_indexer(keys[1])
-    if (lost := place < 0).any():
-        raise ValueError(
-            f"cap {cap}: {lost.sum()} of the {len(cut)} traces it cuts have no forced answer, "
-            f"{_row(cut, cut.index[lost][0])} for one; force all of them or none"
-        )
-    return forced["tokens_out"].to_numpy()[place], forced["correct"].to_numpy()[place]
 
 
 def write_traces(table: pd.DataFrame, path: str | os.PathLike[str]) -> Path:

@@ -24,6 +24,11 @@ Record = dict[str, Any]
 Tokenizer = Callable[[str], Any]
 _VERDICTS = dict.fromkeys(("true", "1", "1.0", "100", "100.0"), True)
 _VERDICTS |= dict.fromkeys(("false", "0", "0.0"), False)
+_UNSAID = {
+    "tokenizer": "token counts are not stored here; give tokenizer=... (a function, or a name on the hub)",
+    "limit": "the file does not say which answers the generation limit cut; give limit=... in tokens (answers at least "
+    "that long count as cut; math.inf: none)",
+}
 
 
 class TraceFileError(ValueError):
@@ -42,7 +47,6 @@ class Trial(NamedTuple):
     correct: bool
     truncated: bool
     trial: int = -1  # to be numbered in the order read
-    forced_at: int = 0  # not forced
     mark: object = None  # what tells a copy of the line: the answer's text or ids, or the request's id
 
 
@@ -136,9 +140,8 @@ def whole_number(value: Any, name: str, least: int = 0) -> int:
 def verdict_of(value: Any, name: str) -> bool:
     """A verdict: true or false, 1 or 0, or the percentage 100 or 0."""
     verdict = _VERDICTS.get(str(value).strip().lower())
-    if verdict is None:
-        raise ValueError(f"{name} must be 0, 1 or 100 (or true, false); got {shortened(value)}")
-    return verdict
+    require(verdict is not None, f"{name} must be 0, 1 or 100 (or true, false)", value)
+    return bool(verdict)
 
 
 @cache
@@ -155,10 +158,8 @@ def token_counter(given: Tokenizer | str | None) -> Tokenizer | None:
         try:
             hub = import_module("tokenizers").Tokenizer
         except ImportError:
-            raise ValueError(
-                f"tokenizer {given!r} needs the package tokenizers: pip install 'kinetics-lab[traces]' "
-                "(or give a function from text to a number of tokens)"
-            ) from None
+            needs = f"tokenizer {given!r} needs the package tokenizers: pip install 'kinetics-lab[traces]'"
+            raise ValueError(f"{needs} (or give a function from text to a number of tokens)") from None
         try:
             loaded = hub.from_file(given) if Path(given).is_file() else hub.from_pretrained(given)
         except Exception as error:  # the package raises plain Exception
@@ -187,11 +188,11 @@ class Run:
     tokenizer: Tokenizer | None
     prompts: dict[str, int] = field(default_factory=dict)  # tokens of each prompt, counted once
 
-    def said(self, name: str) -> str:
-        """The caller's model, task or policy, where the file says none."""
-        value = getattr(self, name)
-        if value is None:
-            raise TraceFileError(f"the file does not say which {name} this is; give {name}=...")
+    def said(self, name: str) -> Any:
+        """What the caller says where the file does not."""
+        if (value := getattr(self, name)) is None:
+            which = f"the file does not say which {name} this is; give {name}=..."
+            raise TraceFileError(_UNSAID.get(name, which))
         return value
 
     def agreed(self, name: str, found: str, where: str) -> str:
@@ -202,11 +203,7 @@ class Run:
         return found
 
     def tokens(self, text: str) -> int:
-        if self.tokenizer is None:
-            raise TraceFileError(
-                "token counts are not stored here; give tokenizer=... (a function, or a name on the hub)"
-            )
-        return self.tokenizer(text)
+        return self.said("tokenizer")(text)
 
     def prompt_tokens(self, text: str) -> int:
         name = problem_id(text)
@@ -215,12 +212,7 @@ class Run:
         return self.prompts[name]
 
     def cut(self, tokens_out: int) -> bool:
-        if self.limit is None:
-            raise TraceFileError(
-                "the file does not say which answers the generation limit cut; give limit=... in tokens "
-                "(answers at least that long count as cut; math.inf: none)"
-            )
-        return tokens_out >= self.limit
+        return tokens_out >= self.said("limit")
 
     def sampled(
         self, model: str, task: str, policy: str, problem: str, prompt: str, text: str, correct: bool
