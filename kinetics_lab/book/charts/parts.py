@@ -45,7 +45,9 @@ def tooltips(table: pd.DataFrame, titles: dict[str, str], columns: Sequence[str 
     for column in dict.fromkeys(c for c in columns if c):
         title = titles.get(column) or column.replace("_", " ")
         if column in table and not numeric(table[column]):
-            tips.append(alt.Tooltip(field=column, type="nominal", title=title))
+            # without a format, Vega-Lite looks for a name on the nearest mark, and not in the mark's row
+            text = {"format": "", "formatType": "toString"}
+            tips.append(alt.Tooltip.from_dict({"field": column, "type": "nominal", "title": title, **text}))
             continue
         size = max(np.abs(span(table, column)), default=1.0)
         whole = column in table and pd.api.types.is_integer_dtype(table[column])
