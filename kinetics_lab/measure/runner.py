@@ -98,9 +98,8 @@ def tell(line: str) -> None:
 
 def kept_rows(suite: Suite, out: Path, bench: Bench) -> list[Row]:
     """All rows that its file has, as they were written."""
-    return (
-        read_rows(out, bench.folder, suite.name).drop(columns="current", errors="ignore").to_dict("records")
-    )
+    table = read_rows(out, bench.folder, suite.name).drop(columns="current", errors="ignore")
+    return [dict(zip(table.columns, values, strict=True)) for values in table.itertuples(index=False)]
 
 
 def is_of(row: Row, case: Row, suite: Suite, bench: Bench) -> bool:
