@@ -13,7 +13,7 @@ import pandas as pd
 from kinetics_lab.book.charts import parts
 from kinetics_lab.book.charts.parts import Names, Range, Rules
 from kinetics_lab.book.charts.style import BAR, DASHES, GROUND, INK, SERIES, SHAPES
-from kinetics_lab.book.charts.tables import Slider, order, span
+from kinetics_lab.book.charts.tables import Slider, begin, order, span
 from kinetics_lab.errors import among
 
 
@@ -34,7 +34,7 @@ def lines(
     """
     known_y = [] if slider and slider.expr else [y]
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
-    data = parts.begin(table, [x, *known_y, series, dash, *(band or ())], texts, slider, tooltip_columns)
+    data = begin(table, [x, *known_y, series, dash, *(band or ())], texts, slider, tooltip_columns)
     tips = parts.tooltips(data, {x: x_title, y: y_title}, tooltip_columns or [series, dash, x, y])
     xs, ys = span(data, x), span(data, *known_y, *(band or ()))
     ys = np.append(ys, [value for value, _ in reference]) if len(ys) else ys
@@ -75,8 +75,8 @@ def fit(
     ``band`` names two columns of ``line``; ``tooltip_columns`` the columns of ``points`` shown under the pointer.
     """
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
-    dots = parts.begin(points, [x, y, series], texts, None, tooltip_columns)
-    curve = parts.begin(line, [x, y, series, *(band or ())], texts)
+    dots = begin(points, [x, y, series], texts, None, tooltip_columns)
+    curve = begin(line, [x, y, series, *(band or ())], texts)
     both = pd.concat([dots, curve], ignore_index=True)
     place: dict[str, Any] = {
         "x": parts.position(alt.X, x, x_title, span(both, x), log_x, x_domain),
@@ -108,7 +108,7 @@ def stacked_bars(
     """
     known_y = [] if slider and slider.expr else [y]
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
-    data = parts.begin(table, [x, *known_y, part], texts, slider)
+    data = begin(table, [x, *known_y, part], texts, slider)
     values = span(data, *known_y)
     if (values < 0).any():
         raise ValueError(f"column {y!r} must not be negative in stacked bars; got {values.min():g}")
@@ -143,7 +143,7 @@ def compare(
     if (lo is None) != (hi is None):
         raise ValueError(f"lo and hi must be given together; got lo={lo!r}, hi={hi!r}")
     texts = {"x_title": x_title, "description": description}
-    data = parts.begin(table, [label, value, source, lo, hi], texts)
+    data = begin(table, [label, value, source, lo, hi], texts)
     names = order(data, source, sort)
     key = parts.legend(names, offset=8 + 16 * len(reference_x))
     hue = parts.colour(data, source, names, False, offset=key["offset"])
@@ -182,7 +182,7 @@ def heatmap(
     ``cell_format`` is the d3 format of the numbers; numeric rows grow upwards. The slider must be a filter.
     """
     texts = {"x_title": x_title, "y_title": y_title, "value_title": value_title, "description": description}
-    data = parts.begin(table, [x, y, value], texts, slider)
+    data = begin(table, [x, y, value], texts, slider)
     hue, pale = _shades(data, value, value_title, log, midpoint)
     base = alt.Chart(data).encode(**parts.grid(data, x, y, x_title, y_title, sort_x, sort_y))
     base = slider.transform(base, value) if slider else base
@@ -238,7 +238,7 @@ def regions(
     rows grow upwards; the slider must be a filter.
     """
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
-    data = parts.begin(table, [x, y, name, sure], texts, slider)
+    data = begin(table, [x, y, name, sure], texts, slider)
     hue = parts.colour(data, name, sort, ordered, symbolType="square", symbolStrokeWidth=0)
     if rest is not None:
         names = order(data, name, sort)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.book.charts.style import SERIES, SIZES, WIDTH, palette
-from kinetics_lab.book.charts.tables import Slider, binary, numeric, order, plain, span, tidy
+from kinetics_lab.book.charts.tables import Slider, binary, numeric, order, plain, span
 
 Names = Sequence[Any] | None
 Range = tuple[float, float] | None
@@ -26,17 +26,6 @@ BINARY = (
     "datum.value >= 1048576 ? datum.value / 1048576 + 'M' : "
     "datum.value >= 1024 ? datum.value / 1024 + 'K' : '' + datum.value"
 )
-
-
-def begin(
-    table: pd.DataFrame, columns: Sequence[str | None], texts: dict[str, str], slider: Slider | None = None,
-    tooltip_columns: Sequence[str] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """The table of a chart: the named columns and those of its control. ValueError for a text that is empty."""
-    for name, text in texts.items():
-        if not str(text).strip():
-            raise ValueError(f"{name} must be a non-empty text; got {text!r}")
-    return tidy(table, [*columns, *(slider.columns() if slider else []), *(tooltip_columns or ())])
 
 
 def tooltips(table: pd.DataFrame, titles: dict[str, str], columns: Sequence[str | None]) -> list[alt.Tooltip]:

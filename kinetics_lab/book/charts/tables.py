@@ -23,9 +23,19 @@ def plain(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def tidy(table: pd.DataFrame, columns: Sequence[str | None]) -> pd.DataFrame:
-    """The named columns only, floats to six significant digits: what a page has to carry."""
-    wanted = list(dict.fromkeys(c for c in columns if c))
+def begin(
+    table: pd.DataFrame, columns: Sequence[str | None], texts: dict[str, str], slider: Slider | None = None,
+    tooltip_columns: Sequence[str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """The named columns of a chart and those of its control, floats to six significant digits.
+
+    ValueError for an empty text or table, for too many rows, and for a column that is unknown or Vega cannot name.
+    """
+    for name, text in texts.items():
+        if not str(text).strip():
+            raise ValueError(f"{name} must be a non-empty text; got {text!r}")
+    needed = [*columns, *(slider.columns() if slider else []), *(tooltip_columns or ())]
+    wanted = list(dict.fromkeys(c for c in needed if c))
     for column in wanted:
         among(map(str, table.columns), column, "column")
         if any(sign in column for sign in ".[]:'\"\\") or column == "count":
@@ -36,8 +46,8 @@ def tidy(table: pd.DataFrame, columns: Sequence[str | None]) -> pd.DataFrame:
     if not 1 <= len(table) <= MAX_ROWS:
         raise ValueError(f"a chart takes 1 to {MAX_ROWS} rows; got {len(table)}: thin it out first")
     out = table[wanted].reset_index(drop=True)
-    texts = dict.fromkeys(out.select_dtypes(["bool", "boolean"]), str)
-    return out.astype(texts).assign(**{str(c): out[c].map(plain) for c in out.select_dtypes("number")})
+    flags = dict.fromkeys(out.select_dtypes(["bool", "boolean"]), str)
+    return out.astype(flags).assign(**{str(c): out[c].map(plain) for c in out.select_dtypes("number")})
 
 
 def numeric(column: pd.Series) -> bool:
