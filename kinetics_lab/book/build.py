@@ -24,7 +24,7 @@ from kinetics_lab.book.imports import PACKAGE, modules
 from kinetics_lab.book.parameters import declared_parameters, read_notebook
 from kinetics_lab.book.runs import RunResult, execute_all
 from kinetics_lab.errors import among
-from kinetics_lab.files import locked
+from kinetics_lab.files import locked, write_text
 
 TOOLCHAIN = ("altair", "jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme", "vl-convert-python")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -139,7 +139,7 @@ def _jupyter_book(out: Path, builder: str, strict: bool) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False
     )
     log = re.sub(r"\x1b\[[0-9;]*m", "", run.stdout)
-    (out / "build.log").write_text(log, encoding="utf-8")
+    write_text(out / "build.log", log)
     found = re.findall(r"^.*\b(?:WARNING|ERROR)\b.*$", log.replace(f"{stage}/", ""), re.MULTILINE)
     told = [line for line in found if strict or "undefined label" not in line]
     if not strict:
@@ -187,7 +187,7 @@ def _render(out: Path, tree: dict[str, bytes], builder: str, strict: bool) -> No
     if stamp | {"tree": ""} != last | {"tree": ""}:
         shutil.rmtree(out / "_build", ignore_errors=True)
     _jupyter_book(out, builder, strict)
-    made.write_text(json.dumps(stamp), encoding="utf-8")
+    write_text(made, json.dumps(stamp))
 
 
 def build_book(

@@ -131,6 +131,8 @@ def run_suite(
     rates = datasheet_rates(bench.folder) if suite.name == "roofline" else measured_rates(out, bench.folder)
     rows, count = kept_rows(suite, out, bench), len(suite.cases_on(bench.device))
     origin, seen = bench.provenance(), -math.inf
+    rated: Row = {"rate_bytes_per_s": rates.bandwidth, "rate_flops_per_s": rates.matrix}
+    rated["rates_from"] = rates.source
     if todo is None:
         todo = [case for cases in left(suite, out, bench) for case in cases]
     say(f"{suite.name}: {len(todo)} of {count} cases to measure, limits from rates: {rates.source}")
@@ -143,30 +145,15 @@ def run_suite(
         measured, error = _measure(suite, case, predicted, bench)
         if start > seen + 20:  # nvidia-smi is slow: the clocks under load, every 20 seconds
             origin, seen = bench.provenance(), start
-        for planned in ("round_us", "compile_s"):
-            predicted.pop(planned, None)
+        predicted = {key: value for key, value in predicted.items() if key not in ("round_us", "compile_s")}
         result = f"error: {error}"
         if error is None:
             us = measured[suite.headline]
             share = predicted["limit_us"] / us
             measured |= {"share_of_limit": share, "bytes_per_s": predicted["bytes"] / us * 1e6}
             result = f"{us:.1f} us, {share:.0%} of the limit"
-        rated = {
-            "rate_bytes_per_s": rates.bandwidth,
-            "rate_flops_per_s": rates.matrix,
-            "rates_from": rates.source,
-        }
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        row = {
-            **case,
-            **predicted,
-            **rated,
-            **measured,
-            "error": error,
-            **suite.stamp,
-            **origin,
-            "date": date,
-        }
+        row = case | predicted | rated | measured | {"error": error} | suite.stamp | origin | {"date": date}
         rows = [old for old in rows if not is_of(old, case, suite, bench)] + [row]
         write_rows(out / bench.folder / f"{suite.name}.parquet", rows)
         say(f"{suite.name} {number}/{len(todo)} {words(case)}: {result} ({time.monotonic() - start:.1f} s)")

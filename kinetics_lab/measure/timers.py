@@ -190,7 +190,6 @@ class HostTimer(WallTimer):
         self.buffer.sum()
 
     def sample(self, run: Call, reset: Call) -> Any:
-        """One repetition, seconds."""
         reset()
         self.load()
         return super().sample(run, lambda: None)
