@@ -345,6 +345,18 @@ def test_a_band_leaves_a_chosen_axis_alone() -> None:
     assert not axis["zero"]
 
 
+def test_the_nearest_point_tells_the_values_of_its_row() -> None:
+    """The pointer is on a cell around the nearest mark (``datum``), whose row is ``datum.datum``."""
+    import vl_convert
+
+    marks = json.dumps(vl_convert.vegalite_to_vega(make("lines").to_dict(), vl_version="6.4")["marks"])
+    tips = [json.loads(text) for text in re.findall(r'"tooltip": \{"signal": ("(?:[^"\\]|\\.)*")', marks)]
+    near = [tip for tip in tips if "datum.datum" in tip]
+    assert len(near) == 1
+    assert 'toString(datum.datum["model"]' in near[0]
+    assert not re.findall(r"(?<!datum\.)datum\[", near[0])
+
+
 def test_the_bundle_holds_all_of_vega() -> None:
     text = charts.write_bundle(ROOT / "_build" / "bundle").read_text(encoding="utf-8")  # as the book has it
     assert len(text) > 500_000

@@ -24,7 +24,7 @@ from kinetics_lab.book.imports import PACKAGE, modules
 from kinetics_lab.book.parameters import declared_parameters, read_notebook
 from kinetics_lab.book.runs import RunResult, execute_all
 from kinetics_lab.errors import among
-from kinetics_lab.files import locked
+from kinetics_lab.files import locked, write_text
 
 TOOLCHAIN = ("altair", "jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme", "vl-convert-python")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -45,10 +45,7 @@ class BookError(RuntimeError):
 
 
 def repository_settings(config: dict[str, Any], url: str) -> dict[str, Any]:
-    """The book's configuration with repository, edit, issue and launch buttons: on with a URL, off without.
-
-    Raises ValueError unless the URL is empty or reads ``https://host/owner/name``.
-    """
+    """The book's configuration, its buttons on with a URL (``https://host/owner/name``, or ValueError), off without."""
     if url and not re.fullmatch(r"https://[\w.-]+(/[\w.~-]+){2,}", url):
         raise ValueError(f"the repository's URL must read https://host/owner/name; got {url!r}")
     buttons = ("use_repository_button", "use_issues_button", "use_edit_page_button")
@@ -57,9 +54,10 @@ def repository_settings(config: dict[str, Any], url: str) -> dict[str, Any]:
         launch = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
         if url.startswith("https://github.com/"):
             launch["colab_url"] = "https://colab.research.google.com"
+        branch = config.get("repository", {}).get("branch", "main")
         options |= {
             "repository_url": url,
-            "repository_branch": config.get("repository", {}).get("branch", "main"),
+            "repository_branch": branch,
             "path_to_docs": "",
             "launch_buttons": launch,
         }
@@ -68,15 +66,12 @@ def repository_settings(config: dict[str, Any], url: str) -> dict[str, Any]:
     config["html"] = {key: value for key, value in (config.get("html") or {}).items() if key not in buttons}
     sphinx = config.get("sphinx", {})
     given = sphinx.get("config", {})
-    theme = {**given.get("html_theme_options", {}), **options}
-    return config | {"sphinx": {**sphinx, "config": {**given, "html_theme_options": theme}}}
+    given = {**given, "html_theme_options": given.get("html_theme_options", {}) | options}
+    return config | {"sphinx": {**sphinx, "config": given}}
 
 
 def _staged_notebook(run: RunResult) -> bytes:
-    """The executed notebook without its clock readings, so that an equal run is an equal page.
-
-    The cell that papermill puts in is left out of the page when it repeats the defaults shown above it.
-    """
+    """The executed notebook without clock readings, nor papermill's cell where it repeats the defaults above it."""
     import nbformat
 
     book, declared = read_notebook(run.executed), declared_parameters(run.notebook)
@@ -84,10 +79,9 @@ def _staged_notebook(run: RunResult) -> bytes:
     book.metadata.papermill = {"parameters": given}
     for cell in book.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k not in ("papermill", "execution")}
-        if "injected-parameters" in cell.metadata.get("tags", []) and all(
-            declared[k] == given[k] for k in given
-        ):
-            cell.metadata["tags"] = [*cell.metadata["tags"], "remove-cell"]
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags and all(declared[k] == given[k] for k in given):
+            cell.metadata["tags"] = [*tags, "remove-cell"]
     return nbformat.writes(book).encode()
 
 
@@ -100,13 +94,9 @@ def _staged_toc(toc: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
             return {key: value for key, value in smaller.items() if value != []}
         if not isinstance(node, list):
             return node
-        files = [Path(entry.get("file", "")) for entry in node]
-        shown = [f.parent.name != "notebooks" or f.name in only for f in files]
-        return [
-            entry
-            for entry, show in zip(map(kept, node), shown, strict=True)
-            if show and set(entry) - {"caption"}
-        ]
+        files = [(entry, Path(entry.get("file", ""))) for entry in node]
+        shown = [kept(entry) for entry, f in files if f.parent.name != "notebooks" or f.name in only]
+        return [entry for entry in shown if set(entry) - {"caption"}]
 
     return dict(kept(toc))
 
@@ -149,20 +139,15 @@ def _jupyter_book(out: Path, builder: str, strict: bool) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False
     )
     log = re.sub(r"\x1b\[[0-9;]*m", "", run.stdout)
-    (out / "build.log").write_text(log, encoding="utf-8")
-    told = [
-        line.replace(f"{stage}/", "")
-        for line in log.splitlines()
-        if re.search(r"\b(WARNING|ERROR)\b", line) and (strict or "undefined label" not in line)
-    ]
+    write_text(out / "build.log", log)
+    found = re.findall(r"^.*\b(?:WARNING|ERROR)\b.*$", log.replace(f"{stage}/", ""), re.MULTILINE)
+    told = [line for line in found if strict or "undefined label" not in line]
     if not strict:
         print("A preview: links to the notebooks left out lead nowhere.")
     print("\n".join(told), file=sys.stderr, end="\n" if told else "")
     if run.returncode:
-        crash = re.search(r"Exception occurred:.*?\n(\S[^\n]*)", log, re.DOTALL) or re.search(
-            r"={20,}\n\n(.+)", log
-        )
-        reason = crash[1] if crash and not told else f"{len(told)} warning{'s' * (len(told) != 1)}"
+        crash = re.findall(r"Exception occurred:(?s:.*?)\n(\S.*)", log) + re.findall(r"={20,}\n\n(.+)", log)
+        reason = crash[0] if crash and not told else f"{len(told)} warning{'s' * (len(told) != 1)}"
         raise BookError(f"the book did not build: {reason}; all of it is in {out / 'build.log'}")
 
 
@@ -172,7 +157,7 @@ def _gather(
     """The staging tree, name to content: configuration, pages, executed notebooks and the charts' bundle."""
     import yaml
 
-    from kinetics_lab.book.charts.html import write_bundle
+    from kinetics_lab.book.charts import write_bundle
 
     pages = (p for p in (root / "book").rglob("*") if p.is_file() and ".ipynb_checkpoints" not in p.parts)
     tree = {p.relative_to(root).as_posix(): p.read_bytes() for p in pages}
@@ -202,7 +187,7 @@ def _render(out: Path, tree: dict[str, bytes], builder: str, strict: bool) -> No
     if stamp | {"tree": ""} != last | {"tree": ""}:
         shutil.rmtree(out / "_build", ignore_errors=True)
     _jupyter_book(out, builder, strict)
-    made.write_text(json.dumps(stamp), encoding="utf-8")
+    write_text(made, json.dumps(stamp))
 
 
 def build_book(
@@ -220,24 +205,20 @@ def build_book(
 
     root, out = Path(root).resolve(), Path(os.path.abspath(out))
     if out.exists() and any(out.iterdir()) and not (out / "stage").is_dir():
-        raise FileExistsError(
-            f"{out} exists and is not a folder of book builds; give another place for the book"
-        )
+        raise FileExistsError(f"{out} exists and is not a folder of book builds; give another place")
     for needed in ("_config.yml", "book/_toc.yml"):
         if not (root / needed).is_file():
             raise FileNotFoundError(f"there is no {needed} in {root}: run this in the project's folder")
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     if repository_url is None:
-        repository_url = os.environ.get(
-            "KINETICS_REPOSITORY_URL", config.get("repository", {}).get("url", "")
-        )
+        own = config.get("repository", {}).get("url", "")
+        repository_url = os.environ.get("KINETICS_REPOSITORY_URL", own)
     config = repository_settings(config, repository_url)
     for name in data.manifest():  # a kept run must not hide that a file was changed since
         data.data_path(name)
     notebooks = sorted((root / "notebooks").glob("*.ipynb"))
-    stems = [path.stem for path in notebooks]
     for name in only:
-        among(stems, name, "notebook")
+        among([path.stem for path in notebooks], name, "notebook")
     runs = execute_all([p for p in notebooks if not only or p.stem in only], params, root / "_build" / "runs")
     (out / "stage").mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock"):
@@ -260,18 +241,15 @@ def _make_printable(index: Path, single: Path) -> None:
 
 def find_chromium() -> str | None:
     """The browser to print with: $CHROMIUM, else the first of the usual names that is installed."""
-    return os.environ.get("CHROMIUM") or next(
-        (found for name in CHROMIUM if (found := shutil.which(name))), None
-    )
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
 
 
 def print_pdf(page: Path, pdf: Path) -> None:
     """Print an HTML page to ``pdf`` with Chromium. Raises BookError when there is none or it prints nothing."""
     browser = find_chromium()
     if browser is None:
-        raise BookError(
-            "no Chromium to print with: install it (Debian: apt-get install chromium) or set CHROMIUM to its path"
-        )
+        cure = "install it (Debian: apt-get install chromium) or set CHROMIUM to its path"
+        raise BookError(f"no Chromium to print with: {cure}")
     part = pdf.with_name(pdf.name + ".part")
     part.unlink(missing_ok=True)
     # no sandbox: the page is our own and containers seldom allow one; virtual time: until mathematics is set

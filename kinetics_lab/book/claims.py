@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 class Claim:
     """One published number: ``tolerance`` is relative, ``atol`` absolute, ``why`` explains a difference.
 
-    ``shown`` stands for a published value that is no number ("negligible"), with its unit. ``needs`` says what
-    is missing where no chapter can check the number yet; such a claim has no chapter and no finding. ``derived``: the
-    number follows from printed ones and is not printed itself.
+    ``shown`` stands for a published value that is no number ("negligible"), with its unit. ``needs``: what is missing
+    where no chapter can check the number yet. ``derived``: it follows from printed ones and is not printed itself.
     """
 
     id: str
@@ -59,12 +58,10 @@ class Finding:
         """``reproduced`` (within tolerance), ``consistent`` (inside our interval), ``differs``, ``needs data``."""
         if self.value is None:
             return "needs data"
-        slack = max(self.claim.tolerance * abs(self.claim.published), self.claim.atol)
-        if abs(self.value - self.claim.published) <= slack:
+        claim, (low, high) = self.claim, self.interval or (math.inf, -math.inf)
+        if abs(self.value - claim.published) <= max(claim.tolerance * abs(claim.published), claim.atol):
             return "reproduced"
-        if self.interval and self.interval[0] <= self.claim.published <= self.interval[1]:
-            return "consistent"
-        return "differs"
+        return "consistent" if low <= claim.published <= high else "differs"
 
     @property
     def row(self) -> dict[str, Any]:
@@ -121,18 +118,13 @@ def record(id: str, value: float, interval: tuple[float, float] | None = None) -
     value = float(value)
     require(math.isfinite(value), f"claim {id!r}: value must be finite", value)
     if interval is not None:
-        interval = (float(interval[0]), float(interval[1]))
-        require(
-            interval[0] <= value <= interval[1],
-            f"claim {id!r}: interval must contain the value {value}",
-            interval,
-        )
-    finding = Finding(claim, value, interval)
+        interval = low, high = float(interval[0]), float(interval[1])
+        require(low <= value <= high, f"claim {id!r}: interval must contain the value {value}", interval)
     if run := os.environ.get("KINETICS_RUN_DIR"):
         line = json.dumps({"id": id, "value": value, "interval": interval})
         with (Path(run) / "claims.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-    return finding
+    return Finding(claim, value, interval)
 
 
 class FindingTable(list[Finding]):
@@ -142,15 +134,11 @@ class FindingTable(list[Finding]):
         return to_html({"": self})
 
     def __repr__(self) -> str:
-        rows = (finding.row for finding in self)
-        return "\n".join(
-            f"{r['claim']}: published {r['published']}, here {r['here']}: {r['verdict']}" for r in rows
-        )
+        line = "{claim}: published {published}, here {here}: {verdict}"
+        return "\n".join(line.format(**finding.row) for finding in self)
 
 
-def table(findings: Iterable[Finding]) -> FindingTable:
-    """Findings as a table for a chapter."""
-    return FindingTable(findings)
+table = FindingTable
 
 
 def to_html(groups: Mapping[str, Iterable[Finding]]) -> str:
@@ -188,17 +176,11 @@ def read_findings(path: str | Path) -> dict[str, Finding]:
 
 
 def scorecard(path: str | Path) -> pd.DataFrame:
-    """Every claim beside its finding.
-
-    Raises ``ValueError`` where a claim has no finding (its chapter no longer produces the value) and where
-    a claim that differs does not say why.
-    """
+    """Every claim beside its finding; ``ValueError`` where a claim has none, or differs and does not say why."""
     import pandas as pd
 
     claims, findings = load_claims(), read_findings(path)
-    missing = [
-        f"{claim.id} (chapter {claim.chapter})" for claim in claims.values() if claim.id not in findings
-    ]
+    missing = [f"{id} (chapter {claim.chapter})" for id, claim in claims.items() if id not in findings]
     require(not missing, "every claim needs a finding from its chapter", missing)
     silent = [f.claim.id for f in findings.values() if f.status == "differs" and not f.claim.why]
     require(not silent, "every claim that differs needs a `why` in data/claims.toml", silent)

@@ -72,9 +72,8 @@ _TOPK = ("topk:2", "topk:4", "topk:8", "topk:16")
 _ALL, _SHOWN = ("dense", *_TOPK, "topk:32"), ("dense", *_TOPK[:3])
 _BLOCKS = """block_topk:32:4 block_topk:64:4 block_topk:128:4 block_topk:256:4 block_topk:32:2 block_topk:64:2
 block_topk:128:2 local:64:2 local:128:2 local:256:2"""
-_LARGE_BLOCKS = (
-    "block_topk:128:16 block_topk:256:16 block_topk:512:16 block_topk:1024:16 local:512:2 local:1024:2"
-)
+_LARGE_BLOCKS = """block_topk:128:16 block_topk:256:16 block_topk:512:16 block_topk:1024:16 local:512:2
+local:1024:2"""
 _CPU = Preset(
     World(nodes=32, sizes=(11, 18, 25, 32), first=6, cap=128),
     tuple(SIZES)[:5], (0, 1, 2), tokens=4_000_000, batch=16, per_size=16, trials=32,

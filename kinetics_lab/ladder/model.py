@@ -1,10 +1,10 @@
 """The model: a plain pre-norm decoder in Qwen3's form (RMSNorm, GQA, QK-norm, rotary embedding, SwiGLU).
 
-Three departures, all for learning in minutes. A token's embedding is the sum of its label's and its role's. Only
-half of each head's dimensions rotate, so that the other half can match content at any distance. And in every
-layer but the first a key is made from the token BEFORE the one whose value it unlocks (the smeared keys of Olsson
-et al., "In-context learning and induction heads", 2022, in their simplest form): looking up what followed a token
-then takes one head. Plain keys learn it, too, but when is a matter of luck. Costs are the same.
+Three departures, all for learning in minutes. A token's embedding is the sum of its label's and its role's. Only half
+of each head rotates, so that the other half can match content at any distance. And in every layer but the first a key
+is made from the token BEFORE the one whose value it unlocks (the smeared keys of Olsson et al., "In-context learning
+and induction heads", 2022, at their simplest): looking up what followed a token then takes one head. Plain keys learn
+it, too, but when is a matter of luck. Costs are the same.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class Layer(nn.Module):
         """``[rows, tokens, heads, head_dim]``"""
         return rotate(self.q_norm(self.q(self.norm1(x)).unflatten(-1, (-1, self.hd))), angle)
 
-    def keys_values(
-        self, x: Tensor, angle: Tensor, before: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def keys_values(self, x: Tensor, angle: Tensor, before: Tensor | None = None) -> tuple[Tensor, ...]:
         """Keys and values ``[rows, tokens, KV heads, head_dim]`` for the cache, and what the next key is made of.
 
         before: the third result for the token before ``x``; none stands before the first.

@@ -1,8 +1,7 @@
 """Sampling: batched decode with a KV cache under a policy, and the answers to a preset's test problems.
 
-The prompt is read densely and once for all trials; decode obeys the policy, but for the first ``dense_layers``
-layers. Uniform numbers are made on the host, the same for every model, policy and device. Attention runs through
-:mod:`kinetics_lab.decode.caches`: Triton kernels on a GPU, plain PyTorch elsewhere.
+The prompt is read densely and once for all trials; decode obeys the policy, but for the first ``dense_layers`` layers.
+Uniform numbers are made on the host, the same for every model, policy and device.
 """
 
 from __future__ import annotations

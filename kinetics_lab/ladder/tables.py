@@ -128,11 +128,11 @@ def make_table(
         return write_table(out or home / f"{kind}{part}.parquet", table)
 
 
-Models = Iterator[tuple[str, int, "Reasoner", list[dict[str, float]]]]
+Models = Iterator[tuple[str, int, "Reasoner", list[dict[str, float]]]]  # name, seed, model and learning curve
 
 
 def _models(plan: Preset, home: Path, device: str, only: Sequence[str], show: bool) -> Models:
-    """Name, seed, model and learning curve of each rung, trained where that is not done."""
+    """Each rung, trained where that is not done."""
     from kinetics_lab.ladder.train import train
 
     runs = {model_name(size, seed): (size, seed) for size, seed in plan.runs()}
@@ -159,9 +159,8 @@ def _traces(plan: Preset, home: Path, models: Models, show: bool) -> pd.DataFram
         jobs += [("walk-all-sparse", text, 0) for text in plan.all_sparse]
         for task, text, dense in jobs if seed == plan.seeds[0] else [("walk", "dense", 1)]:
             part, begun = home / f"{name}.{task}.{text.replace(':', '-')}.parquet", time.monotonic()
-            tables.append(
-                _kept(part, partial(trace_table, model, plan, name, text, task, dense_layers=dense))
-            )
+            made = partial(trace_table, model, plan, name, text, task, dense_layers=dense)
+            tables.append(_kept(part, made))
             if show:
                 result = f"{tables[-1].correct.mean():.3f} right, {time.monotonic() - begun:.0f} s"
                 print(f"{name} {task} {text}: {result}", file=sys.stderr, flush=True)
@@ -169,15 +168,11 @@ def _traces(plan: Preset, home: Path, models: Models, show: bool) -> pd.DataFram
 
 
 def _walks(plan: Preset, home: Path, models: Models, show: bool) -> pd.DataFrame:
-    tables = [
-        _kept(
-            home / f"{name}.walks.{text.replace(':', '-')}.parquet",
-            partial(walk_table, model, plan, name, text),
-        )
-        for name, seed, model, _ in models
-        if seed == plan.seeds[0]
-        for text in plan.shown
-    ]
+    tables = []
+    for name, _, model, _ in (rung for rung in models if rung[1] == plan.seeds[0]):
+        for text in plan.shown:
+            part = home / f"{name}.walks.{text.replace(':', '-')}.parquet"
+            tables.append(_kept(part, partial(walk_table, model, plan, name, text)))
     rule = f"walks are those of the first seed, {plan.seeds[0]}: model must name one of it"
     require(bool(tables), rule, "others only")
     texts = dict.fromkeys(("model", "policy", "problem"), "category")

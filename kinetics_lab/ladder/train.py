@@ -109,13 +109,8 @@ class Training:
             optimizer.load_state_dict(values)
 
     def save(self, path: Path) -> None:
-        states = [optimizer.state_dict() for optimizer in self.optimizers]
-        whole = {
-            "recipe": self.recipe,
-            "model": self.model.state_dict(),
-            "optimizers": states,
-            "state": self.state,
-        }
+        learnt = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
+        whole = {"recipe": self.recipe, "state": self.state, **learnt}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda part: torch.save(whole, part))
 
@@ -150,9 +145,8 @@ def train(
 ) -> tuple[Reasoner, list[dict[str, float]]]:  # fmt: skip
     """Train one rung of a preset on ``preset.tokens`` tokens, or load it from ``folder`` where that is done.
 
-    ``folder/SIZE-sSEED.pt`` is written every minute and at the end; a stopped training goes on from it and ends with
-    the weights of an uninterrupted one. progress: a line a second on stderr. ``ValueError`` where the file belongs to
-    another recipe, or for a missing device.
+    ``folder/SIZE-sSEED.pt`` is written every minute and at the end; a stopped training goes on from it. progress: a
+    line a second on stderr. ``ValueError`` where the file belongs to another recipe, or for a missing device.
 
     Returns the model and its learning curve, about 100 points: ``tokens`` seen, ``loss`` (nats per token), ``valid``
     (share of probability on true edges, smoothed), ``nodes`` of the largest graphs so far, ``seconds`` of training.

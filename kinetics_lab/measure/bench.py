@@ -9,21 +9,13 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kinetics_lab import decode
-from kinetics_lab.measure.timers import (
-    Call,
-    CudaTimer,
-    HostTimer,
-    Row,
-    WallTimer,
-    free_memory,
-    processor,
-    time_together,
-)  # fmt: skip
+from kinetics_lab.measure import timers
+from kinetics_lab.measure.timers import Calls, CudaTimer, HostTimer, Row, WallTimer, time_together
 
 CPU = "cpu-interpreter"  # label and folder of rehearsals on a CPU, which are not measurements
 HOST = "host"  # this computer's own processor, timed in plain PyTorch and fp32: measurements
@@ -33,21 +25,15 @@ MOVED = {"4dfd68209990": "a234d5732b9a"}
 
 def kernels_digest(device: str = "cuda") -> str:
     """Twelve hex digits of the source of the attention that is timed, by which rows of different code are told apart."""
-    if device == HOST:
-        return _digest([Path(decode.__file__).with_name("host.py")])
-    spec = importlib.util.find_spec("kinetics_kernels")
-    if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError(
-            "kinetics_kernels cannot be imported: install kinetics-lab or set PYTHONPATH=kernels"
-        )
-    return _digest(sorted(Path(spec.submodule_search_locations[0]).glob("*.py")))
-
-
-def _digest(paths: Iterable[Path]) -> str:
-    total = hashlib.sha256()
-    for path in paths:
-        total.update(path.name.encode() + b"\0" + path.read_bytes())
-    return total.hexdigest()[:12]
+    paths = [Path(decode.__file__).with_name("host.py")]
+    if device != HOST:
+        spec = importlib.util.find_spec("kinetics_kernels")
+        if spec is None or not spec.submodule_search_locations:
+            cure = "install kinetics-lab or set PYTHONPATH=kernels"
+            raise RuntimeError(f"kinetics_kernels cannot be imported: {cure}")
+        paths = sorted(Path(spec.submodule_search_locations[0]).glob("*.py"))
+    whole = b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in paths)
+    return hashlib.sha256(whole).hexdigest()[:12]
 
 
 def _output(*command: str) -> str | None:
@@ -107,9 +93,7 @@ class Bench:
             return {"dtype": torch.bfloat16, "device": "cuda"}
         return {"dtype": torch.float32 if self.on_host else torch.float16, "device": "cpu"}
 
-    def time(
-        self, calls: Mapping[str, Call], resets: Mapping[str, Call] | None = None, optional: Collection[str] = ()
-    ) -> Row:  # fmt: skip
+    def time(self, calls: Calls, resets: Calls | None = None, optional: Collection[str] = ()) -> Row:
         """Columns ``<call>_us``, ``_p20_us``, ``_p80_us``, ``_n`` and ``_how`` of calls timed in alternation.
 
         ``<call>_error`` in their place for an ``optional`` call that does not run.
@@ -121,24 +105,16 @@ class Bench:
         """The columns that say where and by which code a row was measured, and the clocks at this moment."""
         query = ("--query-gpu=driver_version,clocks.sm,clocks.mem", "--format=csv,noheader,nounits")
         seen = (_output("nvidia-smi", "-i", self.uuid, *query) if self.on_gpu else None) or ""
-        driver, sm, memory = seen.split(", ") if seen.count(", ") == 2 else (None, "", "")
-        clocks = {"sm_mhz": sm, "mem_mhz": memory}
-        return {
-            "device": self.device,
-            "gpu": self.gpu,
-            "driver": driver,
-            **{name: int(mhz) if mhz.isdigit() else None for name, mhz in clocks.items()},
-            "timer_floor_us": self.floor_us,
-            **self.code,
-        }
+        driver, *clocks = seen.split(", ") if seen.count(", ") == 2 else (None, "", "")
+        sm, memory = (int(mhz) if mhz.isdigit() else None for mhz in clocks)
+        origin = {"device": self.device, "gpu": self.gpu, "driver": driver, "sm_mhz": sm, "mem_mhz": memory}
+        return {**origin, "timer_floor_us": self.floor_us, **self.code}
 
     def has_memory(self, needed: float) -> bool:
         """Whether ``needed`` bytes are free, after giving back what earlier cases left."""
         gc.collect()
-        if self.on_host:
-            return needed <= free_memory()
         if not self.on_gpu:
-            return True
+            return not self.on_host or needed <= timers.free_memory()
         import torch
 
         torch.cuda.empty_cache()
@@ -146,15 +122,14 @@ class Bench:
 
     def works(self) -> bool:
         """Whether this process can go on: not after a fault inside a kernel, nor after a broken capture."""
-        if self.timer.broken or not self.on_gpu:
-            return not self.timer.broken
-        import torch
-
         try:
-            torch.cuda.synchronize()
+            if self.on_gpu and not self.timer.broken:
+                import torch
+
+                torch.cuda.synchronize()
         except RuntimeError:
             return False
-        return True
+        return not self.timer.broken
 
 
 def open_bench(device: str, out: Path) -> Bench:
@@ -175,14 +150,12 @@ def open_bench(device: str, out: Path) -> Bench:
         os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
         return Bench(CPU, CPU, WallTimer())
     if device == HOST:
-        return Bench(HOST, processor(), HostTimer(), code=code_state(HOST))
+        return Bench(HOST, timers.processor(), HostTimer(), code=code_state(HOST))
     import torch
 
     if not torch.cuda.is_available():
-        raise RuntimeError(
-            "measuring needs a CUDA GPU, and PyTorch sees none: --dry-run lists the cases, and --device host times this "
-            "computer's own processor"
-        )
+        instead = "--dry-run lists the cases, and --device host times this computer's own processor"
+        raise RuntimeError(f"measuring needs a CUDA GPU, and PyTorch sees none: {instead}")
     bench = Bench("cuda", torch.cuda.get_device_name(0), CudaTimer())
     bench.uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
     one = torch.zeros(1, device="cuda")

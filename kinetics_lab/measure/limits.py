@@ -19,6 +19,9 @@ class Rates:
     matrix: float
     source: str
 
+    def __str__(self) -> str:
+        return f"{self.bandwidth / 1e12:.2f} TB/s and {self.matrix / 1e12:,.0f} TFLOP/s ({self.source})"
+
     def us(self, moved: float = 0.0, flops: float = 0.0) -> float:
         """The larger of transfer and matrix time, microseconds."""
         return max(moved / self.bandwidth, flops / self.matrix) * 1e6

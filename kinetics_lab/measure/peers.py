@@ -13,12 +13,9 @@ def sdpa(q: Any, cache: Any) -> Callable[[], Any]:
 
     def contiguous(pool: Any) -> Any:  # [B, Hkv, S, D], S the length that all requests share
         width = cache.page_table.shape[1] * cache.page_size
-        whole = torch.empty(
-            cache.batch, cache.n_kv_heads, width, cache.head_dim, dtype=q.dtype, device=q.device
-        )
-        for request, pages in zip(
-            whole, cache.page_table.long(), strict=True
-        ):  # all at once would take a copy more
+        whole = q.new_empty(cache.batch, cache.n_kv_heads, width, cache.head_dim)
+        # all at once would take a copy more
+        for request, pages in zip(whole, cache.page_table.long(), strict=True):
             request.view(cache.n_kv_heads, -1, *pool.shape[2:]).copy_(pool[pages].transpose(0, 1))
         return whole[:, :, : int(cache.lengths[0])]
 
@@ -80,8 +77,4 @@ def flex(q: Any, cache: Any) -> Callable[[], Any]:
     return lambda: attend(queries, keys, values, block_mask=mask).view_as(q)
 
 
-PEERS: dict[str, Callable[[Any, Any], Callable[[], Any]]] = {
-    "sdpa": sdpa,
-    "flex": flex,
-    "flashinfer": flashinfer,
-}
+PEERS: dict[str, Callable[..., Any]] = {"sdpa": sdpa, "flex": flex, "flashinfer": flashinfer}

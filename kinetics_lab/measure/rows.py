@@ -92,22 +92,20 @@ def rows(
     if len(table):
         require(table["device"] == device, f"{gpu}/{suite}: rows must be of device {device}", table["device"])
         last = table.sort_values(["suite_version", "date"]).iloc[-1]
-        same = table["suite_version"].eq(last["suite_version"])
-        same &= table["kernels_digest"].eq(last["kernels_digest"])
+        version = ["suite_version", "kernels_digest"]
+        same = table[version].eq(last[version]).all(axis=1)
         good = table[same & table["error"].isna()].reset_index(drop=True)
         if len(good):
             title = f"Measured on {', '.join(good['gpu'].unique())}"
             said = _provenance(good, table[same], int((~same).sum()), len(found.cases_on(device)))
             return Rows(gpu, title, True, good, rates, said, folder)
     limits = pd.DataFrame([case | found.predict(case, rates) for case in found.cases_on(device)])
-    speeds = f"{rates.bandwidth / 1e12:.2f} TB/s and {rates.matrix / 1e12:,.0f} TFLOP/s ({rates.source})"
     tried = f"; {len(table)} cases were tried and failed: {table['error'].iloc[0]}" if len(table) else ""
+    gpu_command = "make gpu, on a machine with this GPU"
     said = {
-        "Shown": f"the limit of each case of the suite “{suite}”: its bytes and FLOP on {gpu} at {speeds}",
+        "Shown": f"the limit of each case of the suite “{suite}”: its bytes and FLOP on {gpu} at {rates}",
         "Measured": f"nothing{tried}",
-        "To measure": "make gpu, on a machine with this GPU"
-        if device == "cuda"
-        else "kinetics-lab measure --device host",
+        "To measure": gpu_command if device == "cuda" else "kinetics-lab measure --device host",
     }
     return Rows(gpu, "Predicted, not yet measured on this GPU", False, limits, rates, said, folder)
 
@@ -115,25 +113,19 @@ def rows(
 def _provenance(good: pd.DataFrame, kept: pd.DataFrame, others: int, cases: int) -> dict[str, str]:
     """Where rows come from, and what is missing among them."""
     suite, on_gpu = good["suite"].iloc[0], good["device"].eq("cuda").all()
-    versions = (
-        ("driver", "torch", "triton", "flashinfer", "transformers") if on_gpu else ("torch", "transformers")
+    found = good[["driver", "torch", "triton", "flashinfer", "transformers", "commit"]].apply(
+        lambda column: ", ".join(sorted(set(column.dropna().astype(str)))) or "none"
     )
-    values = {
-        name: ", ".join(sorted(set(good[name].dropna().astype(str)))) or "none"
-        for name in (*versions, "commit")
-    }
-    commit = values.pop("commit") + (", with changes" if good["dirty"].eq(True).any() else "")
-    days = sorted(good["date"].str[:10])
-    failed = kept["error"].dropna()
+    libraries = found.drop("commit") if on_gpu else found[["torch", "transformers"]]
+    days, failed = sorted(good["date"].str[:10]), kept["error"].dropna()
+    what = "kernels have" if on_gpu else "timed code has"
     said = {
-        "Versions": ", ".join(f"{name} {value}" for name, value in values.items()),
-        "Commit": commit,
+        "Versions": ", ".join(f"{name} {value}" for name, value in libraries.items()),
+        "Commit": found["commit"] + ", with changes" * bool(good["dirty"].eq(True).any()),
         "Date": days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
         "Cases": f"{len(good)} of {cases} of the suite “{suite}”",
         "Failed": f"{len(failed)} cases, the first with: {failed.iloc[0]}" if len(failed) else "",
         "Left out": f"{others} rows of an older version of the suite or of other kernels" if others else "",
-        "Mind": ""
-        if good["current"].all()
-        else f"the {'kernels have' if on_gpu else 'timed code has'} changed since",
+        "Mind": "" if good["current"].all() else f"the {what} changed since",
     }
     return {term: text for term, text in said.items() if text}

@@ -15,42 +15,34 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from kinetics_lab.errors import sentence
-from kinetics_lab.files import write_whole
+from kinetics_lab.files import write_table
 from kinetics_lab.measure.bench import HOST, MOVED, Bench, Row, kernels_digest
 from kinetics_lab.measure.limits import Rates, datasheet_rates
 from kinetics_lab.measure.timers import WARM_S, CudaTimer, rounds
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-# ---- limits ---------------------------------------------------------------------------------------------------
-
 
 def measured_rates(out: Path, gpu: str) -> Rates:
     """The newest rates of the roofline suite under ``out``; the datasheet's before it has run."""
-    table = read_rows(out, gpu, "roofline")
-    if "matrix_rate" in table:
-        found = table.dropna(subset=["bandwidth", "matrix_rate"]).sort_values("date")
-        if len(found):
-            return Rates(float(found["bandwidth"].iloc[-1]), float(found["matrix_rate"].iloc[-1]), "measured")
-    return datasheet_rates(gpu)
-
-
-# ---- suites and their rows ------------------------------------------------------------------------------------
+    table, known = read_rows(out, gpu, "roofline"), ["bandwidth", "matrix_rate"]
+    found = table.dropna(subset=known).sort_values("date") if "matrix_rate" in table else table[:0]
+    if found.empty:
+        return datasheet_rates(gpu)
+    bandwidth, matrix = found[known].iloc[-1].tolist()
+    return Rates(bandwidth, matrix, "measured")
 
 
 @dataclass(frozen=True)
 class Suite:
     """What is measured. Raise ``version`` when a column changes its meaning: older rows then stay apart.
 
-    ``cases(on_gpu)``: key columns; tiny ones for the interpreter. ``host``: those for a computer's own processor, where
-    the suite has any. ``predict(case, rates)``: ``bytes``, ``flops``,
-    ``limit_us`` and others, with ``memory_bytes`` (peak) and ``round_us`` (limit of everything one round times)
-    for planning. ``measure(case, bench)``: measured columns. ``headline``: the column the limit belongs to.
+    ``cases(on_gpu)``: key columns; tiny ones for the interpreter. ``host``: those for a computer's own processor, if
+    any. ``predict(case, rates)``: ``bytes``, ``flops``, ``limit_us`` and others, with ``memory_bytes`` (peak) and
+    ``round_us`` (limit of everything one round times) for planning. ``measure(case, bench)``: measured columns.
+    ``headline``: the column the limit belongs to.
     """
 
     name: str
@@ -60,6 +52,11 @@ class Suite:
     predict: Callable[[Row, Rates], Row]
     measure: Callable[[Row, Bench], Row]
     host: Callable[[], list[Row]] = list
+
+    @property
+    def stamp(self) -> Row:
+        """The columns by which a row belongs to this suite."""
+        return {"suite": self.name, "suite_version": self.version}
 
     def cases_on(self, device: str) -> list[Row]:
         """The cases on "cuda", on the host, or in a rehearsal."""
@@ -78,8 +75,6 @@ def read_rows(out: Path, gpu: str, suite: str) -> pd.DataFrame:
 
     One file can hold rows of several suite versions and kernel sources: never average over them.
     """
-    import pandas as pd
-
     path = Path(out) / gpu / f"{suite}.parquet"
     if not path.is_file():
         return pd.DataFrame()
@@ -90,14 +85,10 @@ def read_rows(out: Path, gpu: str, suite: str) -> pd.DataFrame:
 
 def write_rows(path: Path, rows: list[Row]) -> None:
     """All rows of a suite at once: whenever the run is stopped, the file is whole, the old one or the new."""
-    import pandas as pd
-
     table = pd.DataFrame(rows)
-    for column in table.columns.intersection(["error", "driver", "flashinfer", "transformers"]):
-        # text, also while every value is missing
-        table[column] = table[column].astype("string")
+    texts = table.columns.intersection(["error", "driver", "flashinfer", "transformers"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda part: table.to_parquet(part, index=False))
+    write_table(path, table.astype(dict.fromkeys(texts, "string")))  # also while every value is missing
 
 
 def tell(line: str) -> None:
@@ -113,16 +104,13 @@ def kept_rows(suite: Suite, out: Path, bench: Bench) -> list[Row]:
 
 def is_of(row: Row, case: Row, suite: Suite, bench: Bench) -> bool:
     """Whether a row is of this case, in this version of the suite and of the kernels."""
-    stamp = {"suite": suite.name, "suite_version": suite.version}
-    wanted = {**case, **stamp, "kernels_digest": bench.code["kernels_digest"]}
+    wanted = {**case, **suite.stamp, "kernels_digest": bench.code["kernels_digest"]}
     return all(row.get(key) == value for key, value in wanted.items())
 
 
 def left(suite: Suite, out: Path, bench: Bench) -> tuple[list[Row], list[Row]]:
     """The cases that are to be measured: those without a row of this code, and those that have failed before."""
-    rows = kept_rows(suite, out, bench)
-    fresh: list[Row] = []
-    failed: list[Row] = []
+    rows, fresh, failed = kept_rows(suite, out, bench), list[Row](), list[Row]()
     for case in suite.cases_on(bench.device):
         errors = [isinstance(row["error"], str) for row in rows if is_of(row, case, suite, bench)]
         if all(errors):
@@ -131,58 +119,48 @@ def left(suite: Suite, out: Path, bench: Bench) -> tuple[list[Row], list[Row]]:
 
 
 def run_suite(
-    suite: Suite,
-    out: Path,
-    bench: Bench,
-    deadline: float = math.inf,
-    say: Callable[[str], None] = tell,
+    suite: Suite, out: Path, bench: Bench, deadline: float = math.inf, say: Callable[[str], None] = tell,
     todo: list[Row] | None = None,
-) -> bool:
+) -> bool:  # fmt: skip
     """Measure ``todo``, or all that is :func:`left`, a line of progress each; True when none is left of it.
 
     A case that fails, or that the memory cannot hold, becomes a row with one sentence in ``error``; the next run
     tries it again, after the others. No case starts that would pass ``deadline`` (``time.monotonic()``).
     Raises ``RuntimeError`` only where the GPU, or PyTorch in this process, is of no more use.
     """
-    stamp = {"suite": suite.name, "suite_version": suite.version}
     rates = datasheet_rates(bench.folder) if suite.name == "roofline" else measured_rates(out, bench.folder)
     rows, count = kept_rows(suite, out, bench), len(suite.cases_on(bench.device))
     origin, seen = bench.provenance(), -math.inf
+    rated: Row = {"rate_bytes_per_s": rates.bandwidth, "rate_flops_per_s": rates.matrix}
+    rated["rates_from"] = rates.source
     if todo is None:
         todo = [case for cases in left(suite, out, bench) for case in cases]
     say(f"{suite.name}: {len(todo)} of {count} cases to measure, limits from rates: {rates.source}")
     for number, case in enumerate(todo, 1):
         start, predicted = time.monotonic(), suite.predict(case, rates)
         if start + expected_seconds(predicted) + predicted.get("compile_s", 0.0) > deadline:
-            unmeasured = len(todo) - number + 1
-            say(
-                f"{suite.name}: the time is up, {unmeasured} cases are left; the same command goes on from here"
-            )
+            rest = f"{len(todo) - number + 1} cases are left; the same command goes on from here"
+            say(f"{suite.name}: the time is up, {rest}")
             return False
         measured, error = _measure(suite, case, predicted, bench)
         if start > seen + 20:  # nvidia-smi is slow: the clocks under load, every 20 seconds
             origin, seen = bench.provenance(), start
-        for planned in ("round_us", "compile_s"):
-            predicted.pop(planned, None)
+        predicted = {key: value for key, value in predicted.items() if key not in ("round_us", "compile_s")}
         result = f"error: {error}"
         if error is None:
             us = measured[suite.headline]
-            measured |= {
-                "share_of_limit": predicted["limit_us"] / us,
-                "bytes_per_s": predicted["bytes"] / us * 1e6,
-            }
-            result = f"{us:.1f} us, {measured['share_of_limit']:.0%} of the limit"
-        rated = dict(rate_bytes_per_s=rates.bandwidth, rate_flops_per_s=rates.matrix, rates_from=rates.source)
+            share = predicted["limit_us"] / us
+            measured |= {"share_of_limit": share, "bytes_per_s": predicted["bytes"] / us * 1e6}
+            result = f"{us:.1f} us, {share:.0%} of the limit"
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        row = {**case, **predicted, **rated, **measured, "error": error, **stamp, **origin, "date": date}
+        row = case | predicted | rated | measured | {"error": error} | suite.stamp | origin | {"date": date}
         rows = [old for old in rows if not is_of(old, case, suite, bench)] + [row]
         write_rows(out / bench.folder / f"{suite.name}.parquet", rows)
         say(f"{suite.name} {number}/{len(todo)} {words(case)}: {result} ({time.monotonic() - start:.1f} s)")
         if error and not bench.works():
-            raise RuntimeError(
-                f"nothing more can be measured in this process after {suite.name} {words(case)}: {error}; the row is kept, and "
-                "the same command goes on with the other cases"
-            )
+            kept = "the row is kept, and the same command goes on with the other cases"
+            after = f"{suite.name} {words(case)}: {error}; {kept}"
+            raise RuntimeError(f"nothing more can be measured in this process after {after}")
     return True
 
 
@@ -204,16 +182,14 @@ def words(case: Row) -> str:
 def dry_run(suites: Iterable[Suite], out: Path, gpu: str = "nvidia-h200") -> list[str]:
     """Lines of a dry run: every case with limit, expected seconds and memory. Needs no GPU and no PyTorch."""
     rates = measured_rates(out, gpu)
-    speeds = f"{rates.bandwidth / 1e12:.2f} TB/s and {rates.matrix / 1e12:.0f} TFLOP/s ({rates.source})"
-    lines = [f"limits of {gpu} at {speeds}; seconds are estimated from them, without compilation"]
+    lines = [f"limits of {gpu} at {rates}; seconds are estimated from them, without compilation"]
     total = 0.0
     for suite in suites:
         predicted = [(case, suite.predict(case, rates)) for case in suite.cases(True)]
-        seconds = sum(expected_seconds(p) for _, p in predicted)
-        peak = max(p["memory_bytes"] for _, p in predicted) / 1e9
+        costs = [(expected_seconds(p), p["memory_bytes"] / 1e9) for _, p in predicted]
+        seconds, peak = sum(s for s, _ in costs), max(gb for _, gb in costs)
         total += seconds
         lines.append(f"{suite.name}: {len(predicted)} cases, {seconds:.0f} s, up to {peak:.1f} GB")
-        for case, p in predicted:
-            costs = f"{expected_seconds(p):.1f} s, {p['memory_bytes'] / 1e9:.1f} GB"
-            lines.append(f"  {words(case)}: limit {p['limit_us']:.1f} us, {costs}")
+        for (case, p), (s, gb) in zip(predicted, costs, strict=True):
+            lines.append(f"  {words(case)}: limit {p['limit_us']:.1f} us, {s:.1f} s, {gb:.1f} GB")
     return [*lines, f"all: {total:.0f} s = {total / 60:.1f} min"]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.request import COMBINES, Cost
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import among, require
 
 FORMS = (*COMBINES, "parts")
 
@@ -57,7 +57,7 @@ def fit_time_law(
     """
     from scipy.optimize import least_squares
 
-    lookup(dict.fromkeys(FORMS, True), form, "form")
+    among(FORMS, form, "form")
     us = np.asarray(us, float)
     require(len(us) == len(table) >= 6, "a fit needs at least 6 rows, and a time for each", len(us))
     require(np.isfinite(us) & (us > 0), "us must be positive and finite (microseconds)", us)

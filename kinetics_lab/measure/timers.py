@@ -21,6 +21,7 @@ from kinetics_lab.errors import sentence
 
 Row = dict[str, Any]
 Call = Callable[[], Any]
+Calls = Mapping[str, Call]
 WARM_S = 0.15  # of load before a case is timed
 
 
@@ -41,7 +42,13 @@ class WallTimer:
     broken = ""  # why nothing can be timed in this process any more
 
     def warm(self) -> None:
-        """Bring the device to speed."""
+        """Keep the device busy for a while: its clocks fell while a case was compiled, and need tens of milliseconds."""
+        end = time.perf_counter() + (WARM_S if self.target_s else 0.0)  # not in a rehearsal
+        while time.perf_counter() < end:
+            self.load()
+
+    def load(self) -> None:
+        """A moment's work."""
 
     def prepare(self, call: Call) -> tuple[Call, str]:
         """Warm up; returns what to run in its place, and how it is timed."""
@@ -72,15 +79,12 @@ class CudaTimer(WallTimer):
         self.buffer = torch.randn(l2, device="cuda")  # fp32: four times the cache
         self.sink = torch.zeros((), device="cuda")
 
-    def warm(self) -> None:
-        """Keep the GPU busy for a while: its clocks fell while a case was compiled, and need tens of milliseconds."""
+    def load(self) -> None:
         import torch
 
-        end = time.perf_counter() + WARM_S
-        while time.perf_counter() < end:
-            for _ in range(20):
-                torch.sum(self.buffer, dim=0, out=self.sink)
-            torch.cuda.synchronize()
+        for _ in range(20):
+            torch.sum(self.buffer, dim=0, out=self.sink)
+        torch.cuda.synchronize()
 
     def prepare(self, call: Call) -> tuple[Call, str]:
         """Warm up, which compiles, and capture; a call that cannot be captured is timed as it is."""
@@ -114,10 +118,7 @@ class CudaTimer(WallTimer):
 
 
 def time_together(
-    calls: Mapping[str, Call],
-    timer: WallTimer,
-    resets: Mapping[str, Call] | None = None,
-    optional: Collection[str] = (),
+    calls: Calls, timer: WallTimer, resets: Calls | None = None, optional: Collection[str] = ()
 ) -> dict[str, Row]:
     """Time calls in alternation: each round runs every one once, so that clocks drift under all alike.
 
@@ -151,28 +152,27 @@ def rounds(round_s: float, timer: WallTimer | type[WallTimer]) -> int:
     return max(timer.least, min(timer.most, int(timer.target_s / max(round_s, 1e-9))))
 
 
-def free_memory() -> float:
-    """Bytes that this computer has to give, as Linux tells; elsewhere no limit is known."""
+def _told(file: str, field: str) -> str | None:
+    """The first value of a field in a file of Linux's /proc; None elsewhere."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc", file).read_text().splitlines()
     except OSError:
-        return math.inf
-    return next(
-        (1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf
-    )
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), None)
+
+
+def free_memory() -> float:
+    """Bytes that this computer has to give; without Linux no limit is known."""
+    kilobytes = _told("meminfo", "MemAvailable")
+    return 1024.0 * int(kilobytes.split()[0]) if kilobytes else math.inf
 
 
 def processor() -> str:
     """The processor's name and how many threads PyTorch runs on it."""
     import torch
 
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    threads = torch.get_num_threads()
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {threads} threads"
+    name = _told("cpuinfo", "model name") or platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 class HostTimer(WallTimer):
@@ -186,14 +186,10 @@ class HostTimer(WallTimer):
         # fp32: 134 MB, more than caches hold; zeros would be one page of memory
         self.buffer = torch.ones(2**25)
 
-    def warm(self) -> None:
-        """Bring the processor to speed."""
-        end = time.perf_counter() + WARM_S
-        while time.perf_counter() < end:
-            self.buffer.sum()
+    def load(self) -> None:
+        self.buffer.sum()
 
     def sample(self, run: Call, reset: Call) -> Any:
-        """One repetition, seconds."""
         reset()
-        self.buffer.sum()
+        self.load()
         return super().sample(run, lambda: None)

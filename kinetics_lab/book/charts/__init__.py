@@ -8,8 +8,8 @@ text raise ``ValueError``. Call `enable` once at the top of a notebook.
 
 from kinetics_lab.book.charts.html import MimeRender, enable, write_bundle
 from kinetics_lab.book.charts.marks import compare, fit, heatmap, lines, regions, stacked_bars
-from kinetics_lab.book.charts.slider import Slider
 from kinetics_lab.book.charts.style import SERIES, SIZES, theme
+from kinetics_lab.book.charts.tables import Slider
 
 __all__ = [
     "SERIES", "SIZES", "MimeRender", "Slider", "compare", "enable", "fit", "heatmap", "lines", "regions",

@@ -8,32 +8,25 @@ would load scripts from elsewhere. In the book, `MimeRender` turns the JSON into
 from __future__ import annotations
 
 import base64
-import copy
-import csv
 import hashlib
 import html
-import io
 import json
-import os
 import re
-import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import altair as alt
+import pandas as pd
+
 from kinetics_lab.book.charts.style import theme
+from kinetics_lab.files import write_text
 
 MIME = "application/vnd.vegalite.v5+json"  # JupyterLab registers v3 to v5, and draws newer specs under v5
+VIEWS = {"hconcat", "vconcat", "concat", "facet", "repeat"}
 _V5_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.20.1.json"
-_VIEWS = ("hconcat", "vconcat", "concat", "facet", "repeat")
-
-
-def _vega_lite() -> str:
-    """Vega-Lite's version as vl-convert names it, e.g. ``6.4``."""
-    import altair as alt
-
-    return ".".join(alt.VEGALITE_VERSION.lstrip("v").split(".")[:2])
+VEGA_LITE = ".".join(alt.VEGALITE_VERSION.lstrip("v").split(".")[:2])  # as vl-convert names it: 6.4
 
 
 def enable() -> None:
@@ -41,7 +34,6 @@ def enable() -> None:
 
     Styled tables (``df.style``) are shown in the book's style, too.
     """
-    import altair as alt
     from IPython import get_ipython
     from pandas.io.formats.style import Styler
 
@@ -62,7 +54,7 @@ def mimebundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
     if find_spec("vl_convert"):
         import vl_convert
 
-        png = vl_convert.vegalite_to_png({**spec, "background": "white"}, vl_version=_vega_lite(), scale=2)
+        png = vl_convert.vegalite_to_png({**spec, "background": "white"}, vl_version=VEGA_LITE, scale=2)
         bundle["image/png"] = base64.b64encode(png).decode()
     return bundle
 
@@ -71,9 +63,8 @@ def static_svg(spec: dict[str, Any], uid: str, label: str) -> str:
     """The chart as one inline SVG: ids start with ``uid``, it scales with the page, ``label`` is read out."""
     import vl_convert
 
-    quiet = copy.deepcopy(spec)
-    quiet.setdefault("config", {})["aria"] = False  # one label for the figure instead of one a mark
-    svg = vl_convert.vegalite_to_svg(quiet, vl_version=_vega_lite())
+    config = {**spec.get("config", {}), "aria": False}  # one label for the figure instead of one a mark
+    svg = vl_convert.vegalite_to_svg({**spec, "config": config}, vl_version=VEGA_LITE)
     for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg))):  # Vega counts on and on
         svg = svg.replace(f'id="{name}"', f'id="{uid}-{number}"').replace(
             f"url(#{name})", f"url(#{uid}-{number})"
@@ -101,40 +92,26 @@ def live_spec(spec: dict[str, Any]) -> dict[str, Any]:
         del live["title"]
         live |= {"title": meta["title"]} if meta["title"] else {}
         live["usermeta"] = {"values": meta["values"]}
-    formats = {}
-    live["datasets"] = {}
-    for name, rows in spec.get("datasets", {}).items():
-        live["datasets"][name], formats[name] = _csv(rows)
-    live = _with_formats(live, formats)
-    if not any(view in live for view in _VIEWS) and not isinstance(live.get("width"), dict):
-        live["width"] = "container"
-        live["autosize"] = {"type": "fit-x", "contains": "padding"}
+    tables = {name: _csv(rows) for name, rows in spec.get("datasets", {}).items()}
+    live["datasets"] = {name: text for name, (text, _) in tables.items()}
+
+    def read(node: dict[str, Any]) -> dict[str, Any]:
+        known = isinstance(node.get("name"), str) and node["name"] in tables
+        return {**node, "format": tables[node["name"]][1]} if known else node
+
+    live = json.loads(json.dumps(live), object_hook=read)
+    if not VIEWS & set(live) and not isinstance(live.get("width"), dict):
+        live |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
     return live
 
 
 def _csv(rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     """A table as CSV text and the format that reads it back; an empty cell is null."""
-    columns = list(rows[0])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        cells = (row[c] for c in columns)
-        writer.writerow([f"{v:g}" if isinstance(v, float) and float(f"{v:g}") == v else v for v in cells])
-    numbers = {c: "number" for c in columns if all(isinstance(r[c], int | float | None) for r in rows)}
-    return text.getvalue(), {"type": "csv", "parse": numbers}
-
-
-def _with_formats(node: Any, formats: dict[str, Any]) -> Any:
-    """A copy of the spec in which every named table says how to read it."""
-    if isinstance(node, list):
-        return [_with_formats(n, formats) for n in node]
-    if not isinstance(node, dict):
-        return node
-    copied = {k: v if k == "datasets" else _with_formats(v, formats) for k, v in node.items()}
-    if isinstance(node.get("data"), dict) and node["data"].get("name") in formats:
-        copied["data"] = {**node["data"], "format": formats[node["data"]["name"]]}
-    return copied
+    numbers = {c: "number" for c in rows[0] if all(isinstance(row[c], int | float | None) for row in rows)}
+    short = pd.DataFrame(rows, dtype=object).map(
+        lambda v: f"{v:g}" if isinstance(v, float) and float(f"{v:g}") == v else v
+    )
+    return short.to_csv(index=False), {"type": "csv", "parse": numbers}
 
 
 def figure_html(spec: dict[str, Any], place: str = "") -> str:
@@ -175,29 +152,18 @@ class MimeRender:
         return [nodes.raw(text=figure_html(spec, place), format="html", classes=["output"])]
 
 
-def write_bundle(folder: str | os.PathLike[str]) -> Path:
+def write_bundle(folder: Path) -> Path:
     """Write ``kl-vega.js`` (Vega, Vega-Lite, Vega-Embed in one script) into ``folder``, whole or not at all.
 
     A file that is there already for the same versions is kept as it is.
     """
     import vl_convert
 
-    folder = Path(folder)
     target = folder / "kl-vega.js"
-    stamp = f"/* Vega, Vega-Lite {_vega_lite()} and Vega-Embed (BSD-3-Clause), by vl-convert {version('vl-convert-python')} */\n"
-    if target.is_file():
-        with target.open(encoding="utf-8") as old:
-            if old.readline() == stamp:
-                return target
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_vega_lite())
+    stamp = f"/* Vega, Vega-Lite {VEGA_LITE} and Vega-Embed (BSD-3-Clause), by vl-convert {version('vl-convert-python')} */\n"
+    if target.is_file() and target.read_text(encoding="utf-8").startswith(stamp):
+        return target
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     folder.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            # its top-level constants would collide with those of Sphinx's own scripts: keep them in a function
-            out.write(f"{stamp}(function () {{\n{bundle}\n}})();\n")
-        os.replace(part, target)
-    except BaseException:
-        os.unlink(part)
-        raise
-    return target
+    # its top-level constants would collide with those of Sphinx's own scripts: keep them in a function
+    return write_text(target, f"{stamp}(function () {{\n{bundle}\n}})();\n")

@@ -12,9 +12,8 @@ import pandas as pd
 
 from kinetics_lab.book.charts import parts
 from kinetics_lab.book.charts.parts import Names, Range, Rules
-from kinetics_lab.book.charts.slider import Slider
 from kinetics_lab.book.charts.style import BAR, DASHES, GROUND, INK, SERIES, SHAPES
-from kinetics_lab.book.charts.tables import order, span
+from kinetics_lab.book.charts.tables import Slider, begin, order, span
 from kinetics_lab.errors import among
 
 
@@ -35,11 +34,10 @@ def lines(
     """
     known_y = [] if slider and slider.expr else [y]
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
-    data = parts.begin(table, [x, *known_y, series, dash, *(band or ())], texts, slider, tooltip_columns)
+    data = begin(table, [x, *known_y, series, dash, *(band or ())], texts, slider, tooltip_columns)
     tips = parts.tooltips(data, {x: x_title, y: y_title}, tooltip_columns or [series, dash, x, y])
     xs, ys = span(data, x), span(data, *known_y, *(band or ()))
-    if len(reference) and len(ys):
-        ys = np.append(ys, [value for value, _ in reference])
+    ys = np.append(ys, [value for value, _ in reference]) if len(ys) else ys
     steady = bool(slider and slider.column)
     base = alt.Chart(data).encode(
         x=parts.position(alt.X, x, x_title, xs, log_x, x_domain, steady),
@@ -48,7 +46,7 @@ def lines(
     )
     if dash is not None:
         base = base.encode(detail=alt.Detail(field=dash, type="nominal"))
-    base = parts.controlled(base, slider, y)
+    base = slider.transform(base, y) if slider else base
     cut = x_domain is not None or y_domain is not None
     line = base.mark_line(strokeWidth=2.5, clip=cut)
     if series is not None:
@@ -70,15 +68,15 @@ def fit(
     points: pd.DataFrame, line: pd.DataFrame, x: str, y: str, series: str | None = None, *, x_title: str,
     y_title: str, description: str, title: str | None = None, log_x: bool | int = True, log_y: bool = True,
     x_domain: Range = None, y_domain: Range = None, band: tuple[str, str] | None = None, reference: Rules = (),
-    reference_x: Rules = (), sort: Names = None, ordered: bool = False, tooltip_columns: Sequence[str] | None = None,
+    sort: Names = None, ordered: bool = False, tooltip_columns: Sequence[str] | None = None,
 ) -> alt.LayerChart:  # fmt: skip
     """Measured ``points`` and the fitted ``line`` (both with columns x, y, series), log-log unless told.
 
     ``band`` names two columns of ``line``; ``tooltip_columns`` the columns of ``points`` shown under the pointer.
     """
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
-    dots = parts.begin(points, [x, y, series], texts, None, tooltip_columns)
-    curve = parts.begin(line, [x, y, series, *(band or ())], texts)
+    dots = begin(points, [x, y, series], texts, None, tooltip_columns)
+    curve = begin(line, [x, y, series, *(band or ())], texts)
     both = pd.concat([dots, curve], ignore_index=True)
     place: dict[str, Any] = {
         "x": parts.position(alt.X, x, x_title, span(both, x), log_x, x_domain),
@@ -94,7 +92,7 @@ def fit(
     marks = parts.within(alt.Chart(dots), **{x: x_domain, y: y_domain})
     marks = marks.mark_point(filled=True, size=60, opacity=0.9).encode(**place, tooltip=tips)
     drawn_line = drawn.mark_line(strokeWidth=2, clip=True)
-    chart = alt.layer(*parts.band(drawn, band, True), drawn_line, marks, *parts.rules(reference, reference_x))
+    chart = alt.layer(*parts.band(drawn, band, True), drawn_line, marks, *parts.rules(reference, ()))
     return parts.finish(chart, title, description)
 
 
@@ -110,7 +108,7 @@ def stacked_bars(
     """
     known_y = [] if slider and slider.expr else [y]
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
-    data = parts.begin(table, [x, *known_y, part], texts, slider)
+    data = begin(table, [x, *known_y, part], texts, slider)
     values = span(data, *known_y)
     if (values < 0).any():
         raise ValueError(f"column {y!r} must not be negative in stacked bars; got {values.min():g}")
@@ -128,10 +126,9 @@ def stacked_bars(
     rank = json.dumps(order(data, part, sort))  # the stack follows the order of the legend
     bars = alt.Chart(data).mark_bar().transform_calculate(_rank=f"indexof({rank}, datum[{json.dumps(part)}])")
     bars = bars.encode(**place, color=hue, order=alt.Order(field="_rank", type="quantitative"), tooltip=tips)
-    bars = parts.controlled(bars, slider, y)
-    if horizontal:
-        bars = bars.properties(height=alt.Step(34))
-    return parts.finish(bars, title, description, slider)
+    bars = slider.transform(bars, y) if slider else bars
+    height = {"height": alt.Step(34)} if horizontal else {}
+    return parts.finish(bars.properties(**height), title, description, slider)
 
 
 def compare(
@@ -146,15 +143,14 @@ def compare(
     if (lo is None) != (hi is None):
         raise ValueError(f"lo and hi must be given together; got lo={lo!r}, hi={hi!r}")
     texts = {"x_title": x_title, "description": description}
-    data = parts.begin(table, [label, value, source, lo, hi], texts)
+    data = begin(table, [label, value, source, lo, hi], texts)
     names = order(data, source, sort)
     key = parts.legend(names, offset=8 + 16 * len(reference_x))
     hue = parts.colour(data, source, names, False, offset=key["offset"])
     base = alt.Chart(data).encode(y=parts.category(alt.Y, data, label, None, sort_label))
     low = alt.X(field=value, type="quantitative", aggregate="min", title=x_title)
     gap = base.mark_rule(opacity=0.25, strokeWidth=1.5).encode(x=low, x2=alt.X2(field=value, aggregate="max"))
-    layers: list[Any] = [gap]
-    shown: list[str | None] = [label, source, value]
+    layers, shown = [gap], [label, source, value]
     if lo is not None and hi is not None:
         ends = zip(data[lo], data[hi], strict=True)
         data["interval"] = [f"{a:.4g} to {b:.4g}" if a <= b else "none" for a, b in ends]
@@ -186,10 +182,10 @@ def heatmap(
     ``cell_format`` is the d3 format of the numbers; numeric rows grow upwards. The slider must be a filter.
     """
     texts = {"x_title": x_title, "y_title": y_title, "value_title": value_title, "description": description}
-    data = parts.begin(table, [x, y, value], texts, slider)
+    data = begin(table, [x, y, value], texts, slider)
     hue, pale = _shades(data, value, value_title, log, midpoint)
     base = alt.Chart(data).encode(**parts.grid(data, x, y, x_title, y_title, sort_x, sort_y))
-    base = parts.controlled(base, slider, value)
+    base = slider.transform(base, value) if slider else base
     tips = parts.tooltips(data, {x: x_title, y: y_title, value: value_title}, [x, y, value])
     layers = [base.mark_rect().encode(color=hue, tooltip=tips)]
     across, down = data[x].nunique(), data[y].nunique()
@@ -242,7 +238,7 @@ def regions(
     rows grow upwards; the slider must be a filter.
     """
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
-    data = parts.begin(table, [x, y, name, sure], texts, slider)
+    data = begin(table, [x, y, name, sure], texts, slider)
     hue = parts.colour(data, name, sort, ordered, symbolType="square", symbolStrokeWidth=0)
     if rest is not None:
         names = order(data, name, sort)
@@ -256,10 +252,10 @@ def regions(
     if sure is not None:
         shares = span(data, sure)
         if ((shares < 0) | (shares > 1)).any():
-            raise ValueError(
-                f"column {sure!r} must lie between 0 and 1; got {shares.min():g} to {shares.max():g}"
-            )
+            shown = f"{shares.min():g} to {shares.max():g}"
+            raise ValueError(f"column {sure!r} must lie between 0 and 1; got {shown}")
         faint = alt.Scale(domain=[0.3, 1], range=[0.4, 1], clamp=True)
         cells = cells.encode(opacity=alt.Opacity(field=sure, type="quantitative", scale=faint, legend=None))
-    edged = parts.controlled(cells, slider, name).mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
+    cells = slider.transform(cells, name) if slider else cells
+    edged = cells.mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
     return parts.finish(edged, title, description, slider)

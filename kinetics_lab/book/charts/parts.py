@@ -11,9 +11,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.book.charts.slider import Slider
 from kinetics_lab.book.charts.style import SERIES, SIZES, WIDTH, palette
-from kinetics_lab.book.charts.tables import binary, numeric, order, plain, span, tidy
+from kinetics_lab.book.charts.tables import Slider, binary, numeric, order, plain, span
 
 Names = Sequence[Any] | None
 Range = tuple[float, float] | None
@@ -29,30 +28,20 @@ BINARY = (
 )
 
 
-def begin(
-    table: pd.DataFrame, columns: Sequence[str | None], texts: dict[str, str], slider: Slider | None = None,
-    tooltip_columns: Sequence[str] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """The table of a chart: the named columns and those of its control. ValueError for a text that is empty."""
-    for name, text in texts.items():
-        if not str(text).strip():
-            raise ValueError(f"{name} must be a non-empty text; got {text!r}")
-    return tidy(table, [*columns, *(slider.columns() if slider else []), *(tooltip_columns or ())])
-
-
 def tooltips(table: pd.DataFrame, titles: dict[str, str], columns: Sequence[str | None]) -> list[alt.Tooltip]:
     """What the pointer reads: axis titles as names, numbers in a readable format."""
     tips = []
     for column in dict.fromkeys(c for c in columns if c):
         title = titles.get(column) or column.replace("_", " ")
         if column in table and not numeric(table[column]):
-            tips.append(alt.Tooltip(field=column, type="nominal", title=title))
+            # without a format, Vega-Lite looks for a name on the nearest mark, and not in the mark's row
+            text = {"format": "", "formatType": "toString"}
+            tips.append(alt.Tooltip.from_dict({"field": column, "type": "nominal", "title": title, **text}))
             continue
         size = max(np.abs(span(table, column)), default=1.0)
         whole = column in table and pd.api.types.is_integer_dtype(table[column])
-        style = (
-            ",d" if whole and size < 1e7 else ".4~s" if size >= 1e6 else ",.4~g" if size >= 1e-3 else ".3~e"
-        )
+        short = ".4~s" if size >= 1e6 else ",.4~g" if size >= 1e-3 else ".3~e"
+        style = ",d" if whole and size < 1e7 else short
         tips.append(alt.Tooltip(field=column, type="quantitative", title=title, format=style))
     return tips
 
@@ -77,9 +66,7 @@ def position(
     Raises ValueError for a log axis with values that are not positive.
     """
     if log and len(values) and values.min() <= 0:
-        raise ValueError(
-            f"column {column!r} must be positive for a log axis; its smallest value is {values.min():g}"
-        )
+        raise ValueError(f"column {column!r} must be positive for a log axis; got {values.min():g}")
     limits = tuple(domain) if domain is not None else (values.min(), values.max()) if len(values) else None
     axis: dict[str, Any] = {"labelExpr": NUMBER}
     scale: dict[str, Any] = {"nice": domain is None and not log}
@@ -95,16 +82,14 @@ def position(
         scale |= {"type": "log", "base": 2 if powers_of_two else 10}
         if domain is None and channel is alt.Y:
             scale["padding"] = 6
+        axis |= {"labelExpr": BINARY} if powers_of_two else {}
         if limits and powers_of_two:
             powers = [2.0**k for k in range(int(np.ceil(np.log2(limits[0]))), int(np.log2(limits[1])) + 1)]
             axis["values"] = powers[:: max(1, len(powers) // 8)]
         elif limits:
             axis["values"] = log_ticks(*limits)
-        if powers_of_two:
-            axis["labelExpr"] = BINARY
-    return channel(
-        field=column, type="quantitative", title=title, scale=alt.Scale(**scale), axis=alt.Axis(**axis)
-    )
+    looks = {"scale": alt.Scale(**scale), "axis": alt.Axis(**axis)}
+    return channel(field=column, type="quantitative", title=title, **looks)
 
 
 def legend(names: Sequence[Any], **style: Any) -> alt.Legend:
@@ -139,11 +124,10 @@ def finish(chart: Any, title: str | None, description: str, slider: Slider | Non
     head = textwrap.wrap(title, 76) if title else []
     if slider is None:
         return chart.properties(description=description, **({"title": head} if head else {}))
-    text = alt.ExprRef(expr="[" + ", ".join([*map(json.dumps, head), slider.headline()]) + "]")
+    text = alt.ExprRef(expr=f"[{', '.join([*map(json.dumps, head), slider.headline()])}]")
     meta = {"title": head, "values": {slider.name: list(slider.values)}}
-    return chart.add_params(slider.param()).properties(
-        description=description, title=alt.Title(text=text), usermeta=meta
-    )
+    told = {"description": description, "title": alt.Title(text=text), "usermeta": meta}
+    return chart.add_params(slider.param()).properties(**told)
 
 
 def category(channel: type, table: pd.DataFrame, column: str, title: str | None, sort: Names) -> Any:
@@ -165,15 +149,7 @@ def grid(
     rows = order(table, y, sort_y)
     if sort_y is None and numeric(table[y]):
         rows = rows[::-1]
-    return {
-        "x": category(alt.X, table, x, x_title, sort_x),
-        "y": category(alt.Y, table, y, y_title, rows),
-    }
-
-
-def controlled(chart: Any, slider: Slider | None, column: str) -> Any:
-    """The chart as its control has it: ``column`` computed anew, or only the rows of the chosen value."""
-    return chart if slider is None else slider.transform(chart, column)
+    return {"x": category(alt.X, table, x, x_title, sort_x), "y": category(alt.Y, table, y, y_title, rows)}
 
 
 def within(chart: Any, **domains: Range) -> Any:
@@ -197,12 +173,11 @@ def rules(across: Rules, upright: Rules, above: bool = False) -> list[alt.Chart]
     layers: list[alt.Chart] = []
     right = "scale('x', datum.x) > 0.6 * width"  # names there stand on the left of their rule
     side, shift = alt.ExprRef(expr=f"{right} ? 'right' : 'left'"), alt.ExprRef(expr=f"{right} ? -5 : 5")
-    places = [("y", k, *rule) for k, rule in enumerate(across)]
-    places += [("x", k, *rule) for k, rule in enumerate(upright)]
-    for axis, k, value, name in places:
+    places: list[Any] = [("y", alt.Y, k, *rule) for k, rule in enumerate(across)]
+    places += [("x", alt.X, k, *rule) for k, rule in enumerate(upright)]
+    for axis, channel, k, value, name in places:
         base = alt.Chart(pd.DataFrame([{axis: plain(value), "label": str(name)}]))
-        place: Any = {axis: {"x": alt.X, "y": alt.Y}[axis](field=axis, type="quantitative")}
-        base = base.encode(**place)
+        base = base.encode(**{axis: channel(field=axis, type="quantitative")})
         if axis == "y":
             text = base.mark_text(align="right", dx=-2, dy=-7, fontSize=11).encode(x=alt.value("width"))
         else:  # one name below the other

@@ -35,6 +35,7 @@ def theme() -> dict[str, Any]:
         "padding": 4,
         "config": {
             "font": FONT,
+            "customFormatTypes": True,  # for names in tooltips
             "axis": {**text, **axis, "tickOpacity": 0.5, "titleFontWeight": "normal", "titlePadding": 8},
             "axisX": {"grid": False, "labelAngle": 0, "labelOverlap": "greedy"},
             "axisY": {**horizontal, "domain": False, "ticks": False, "labelPadding": 6},

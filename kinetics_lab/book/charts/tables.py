@@ -1,10 +1,14 @@
-"""The tables that charts draw, checked and cut to what a page has to carry."""
+"""What charts draw: tables checked and cut to what a page has to carry, and the control that changes them."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import altair as alt
 import numpy as np
 import pandas as pd
 
@@ -19,9 +23,19 @@ def plain(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def tidy(table: pd.DataFrame, columns: Sequence[str | None]) -> pd.DataFrame:
-    """The named columns only, floats to six significant digits: what a page has to carry."""
-    wanted = list(dict.fromkeys(c for c in columns if c))
+def begin(
+    table: pd.DataFrame, columns: Sequence[str | None], texts: dict[str, str], slider: Slider | None = None,
+    tooltip_columns: Sequence[str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """The named columns of a chart and those of its control, floats to six significant digits.
+
+    ValueError for an empty text or table, for too many rows, and for a column that is unknown or Vega cannot name.
+    """
+    for name, text in texts.items():
+        if not str(text).strip():
+            raise ValueError(f"{name} must be a non-empty text; got {text!r}")
+    needed = [*columns, *(slider.columns() if slider else []), *(tooltip_columns or ())]
+    wanted = list(dict.fromkeys(c for c in needed if c))
     for column in wanted:
         among(map(str, table.columns), column, "column")
         if any(sign in column for sign in ".[]:'\"\\") or column == "count":
@@ -30,16 +44,10 @@ def tidy(table: pd.DataFrame, columns: Sequence[str | None]) -> pd.DataFrame:
                 f"column {column!r} needs a name without dots, brackets, colons, quotes, and not 'count'"
             )
     if not 1 <= len(table) <= MAX_ROWS:
-        raise ValueError(
-            f"a chart takes a table of 1 to {MAX_ROWS} rows; got {len(table)}: thin it out first"
-        )
+        raise ValueError(f"a chart takes 1 to {MAX_ROWS} rows; got {len(table)}: thin it out first")
     out = table[wanted].reset_index(drop=True)
-    for column in wanted:
-        if pd.api.types.is_bool_dtype(out[column]):
-            out[column] = out[column].astype(str)
-        elif pd.api.types.is_float_dtype(out[column]):
-            out[column] = [float(f"{v:.6g}") for v in out[column]]
-    return out
+    flags = dict.fromkeys(out.select_dtypes(["bool", "boolean"]), str)
+    return out.astype(flags).assign(**{str(c): out[c].map(plain) for c in out.select_dtypes("number")})
 
 
 def numeric(column: pd.Series) -> bool:
@@ -69,3 +77,76 @@ def order(table: pd.DataFrame, column: str, sort: Sequence[Any] | None) -> list[
         if name not in wanted:
             raise unknown(f"{column} in the table but not in sort:", name, [str(w) for w in wanted])
     return [w for w in wanted if w in seen]
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A control below the chart; the printed picture shows its start ``value``.
+
+    ``expr`` computes the drawn column anew for every value: a Vega expression over ``datum.<column>`` and
+    ``name``, for example ``"datum.flops + intensity * datum.bytes"``. `Slider.filter` keeps instead the rows
+    in which a column has the chosen value.
+    """
+
+    name: str
+    label: str
+    value: float | str
+    min: float = 0
+    max: float = 0
+    step: float = 1
+    expr: str = ""
+    column: str = ""
+    values: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"Slider.name must be a plain name such as 'intensity'; got {self.name!r}")
+        if self.column:
+            return
+        if self.name not in self.expr:
+            raise ValueError(f"Slider.expr must use the slider's name {self.name!r}; got {self.expr!r}")
+        if not (isinstance(self.value, int | float) and self.min <= self.value <= self.max and self.step > 0):
+            raise ValueError(f"Slider {self.name!r} needs min <= value <= max and step > 0; got {self}")
+
+    @classmethod
+    def filter(cls, column: str, label: str, values: Sequence[Any], value: Any = None) -> Slider:
+        """A slider over ``values`` of ``column`` (a menu when they are text), starting at ``value`` or the first."""
+        known = tuple(plain(v) for v in values)
+        start = known[0] if value is None and known else plain(value)
+        if start not in known:
+            raise ValueError(f"Slider.filter value must be one of {list(known)}; got {value!r}")
+        return cls(name=f"choose_{column}", label=label, value=start, column=column, values=known)
+
+    def _by_index(self) -> bool:
+        return bool(self.column) and not isinstance(self.values[0], str)
+
+    def param(self) -> alt.Parameter:
+        start, name = self.value, f"{self.label} "
+        bind: Any = alt.binding_range(min=self.min, max=self.max, step=self.step, name=name)
+        if self._by_index():  # a range input needs even steps, so it moves over the position in the list
+            start = self.values.index(start)
+            bind = alt.binding_range(min=0, max=len(self.values) - 1, step=1, name=name)
+        elif self.column:
+            bind = alt.binding_select(options=list(self.values), name=name)
+        return alt.param(name=self.name, value=start, bind=bind)
+
+    def _current(self) -> str:
+        """Vega expression of the chosen value."""
+        return f"{json.dumps(self.values)}[{self.name}]" if self._by_index() else self.name
+
+    def headline(self) -> str:
+        """Vega expression of the label with the chosen value, for the title."""
+        number = not isinstance(self.value, str)
+        shown = f'format({self._current()}, ",~g")' if number else self._current()
+        return f"{json.dumps(self.label + ': ')} + {shown}"
+
+    def columns(self) -> list[str]:
+        """The columns of the table that the control needs."""
+        used = re.findall(r"datum\.(\w+)|datum\[['\"]([^'\"]+)['\"]\]", self.expr)
+        return [self.column] if self.column else [a or b for a, b in used]
+
+    def transform(self, chart: Any, y: str) -> Any:
+        """The chart with ``y`` computed anew, or only the rows of the chosen value."""
+        if self.column:
+            return chart.transform_filter(f"datum[{json.dumps(self.column)}] == {self._current()}")
+        return chart.transform_calculate(**{y: self.expr})
