@@ -494,3 +494,18 @@ def test_a_page_shows_results_and_loads_nothing(tmp_path, write_notebook):
     for hidden in ("book only", "(ch:plan)=", "from IPython", "<script", 'src="http'):
         assert hidden not in page
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_clock_times_the_answers_by_measured_kernels(capsys):
+    command = ["cost", "--model", "qwen3-8b", "--n-in", "512", "--n-out", "4096", "--n-trials", "8"]
+    assert cli.main([*command, "--clock", "h200:vllm"]) == 0
+    told = json.loads(capsys.readouterr().out)["clock"]
+    assert told["measured"]
+    assert told["batch"] == 8
+    assert told["name"].endswith("measured by NVIDIA's collector")
+    assert told["seconds"] == pytest.approx(sum(told["parts"].values()))
+    assert 10 < told["seconds"] < 60
+    assert cli.main([*command, "--clock", "h200:lmdeploy"]) == 2
+    assert "engine 'lmdeploy' is not known" in capsys.readouterr().err
+    assert cli.main(["cost", "--model", "opt-13b", "--n-in", "1", "--n-out", "9", "--clock", "h200:vllm"]) == 2
+    assert "opt-13b has no measured kernels: attention on h200" in capsys.readouterr().err

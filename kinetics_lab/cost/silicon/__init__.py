@@ -210,11 +210,8 @@ class Silicon:
         than any that was measured; its ratio is the widest one's.
         Raises ``ValueError`` with the reason for a model that was not measured.
         """
-        require(
-            not (why := self.why_not(shape, tp)),
-            f"{shape.name} has no measured kernels: {why or 'none'}",
-            f"tp={tp}",
-        )
+        if why := self.why_not(shape, tp):
+            raise ValueError(f"{shape.name} has no measured kernels: {why}")
         batch, context = np.broadcast_arrays(np.asarray(batch, float), np.asarray(context, float))
         q, kv = shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp)
         width = shape.hidden

@@ -42,9 +42,8 @@ def prefill_seconds(shape: ModelShape, silicon: Silicon, n_in: ArrayLike, tp: in
 
     Raises ``ValueError`` for a model with experts, or one that `Silicon.why_not` refuses.
     """
-    require(
-        not (why := silicon.why_not(shape, tp)), f"{shape.name} has no measured kernels: {why or 'none'}", tp
-    )
+    if why := silicon.why_not(shape, tp):
+        raise ValueError(f"{shape.name} has no measured kernels: {why}")
     require(
         not shape.n_experts,
         f"the prefill of {shape.name} needs measured experts at large batches",
