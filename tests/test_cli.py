@@ -507,5 +507,7 @@ def test_a_clock_times_the_answers_by_measured_kernels(capsys):
     assert 10 < told["seconds"] < 60
     assert cli.main([*command, "--clock", "h200:lmdeploy"]) == 2
     assert "engine 'lmdeploy' is not known" in capsys.readouterr().err
-    assert cli.main(["cost", "--model", "opt-13b", "--n-in", "1", "--n-out", "9", "--clock", "h200:vllm"]) == 2
+    assert (
+        cli.main(["cost", "--model", "opt-13b", "--n-in", "1", "--n-out", "9", "--clock", "h200:vllm"]) == 2
+    )
     assert "opt-13b has no measured kernels: attention on h200" in capsys.readouterr().err
