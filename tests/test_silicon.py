@@ -229,3 +229,7 @@ def test_what_is_refused(arguments, message):
 
 def test_rows_are_of_one_version():
     assert rows("attention", "h200", "vllm").engine.nunique() == 1
+
+
+def test_large_weights_are_read_at_nine_tenths_of_the_datasheet():
+    assert 0.85 < H200._weight_bandwidth / HARDWARE["h200"].bandwidth < 0.95

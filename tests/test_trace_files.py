@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections import UserDict
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -814,3 +815,7 @@ def test_progress_is_shown_in_a_terminal(tmp_path, capsys, monkeypatch):
     size = f"{paths[0].stat().st_size / 1000:.2f}k"
     assert [path.name for path in paths if f"{path.name}: 100%" in shown] == [path.name for path in paths]
     assert f"{size}/{size} [" in shown
+
+
+def test_a_stem_keeps_the_dots_of_a_name():
+    assert trace_values.stem_of(Path("runs", "qwen2.5-7b.jsonl.gz")) == "qwen2.5-7b"

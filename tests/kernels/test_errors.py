@@ -72,6 +72,7 @@ CALLS = {
     "scale must be a positive number, got 0": lambda q, c: dense_decode(q, c, scale=0),
     "scale must be a positive number, got nan": lambda q, c: block_topk_decode(q, c, 1, scale=float("nan")),
     "splits must be an integer >= 1, got 0": lambda q, c: dense_decode(q, c, splits=0),
+    "stop must be an integer >= 2, got 1": lambda q, c: c.rows(1, 1),
     "n_blocks must be an integer >= 1, got 0": lambda q, c: block_topk_decode(q, c, 0),
     "n_blocks must be an integer >= 1, got True": lambda q, c: select_blocks(q, c, True),
     "sink_blocks must be an integer >= 0, got -1": lambda q, c: select_blocks(q, c, 1, sink_blocks=-1),
