@@ -102,7 +102,8 @@ WIDTH_OF_PAGE = "document.documentElement.scrollWidth"
 SWITCH = """(async () => {
   document.querySelector('.theme-switch-button').click();
   await new Promise(done => setTimeout(done, 100));
-  return [document.documentElement.dataset.theme, getComputedStyle(document.querySelector('.kl-live svg text')).fill];
+  const titles = '.kl-live svg .role-axis-title text, .kl-live svg .role-title text';  // a cell's label keeps its ink
+  return [document.documentElement.dataset.theme, getComputedStyle(document.querySelector(titles)).fill];
 })()"""
 
 
