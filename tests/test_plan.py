@@ -650,6 +650,11 @@ def test_the_text_fits_a_terminal(embedded):
             told = [row.setting, row.runner_up, row.note]
             assert all(any(part in line for line in lines) for part in told), row
         assert (" *" in "\n".join(lines)) == found.oracle.any()
+    found = found.assign(
+        policy=["dense", "topk:512:false", *found.policy[2:]]
+    )  # one that scans is enough to explain it
+    assert "scores every cached key" in text(found)
+    assert "scores every cached key" not in text(found.assign(policy="dense"))
 
 
 def test_shares_as_percentages():
