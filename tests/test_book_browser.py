@@ -130,6 +130,18 @@ class Visit:
     inks: dict[str, str] = field(default_factory=dict)
 
 
+def read_by_pointer(page: Any, number: int) -> str:
+    """What a figure says under the pointer; a busy machine may take it for moved before the figure stands still."""
+    for _ in range(8):
+        page.mouse(1, 1)
+        page.mouse(*page.js(TARGET.replace("NUMBER", str(number))))
+        try:
+            return str(page.wait(TOOLTIP, 3))
+        except TimeoutError:
+            continue
+    return ""
+
+
 def visit(chromium: Any, path: Path) -> Visit:
     """Look at a page as readers do, in one load: pictures on a phone, live figures there, then a wide screen."""
     with chromium.page(PHONE, 844, hold=True) as page:
@@ -163,13 +175,8 @@ def look(page: Any, seen: Visit) -> None:
     seen.cut_off[1280] = page.js(CUT_OFF)
     page.resize(1280, 900)
     for number in range(seen.figures):
-        if spot := page.js(TARGET.replace("NUMBER", str(number))):
-            page.mouse(1, 1)
-            page.mouse(*spot)
-            try:
-                seen.tooltips.append(page.wait(TOOLTIP, 3))
-            except TimeoutError:
-                seen.tooltips.append("")
+        if page.js(TARGET.replace("NUMBER", str(number))):
+            seen.tooltips.append(read_by_pointer(page, number))
     seen.sliders = page.js("document.querySelectorAll('.vega-bind input[type=range]').length")
     for number in range(page.js("document.querySelectorAll('.vega-bind input, .vega-bind select').length")):
         seen.moved.append(page.js(MOVE.replace("NUMBER", str(number))))
