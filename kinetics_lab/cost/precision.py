@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab.cost.hardware import ELEMENT_BYTES, Hardware
+from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS
 from kinetics_lab.errors import among, lookup, require
 
 #: The peak that arithmetic runs at where weights are stored so: the four-bit formats below are unpacked to BF16.
@@ -66,6 +67,11 @@ class Precision:
     def bytes(self, kind: str) -> float:
         """Bytes of one element of a kind, of ``PARAMETER_KINDS`` or ``CACHE_KINDS`` (:mod:`kinetics_lab.cost.shapes`)."""
         return ELEMENT_BYTES[self.stored.get(kind, self.weights)]
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """Bytes of one element of every kind: what ``bytes_per_element`` of the cost law takes."""
+        return {kind: self.bytes(kind) for kind in (*CACHE_KINDS, *PARAMETER_KINDS)}
 
     def peak(self, hardware: Hardware) -> float:
         """FLOP/s of the matrices: the hardware's own where it lacks such arithmetic and unpacks the weights."""
