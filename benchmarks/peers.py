@@ -15,9 +15,14 @@ from pathlib import Path
 import pandas as pd
 
 from kinetics_lab import find_hardware, find_model
-from kinetics_lab.cost.fit import BF16, Layout, step_parts, step_seconds
+from kinetics_lab.cost.fit import BF16, Layout
+from kinetics_lab.cost.step import step_parts, step_seconds
 
-MODELS = {"qwen3-8b": "Qwen/Qwen3-8B", "qwen3-32b": "Qwen/Qwen3-32B", "llama3-70b": "meta-llama/Meta-Llama-3.1-70B"}
+MODELS = {
+    "qwen3-8b": "Qwen/Qwen3-8B",
+    "qwen3-32b": "Qwen/Qwen3-32B",
+    "llama3-70b": "meta-llama/Meta-Llama-3.1-70B",
+}
 STEPS = [(1, 1024), (16, 8192), (64, 16384), (256, 4096)]  # batch, context
 THEIR_PEAK = 989e12  # of an H200; ours is 989.5e12
 
@@ -47,8 +52,20 @@ def main() -> None:
             ops = build_ops_json(get_model(path, config, "vllm").generation_ops)
             for batch, context in STEPS:
                 found = engine.evaluate_ops_sol_json(ops, is_context=False, batch_size=batch, s=context)
-                shared = sum(ms for op, ms, *_ in found if op.endswith(("_gemm", "_attention", "_ar_1", "_ar_2")))
-                rows.append((name, tensor, batch, context, shared, ours(name, tensor, batch, context), sum(row[1] for row in found)))
+                shared = sum(
+                    ms for op, ms, *_ in found if op.endswith(("_gemm", "_attention", "_ar_1", "_ar_2"))
+                )
+                rows.append(
+                    (
+                        name,
+                        tensor,
+                        batch,
+                        context,
+                        shared,
+                        ours(name, tensor, batch, context),
+                        sum(row[1] for row in found),
+                    )
+                )
     columns = ["model", "tensor", "batch", "context", "theirs", "ours", "their_whole_step"]
     table = pd.DataFrame(rows, columns=columns)
     table["ratio"] = table["ours"] / table["theirs"]

@@ -19,32 +19,87 @@ import kinetics_lab
 from kinetics_lab import cli
 from kinetics_lab.cli.chapters import scalar
 from kinetics_lab.cli.shared import spread
+from kinetics_lab.cost.fit import fit
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.models import MODELS
-from kinetics_lab.cost.policies import BlockTopK
-from kinetics_lab.cost.request import decode_cost
+from kinetics_lab.cost.policies import BlockTopK, Dense
+from kinetics_lab.cost.request import cost_parts, decode_cost
 
 COST = ["cost", "--model", "qwen3-8b", "--n-in", "1000", "--n-out", "16000"]
 
 
+def priced(capsys, *options):
+    assert cli.main([*COST, "--json", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
 def test_cost_prints_what_the_package_computes(capsys):
-    options = ["--policy", "block_topk:512:32", "--n-trials", "4", "--hardware", "h100", "--precision", "fp8"]
-    assert cli.main([*COST, *options, "--combine", "max", "--batch", "64"]) == 0
-    [line] = capsys.readouterr().out.splitlines()
-    got = json.loads(line)
-    policy, device = BlockTopK(512, 32), HARDWARE["h100"].at("fp8")
-    want = decode_cost(MODELS["qwen3-8b"], policy, 1000, 16000, 4, bytes_per_element=1, batch=64)
-    assert got["flops"] == want.flops
-    assert got["bytes"] == want.bytes
-    assert got["eflops"] == want.eflops(device, "max")
-    assert got["seconds"] == want.seconds(device, "max")
+    options = [
+        "--policy",
+        "block_topk:512:32",
+        "--n-trials",
+        "4",
+        "--hardware",
+        "h100",
+        "--weights",
+        "fp8",
+        "--kv",
+        "fp8",
+    ]
+    got = priced(capsys, *options, "--combine", "max", "--batch", "endless")
+    policy, device = BlockTopK(512, 32), HARDWARE["h100"]
+    want = decode_cost(MODELS["qwen3-8b"], policy, 1000, 16000, 4, bytes_per_element=1)
+    assert got["flops"] == pytest.approx(want.flops)
+    assert got["bytes"] == pytest.approx(want.bytes)
+    assert got["eflops"] == pytest.approx(got["seconds"] * device.peak_flops)
     assert got["arguments"]["policy"] == "block_topk:512:32"
-    assert got["arguments"]["precision"] == "fp8"
+    assert "step" not in got
 
 
-def test_cost_names_the_precision_it_took(capsys):
-    cli.main(COST)
-    assert json.loads(capsys.readouterr().out)["arguments"]["precision"] == "bf16"
+def test_one_precision_and_an_endless_batch_are_the_papers_law(capsys):
+    for combine in ("add", "max"):
+        got = priced(capsys, "--batch", "endless", "--hardware", "b200-paper", "--combine", combine)
+        law = cost_parts(MODELS["qwen3-8b"], Dense(), 1000, 16000)
+        want = sum(part.seconds(HARDWARE["b200-paper"], combine) for part in law.values())
+        assert got["seconds"] == pytest.approx(float(want))
+
+
+def test_cost_says_what_fits_and_keeps_precisions_apart(capsys):
+    got = priced(capsys)
+    room = fit(MODELS["qwen3-8b"], HARDWARE["h200"], context=17000)
+    assert (got["fits"]["devices"], got["fits"]["batch"], got["batch"]) == (1, room.batch, room.batch)
+    assert got["step"]["seconds"] == pytest.approx(sum(got["step"]["parts"].values()))
+    light = priced(capsys, "--weights", "fp8", "--batch", "64")
+    both = priced(capsys, "--weights", "fp8", "--kv", "fp8", "--batch", "64")
+    attention, halved = (found["parts"]["attention"]["bytes"] for found in (light, both))
+    assert attention == got["parts"]["attention"]["bytes"] == 2 * halved  # FP8 weights leave the cache alone
+    own = priced(capsys, "--no-share-prompt", "--n-trials", "4")["prefill_flops"]
+    assert own == pytest.approx(4 * got["prefill_flops"])
+
+
+def test_what_does_not_fit_is_priced_with_a_warning(capsys):
+    assert (
+        cli.main(
+            [
+                "cost",
+                "--model",
+                "deepseek-v3",
+                "--hardware",
+                "h100",
+                "--n-in",
+                "9",
+                "--n-out",
+                "99",
+                "--batch",
+                "256",
+            ]
+        )
+        == 0
+    )
+    out, err = capsys.readouterr()
+    assert "fits     no: deepseek-v3: 1,342.1 GB of weights; 8 x h100 have 615.7 GB" in out
+    assert "assumed" in out
+    assert err.startswith("kinetics-lab: warning: priced as if it fitted: deepseek-v3")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +107,10 @@ def test_cost_names_the_precision_it_took(capsys):
     [
         (["--model", "qwen3-88b"], "model 'qwen3-88b' is not known; did you mean qwen3-8b"),
         (["--hardware", "h20"], "hardware 'h20' is not known; did you mean h200"),
-        (["--precision", "fp16"], "h200: precision 'fp16' is not known"),
+        (["--weights", "fp9"], "precision of weights 'fp9' is not known; did you mean fp8"),
+        (["--batch", "many"], "--batch must be a whole number, fits or endless; got 'many'"),
+        (["--devices", "3"], "qwen3-8b: 32 query heads do not split over 3 devices"),
+        (["--cached", "1"], "cached must be in [0, 1) (share of the prompt); got 1.0"),
         (["--policy", "topk"], "policy 'topk'"),
         (["--policy", "block_topk:500:32"], "budget must be a multiple of block_size=32; got 500"),
         (["--n-in", "-1"], "n_in must be >= 0"),
@@ -497,7 +555,7 @@ def test_a_page_shows_results_and_loads_nothing(tmp_path, write_notebook):
 
 
 def test_a_clock_times_the_answers_by_measured_kernels(capsys):
-    command = ["cost", "--model", "qwen3-8b", "--n-in", "512", "--n-out", "4096", "--n-trials", "8"]
+    command = ["cost", "--model", "qwen3-8b", "--n-in", "512", "--n-out", "4096", "--batch", "8", "--json"]
     assert cli.main([*command, "--clock", "h200:vllm"]) == 0
     told = json.loads(capsys.readouterr().out)["clock"]
     assert told["measured"]

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinetics_lab import HARDWARE, MODELS, BlockTopK, Dense, cost_parts
-from kinetics_lab.cost.fit import (
-    COUNTS, Layout, cache_bytes, fit, prefill_seconds, step_parts, step_seconds, weight_bytes,
-)  # fmt: skip
+from kinetics_lab.cost.fit import COUNTS, Layout, cache_bytes, fit, weight_bytes
 from kinetics_lab.cost.precision import Precision
+from kinetics_lab.cost.step import prefill_seconds, step_parts, step_seconds
 
 ROOT = Path(__file__).parent.parent
 LLAMA, V3, QWEN = MODELS["llama3-70b"], MODELS["deepseek-v3"], MODELS["qwen3-32b"]
@@ -40,7 +39,9 @@ def test_more_devices_than_kv_heads_copy_heads():
     whole = cache_bytes(shape, 1000)
     assert whole == 4 * four
     copied = 94 * 4096 * 2 * 4 * 128 * 2  # key and value projections, bytes, once more
-    split = 8 * weight_bytes(shape, Precision(), Layout(8)) - 7 * 2 * (shape.parameters["router"] + shape.parameters["vectors"])
+    split = 8 * weight_bytes(shape, Precision(), Layout(8)) - 7 * 2 * (
+        shape.parameters["router"] + shape.parameters["vectors"]
+    )
     assert split == pytest.approx(2 * shape.n_params + copied)
 
 
@@ -54,7 +55,10 @@ def test_a_latent_cache_is_on_every_device_unless_attention_is_data_parallel():
     assert tensor.weights < data.weights  # attention and shared experts are copied eight times
     assert data.batch > 4 * tensor.batch
     assert fit(V3, H200, fp8, 16384).layout == Layout(1, 8)
-    read = {way: step_parts(V3, 64, 16384, precision=fp8, layout=way)["attention"].bytes for way in (Layout(8), Layout(1, 8))}
+    read = {
+        way: step_parts(V3, 64, 16384, precision=fp8, layout=way)["attention"].bytes
+        for way in (Layout(8), Layout(1, 8))
+    }
     assert read[Layout(8)] == pytest.approx(64 * each, rel=1e-4)
     assert read[Layout(1, 8)] == pytest.approx(8 * each, rel=1e-4)
 
@@ -147,7 +151,10 @@ def test_what_does_not_fit_says_why(model, hardware, options, reason):
         ({"context": np.inf}, "context must be positive and finite"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"reserve": 1}, r"reserve must be in \[0, 1\)"),
-        ({"hardware": H200.times(2)}, "hardware must be one device; give devices= or layout=; got '2 x h200'"),
+        (
+            {"hardware": H200.times(2)},
+            "hardware must be one device; give devices= or layout=; got '2 x h200'",
+        ),
     ],
 )
 def test_bad_questions_say_what_would_be_right(options, message):

@@ -309,7 +309,7 @@ def test_models_without_room_are_left_out(embedded):
         "aime24: qwen3-32b": "no room in the memory",
     }
     assert left_out(found)[1] == "no room in the memory: aime24: qwen3-32b"
-    with pytest.raises(ValueError, match="one model at least must fit in the memory of tpu-v5e; got '16 GB'"):
+    with pytest.raises(ValueError, match="one model at least must fit in the memory of tpu-v5e; got '17 GB'"):
         plan(embedded[embedded.model == "qwen3-32b"], HARDWARE["tpu-v5e"], [60], batch="fits")
 
 

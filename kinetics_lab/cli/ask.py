@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -10,63 +9,9 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from kinetics_lab.cli.shared import NONE, Hardware, Policy, Precision, names
+from kinetics_lab.cli.shared import NONE, Hardware, Precision
 
 TRIALS = [1, 2, 4, 8, 16, 32]
-
-
-def cost(
-    *,
-    model: Annotated[str, Option(help="model shape, qwen3-8b for example", autocompletion=names("cost.models", "MODELS"))],
-    policy: Policy = "dense",
-    n_in: Annotated[int, Option(help="prompt tokens")],
-    n_out: Annotated[int, Option(help="tokens generated per trial")],
-    n_trials: Annotated[int, Option(help="answers to the same prompt")] = 1,
-    counting: Annotated[str, Option(help="what is counted: exact, paper or released")] = "exact",
-    hardware: Hardware = "h200",
-    precision: Precision = None,
-    combine: Annotated[str, Option(help="compute and traffic: their sum (add) or the larger one (max)")] = "add",
-    batch: Annotated[int | None, Option(help="sequences that share the weights' traffic (endless)")] = None,
-    clock: Annotated[str | None, Option(help="time the answers, too, by kernels that NVIDIA's collector measured: h200:vllm, "
-                                        "h200:sglang:fp8 (weights), h200:trtllm:fp8:fp8 (and KV cache)")] = None,
-) -> None:  # fmt: skip
-    """Price one setting. One JSON line: FLOP, bytes, eFLOPs, seconds and the arguments they belong to.
-
-    With a clock also the seconds that `batch` answers (as many as there are trials, unless said) take side by side.
-    """
-    given = {name: value for name, value in locals().items() if name != "clock" or value is not None}
-    from kinetics_lab import decode_cost, find_hardware, find_model, parse_policy
-
-    device = find_hardware(hardware, precision)
-    options = {"counting": counting, "bytes_per_element": device.bytes_per_element, "batch": batch}
-    found = decode_cost(find_model(model), parse_policy(policy), n_in, n_out, n_trials, **options)
-    numbers = {"flops": found.flops, "bytes": found.bytes}
-    numbers |= {"eflops": found.eflops(device, combine), "seconds": found.seconds(device, combine)}
-    told = {name: float(number) for name, number in numbers.items()}
-    timed = (
-        {}
-        if clock is None
-        else {"clock": _timed(clock, find_model(model), parse_policy(policy), n_in, n_out, batch or n_trials)}
-    )
-    print(json.dumps(told | timed | {"arguments": given | {"precision": device.precision}}))
-
-
-def _timed(clock: str, shape: Any, policy: Any, n_in: int, n_out: int, batch: int) -> dict[str, Any]:
-    """What a clock says of ``batch`` answers side by side: its label, whether it was measured, seconds by part."""
-    from kinetics_lab.cost.clock import answer_seconds, parse_clock
-
-    timer = parse_clock(clock)
-    parts = {
-        name: float(seconds)
-        for name, seconds in answer_seconds(timer, shape, n_in, n_out, batch, policy).items()
-    }
-    return {
-        "name": timer.label,
-        "measured": timer.measured,
-        "batch": batch,
-        "seconds": sum(parts.values()),
-        "parts": parts,
-    }
 
 
 def plan(

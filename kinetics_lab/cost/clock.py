@@ -13,13 +13,14 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab.cost.fit import Layout, step_parts, step_seconds
+from kinetics_lab.cost.fit import Layout
 from kinetics_lab.cost.hardware import Hardware, find_hardware
 from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.precision import Precision
 from kinetics_lab.cost.request import cost_parts
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon import Silicon
+from kinetics_lab.cost.step import step_parts, step_seconds
 from kinetics_lab.errors import require
 
 Parts = dict[str, np.ndarray]

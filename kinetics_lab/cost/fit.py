@@ -1,4 +1,4 @@
-"""What fits on how many devices, and what one decode step then moves and computes on each of them.
+"""What fits on how many devices: layouts of a model, the batch beside its weights, or the reason that none fits.
 
 A layout says how a model is spread. Tensor parallelism splits matrices and heads; it copies what cannot be split: a KV
 head where there are fewer heads than devices, a latent cache, index keys, norms, routers. Data parallel attention
@@ -8,21 +8,17 @@ copies attention and splits the sequences instead. Routed experts are spread ove
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from kinetics_lab.cost.hardware import Hardware
-from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.precision import Precision
-from kinetics_lab.cost.request import Cost, cost_parts, prefill_cost
 from kinetics_lab.cost.shapes import ModelShape
-from kinetics_lab.cost.shapes.parts import Attention, Experts, FeedForward, Mixer
+from kinetics_lab.cost.shapes.parts import Attention, Mixer
 from kinetics_lab.errors import require
 
-DENSE, BF16 = Dense(), Precision()
-ACTIVATION = 2  # bytes of an activation on a link (BF16)
+BF16 = Precision()
 COUNTS = (1, 2, 4, 8)  # devices of one node
 
 
@@ -34,7 +30,11 @@ class Layout:
     data: int = 1
 
     def __post_init__(self) -> None:
-        require(self.tensor >= 1 and self.data >= 1, "a layout needs tensor and data >= 1 (devices)", (self.tensor, self.data))
+        require(
+            self.tensor >= 1 and self.data >= 1,
+            "a layout needs tensor and data >= 1 (devices)",
+            (self.tensor, self.data),
+        )
 
     @property
     def devices(self) -> int:
@@ -42,7 +42,9 @@ class Layout:
         return self.tensor * self.data
 
     def __str__(self) -> str:
-        names = [f"tensor parallel {self.tensor}"] * (self.tensor > 1) + [f"data parallel {self.data}"] * (self.data > 1)
+        names = [f"tensor parallel {self.tensor}"] * (self.tensor > 1) + [f"data parallel {self.data}"] * (
+            self.data > 1
+        )
         return ", ".join(names) or "one device"
 
     def why_not(self, shape: ModelShape) -> str:
@@ -65,13 +67,18 @@ class Layout:
 
     def matrices(self, shape: ModelShape) -> dict[str, float]:
         """The share of the parameters that one device holds, by kind (``PARAMETER_KINDS``)."""
-        share = dict.fromkeys(("mixer", "ffn", "shared", "other", "head", "embedding", "lookup"), 1 / self.tensor)
+        share = dict.fromkeys(
+            ("mixer", "ffn", "shared", "other", "head", "embedding", "lookup"), 1 / self.tensor
+        )
         copied = 0.0  # key and value projections of heads that two devices hold, and those down to a latent
         for one, count in shape.mixers.items():
             if isinstance(one, Attention) and one.owns:
                 copied += count * shape.hidden * one.entry * (self.held(one)["kv"] - 1 / self.tensor)
         share["mixer"] += copied / max(shape.parameters["mixer"], 1)
         return share | {"experts": 1 / self.devices, "router": 1.0, "vectors": 1.0}
+
+
+ALONE = Layout()  # one device
 
 
 # --- what fits ----------------------------------------------------------------------------------------
@@ -107,14 +114,14 @@ class Fit:
         return f"{self.shape.name} on {many} ({self.layout}): a batch of {self.batch:,}"
 
 
-def weight_bytes(shape: ModelShape, precision: Precision = BF16, layout: Layout = Layout()) -> float:
+def weight_bytes(shape: ModelShape, precision: Precision = BF16, layout: Layout = ALONE) -> float:
     """Bytes of the weights that one device holds."""
     share = layout.matrices(shape)
     return sum(share[kind] * precision.bytes(kind) * count for kind, count in shape.parameters.items())
 
 
 def cache_bytes(
-    shape: ModelShape, context: ArrayLike, precision: Precision = BF16, layout: Layout = Layout()
+    shape: ModelShape, context: ArrayLike, precision: Precision = BF16, layout: Layout = ALONE
 ) -> np.ndarray:
     """Bytes that one device of a group holds for one sequence of ``context`` tokens."""
     context, total = np.asarray(context, float), np.zeros(np.shape(context))
@@ -142,21 +149,33 @@ def fit(
     wanted = 1 if batch is None else batch
     tried = list[Fit]()
     for count in COUNTS if devices is None and layout is None else (devices or layout.devices,):  # type: ignore[union-attr]
-        ways = [layout] if layout else [Layout(count // data, data) for data in (1, count)[: 1 + _copies(shape, count)]]
-        found = [_filled(shape, hardware, precision, context, reserve, way) for way in ways if not way.why_not(shape)]
+        ways = (
+            [layout]
+            if layout
+            else [Layout(count // data, data) for data in (1, count)[: 1 + _copies(shape, count)]]
+        )
+        found = [
+            _filled(shape, hardware, precision, context, reserve, way)
+            for way in ways
+            if not way.why_not(shape)
+        ]
         tried += found
         if found and max(one.batch for one in found) >= wanted:
             return max(found, key=lambda one: (one.batch, one.layout.tensor))
     if not tried:
         way = layout or Layout(devices or COUNTS[-1])
-        return Fit(shape, hardware, precision, way, 0, np.nan, np.nan, np.nan, f"{shape.name}: {way.why_not(shape)}")
+        return Fit(
+            shape, hardware, precision, way, 0, np.nan, np.nan, np.nan, f"{shape.name}: {way.why_not(shape)}"
+        )
     most = max(tried, key=lambda one: (one.batch, one.devices))
     return Fit(**{**vars(most), "batch": 0, "reason": _reason(most, context, wanted)})
 
 
 def _copies(shape: ModelShape, count: int) -> bool:
     """Whether tensor parallelism over so many devices would copy caches, so that data parallel attention may hold more."""
-    return count > 1 and any(isinstance(one, Attention) and (one.latent or one.kv_heads < count) for one in shape.mixers)
+    return count > 1 and any(
+        isinstance(one, Attention) and (one.latent or one.kv_heads < count) for one in shape.mixers
+    )
 
 
 def _filled(
@@ -178,113 +197,3 @@ def _reason(most: Fit, context: float, wanted: float) -> str:
         return f"{what} at {context:,.0f} tokens; {has} beside the reserve, room for {most.batch:,} sequences"
     room = most.memory
     return f"{what}; {has} beside the reserve, {int(np.ceil(whole / room))} would hold them"
-
-
-# --- what a step moves and computes on each device ----------------------------------------------------
-
-
-def step_parts(
-    shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, *,
-    precision: Precision = BF16, layout: Layout = Layout(), **options: Any,
-) -> dict[str, Cost]:  # fmt: skip
-    """One decode step of ``batch`` sequences at ``context`` cached tokens, on ONE device of the layout, by part.
-
-    ``parameters``, ``attention``, ``search``, ``state``, and ``communication``, whose bytes go over the link: two
-    all-reduces a layer over the tensor parallel group (a ring: each device sends 2 (t - 1) / t of the vector), and where
-    attention is data parallel each token's way to its experts and back.
-    """
-    batch, context = np.asarray(batch, float), np.asarray(context, float)
-    if why := layout.why_not(shape):
-        raise ValueError(f"{shape.name}: {why}")
-    here, share = batch / layout.data, layout.matrices(shape)  # sequences of a group
-    sizes = precision.sizes
-    parts = cost_parts(shape, policy, context, 1, bytes_per_element=sizes, **options)
-    read = shape.parameters_read(batch)
-    moved = sum(share[kind] * sizes[kind] * count for kind, count in read.items())
-    flops = 2 * here * shape.n_matmul_params / layout.tensor  # of experts, too: batch / devices tokens for each
-    found = {"parameters": Cost(flops, moved * np.ones_like(context))}
-    kept, full = cache_read(shape, context, precision, layout), cache_read(shape, context, precision, Layout())
-    for name in ("attention", "search", "state"):
-        if name in parts:
-            held = kept / full if name != "state" else 1 / layout.tensor
-            found[name] = Cost(here * parts[name].flops / layout.tensor, here * parts[name].bytes * held)
-    return found | {"communication": Cost(0.0, _sent(shape, here, layout))}
-
-
-def cache_read(shape: ModelShape, context: ArrayLike, precision: Precision, layout: Layout) -> np.ndarray:
-    """Bytes of the caches (states left out) that one device reads for one sequence of its group."""
-    context, total = np.asarray(context, float), np.zeros(np.shape(context))
-    for mixer, count in shape.mixers.items():
-        if isinstance(mixer, Attention):
-            share = layout.held(mixer)
-            for kind, elements in mixer.read(context).items():
-                total = total + count * share[kind] * precision.bytes(kind) * elements
-    return total
-
-
-def _sent(shape: ModelShape, tokens: ArrayLike, layout: Layout) -> Any:
-    """Bytes that one device sends for ``tokens`` tokens of its group."""
-    blocks, routed = 0, 0.0
-    for count, layer in shape.groups:
-        kinds = {"block" if isinstance(part, FeedForward | Experts) else "mixer" for part in layer if part.matrices or isinstance(part, Experts)}
-        blocks += count * len(kinds)
-        routed += count * sum(part.chosen for part in layer if isinstance(part, Experts))
-    vector = np.asarray(tokens, float) * shape.hidden * ACTIVATION
-    reduced = blocks * vector * 2 * (layout.tensor - 1) / layout.tensor
-    if layout.data == 1:
-        return reduced
-    return reduced + 2 * routed * vector / layout.tensor * (1 - 1 / layout.devices)
-
-
-def step_seconds(
-    hardware: Hardware, precision: Precision, parts: dict[str, Cost], combine: str = "max"
-) -> dict[str, np.ndarray]:
-    """Seconds of each part of :func:`step_parts` at datasheet rates; NaN for communication over an unknown link.
-
-    Matrices run at the peak of the activations, attention in the hardware's own precision whatever the cache is stored in.
-    """
-    found = {}
-    for name, part in parts.items():
-        if name == "communication":
-            found[name] = _over_link(hardware, part.bytes)
-            continue
-        peak = precision.peak(hardware) if name == "parameters" else hardware.peak_flops
-        computed, moved = part.flops / peak, part.bytes / hardware.bandwidth
-        found[name] = computed + moved if combine == "add" else np.maximum(computed, moved)
-    return found
-
-
-def prefill_flops(shape: ModelShape, n_in: ArrayLike, cached: float = 0.0) -> dict[str, np.ndarray]:
-    """FLOP to read a prompt of ``n_in`` tokens, of which a share ``cached`` is there: ``parameters``, ``attention``."""
-    require(0 <= cached < 1, "cached must be in [0, 1) (share of the prompt)", cached)
-    n_in = np.asarray(n_in, float)
-    body = shape.n_matmul_params - shape.head_params
-
-    def matrices(n: np.ndarray) -> np.ndarray:
-        return 2 * (body * n + shape.head_params * np.minimum(n, 1))  # the last token alone needs the head
-
-    def attention(n: np.ndarray) -> np.ndarray:
-        return prefill_cost(shape, n).flops - matrices(n)
-
-    new = 2 * body * n_in * (1 - cached) + 2 * shape.head_params * np.minimum(n_in, 1)
-    return {"parameters": new, "attention": attention(n_in) - attention(cached * n_in)}
-
-
-def prefill_seconds(
-    shape: ModelShape, hardware: Hardware, n_in: ArrayLike, *, precision: Precision = BF16, layout: Layout = Layout(),
-    cached: float = 0.0,
-) -> np.ndarray:  # fmt: skip
-    """Seconds to read one prompt of ``n_in`` tokens at datasheet rates, of which a share ``cached`` is there already.
-
-    The larger of its arithmetic and one pass over the weights, and what goes over the link. One group reads it.
-    """
-    flops = prefill_flops(shape, n_in, cached)
-    computed = flops["parameters"] / precision.peak(hardware) + flops["attention"] / hardware.peak_flops
-    moved = weight_bytes(shape, precision, layout) / hardware.bandwidth
-    sent = _sent(shape, np.asarray(n_in, float) * (1 - cached), layout)
-    return np.maximum(computed / layout.tensor, moved) + _over_link(hardware, sent)
-
-
-def _over_link(hardware: Hardware, sent: ArrayLike) -> np.ndarray:
-    sent = np.asarray(sent, float)
-    return sent / hardware.link if hardware.link else np.where(sent > 0, np.nan, 0.0)
