@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from kinetics_lab.book.build import build_book
 from kinetics_lab.book.runs import RunResult, execute_all
+from kinetics_lab.cli.chapters import made_for_the_book
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -49,7 +50,7 @@ def executed() -> dict[str, RunResult]:
 @pytest.fixture(scope="session")
 def built_book() -> Path:
     """The folder of the book's pages, built strictly where `make book` builds it."""
-    return build_book(ROOT, DEFAULT, ROOT / "_build" / "book").parent
+    return build_book(ROOT, DEFAULT, ROOT / "_build" / "book", extra=made_for_the_book()).parent
 
 
 @pytest.fixture(scope="session")

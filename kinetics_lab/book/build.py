@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -192,13 +192,14 @@ def _render(out: Path, tree: dict[str, bytes], builder: str, strict: bool) -> No
 
 def build_book(
     root: Path | str, params: Path | str | None, out: Path | str, *, repository_url: str | None = None,
-    builder: str = "html", only: Sequence[str] = (),
+    builder: str = "html", only: Sequence[str] = (), extra: Mapping[str, bytes] | None = None,
 ) -> Path:  # fmt: skip
     """Execute the notebooks, stage them with the pages and build; returns the path of the first page.
 
     ``root`` holds ``_config.yml``, ``book/`` (with ``_toc.yml``) and ``notebooks/``. ``repository_url`` None takes
     KINETICS_REPOSITORY_URL, else ``repository.url`` of ``_config.yml``. ``only`` names notebooks (by stem) for a
-    quick preview without the others; that one is not strict, as their labels are missing.
+    quick preview without the others; that one is not strict, as their labels are missing. ``extra``: files made for this
+    build, content by path (below ``book/``).
     Raises ValueError or OSError for wrong input, NotebookError and BookError for what fails.
     """
     import yaml
@@ -222,7 +223,7 @@ def build_book(
     runs = execute_all([p for p in notebooks if not only or p.stem in only], params, root / "_build" / "runs")
     (out / "stage").mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock"):
-        tree = _gather(root, runs, config, only)
+        tree = _gather(root, runs, config, only) | dict(extra or {})
         _render(out, tree, builder, strict=not only)
     index = out / "_build" / builder / "index.html"
     if builder == "singlehtml":

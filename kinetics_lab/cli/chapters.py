@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,7 +100,19 @@ def book(
     from kinetics_lab.book.build import build_book
 
     out = out or Path("_build", "preview" if only else "book")
-    print(build_book(Path(), file, out, only=only))
+    print(build_book(Path(), file, out, only=only, extra=made_for_the_book()))
+
+
+def made_for_the_book() -> dict[str, bytes]:
+    """Files that the build writes from the package: the calculator's data, and its first answer as `cost` prints it."""
+    from kinetics_lab.cli.cost import cost
+    from kinetics_lab.planner.page import QUESTION, calculator_files
+
+    with redirect_stdout(io.StringIO()) as told:
+        cost(**QUESTION)
+    words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in QUESTION.items())
+    first = f"$ kinetics-lab cost {words}\n\n{told.getvalue()}"
+    return calculator_files() | {"book/calculator-default.txt": first.encode()}
 
 
 def pdf(
@@ -109,7 +123,10 @@ def pdf(
     """Build the book as one PDF, with Chromium. Prints its path."""
     from kinetics_lab.book.build import build_book, print_pdf
 
-    print_pdf(build_book(Path(), file, Path("_build", "single"), builder="singlehtml"), out)
+    print_pdf(
+        build_book(Path(), file, Path("_build", "single"), builder="singlehtml", extra=made_for_the_book()),
+        out,
+    )
     print(out.resolve())
 
 

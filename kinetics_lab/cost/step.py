@@ -13,7 +13,7 @@ from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.precision import Precision
 from kinetics_lab.cost.request import COMBINES, Cost, cost_parts, prefill_cost
 from kinetics_lab.cost.shapes import ModelShape
-from kinetics_lab.cost.shapes.parts import Attention, Experts, FeedForward
+from kinetics_lab.cost.shapes.parts import Attention, Experts, FeedForward, Part
 from kinetics_lab.errors import among, require
 
 DENSE = Dense()
@@ -64,22 +64,27 @@ def cache_read(shape: ModelShape, context: ArrayLike, precision: Precision, layo
     return total
 
 
+def blocks(shape: ModelShape) -> int:
+    """Attention and feed-forward blocks of all layers: each ends in an all-reduce."""
+    kinds = [
+        ({isinstance(part, FeedForward | Experts) for part in layer if type(part) is not Part}, n)
+        for n, layer in shape.groups
+    ]
+    return sum(n * len(found) for found, n in kinds)
+
+
+def routed(shape: ModelShape) -> float:
+    """Experts that one token is sent to, over all layers."""
+    return sum(count * one.chosen for one, count in shape.parts.items() if isinstance(one, Experts))
+
+
 def _sent(shape: ModelShape, tokens: ArrayLike, layout: Layout) -> Any:
     """Bytes that one device sends for ``tokens`` tokens of its group."""
-    blocks, routed = 0, 0.0
-    for count, layer in shape.groups:
-        kinds = {
-            "block" if isinstance(part, FeedForward | Experts) else "mixer"
-            for part in layer
-            if part.matrices or isinstance(part, Experts)
-        }
-        blocks += count * len(kinds)
-        routed += count * sum(part.chosen for part in layer if isinstance(part, Experts))
     vector = np.asarray(tokens, float) * shape.hidden * ACTIVATION
-    reduced = blocks * vector * 2 * (layout.tensor - 1) / layout.tensor
+    reduced = blocks(shape) * vector * 2 * (layout.tensor - 1) / layout.tensor
     if layout.data == 1:
         return reduced
-    return reduced + 2 * routed * vector / layout.tensor * (1 - 1 / layout.devices)
+    return reduced + 2 * routed(shape) * vector / layout.tensor * (1 - 1 / layout.devices)
 
 
 def step_seconds(
