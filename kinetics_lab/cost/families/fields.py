@@ -1,46 +1,68 @@
-"""The values of a ``config.json``, each checked as it is read."""
+"""The values of a ``config.json``, each checked as it is read; what the file leaves out is its class's default."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from kinetics_lab.errors import require
 
 MOST = 10**15  # of any width or count
 MOST_LAYERS = 10**4
-_NONE: Any = object()
+_NEEDED: Any = object()
+#: What files call a layer -> what it does. One that has several stores, or an index, is told by other keys.
+KINDS = {
+    "full_attention": "full", "attention": "full", "indexed_attention": "full", "minimax_m3_sparse": "sparse",
+    "sliding_attention": "near", "chunked_attention": "near", "linear_attention": "linear", "mamba": "linear",
+    "conv": "linear", "moe": "moe", "mlp": "mlp", "full": "full", "shared": "shared",
+    "M": "linear", "E": "moe", "*": "full", "-": "mlp", "L": "near", "G": "full", "F": "full", "S": "shared",
+    "compressed_sparse_attention": "often", "CSA": "often", "heavily_compressed_attention": "seldom", "HCA": "seldom",
+}  # fmt: skip
 
 
 class Fields:
-    """The values of one configuration; every method takes the names a value goes by, the first that is given wins.
+    """The values of one configuration. A method takes all names that a value goes by; null means not given.
 
-    A key that is missing or null takes ``default``; without one it is an error. Errors name the file, the key and the value.
+    ``defaults``: the class's own, which count where the file has none of the names. Errors name the file, the key and the value.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str, needs: str) -> None:
-        self.values, self.where, self.needs = values, where, needs
+    def __init__(
+        self, values: Mapping[str, Any], where: str, needs: str, defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        self.values, self.where, self.needs, self.defaults = values, where, needs, defaults or {}
 
-    def get(self, *keys: str, default: Any = _NONE) -> tuple[str, Any]:
-        """The key that is given and its value."""
-        for key in keys:
-            if self.values.get(key) is not None:
-                return key, self.values[key]
-        if default is _NONE:
+    def suppose(self, **values: Any) -> None:
+        """Values that a class computes where the file has none."""
+        self.values = values | {
+            key: one for key, one in self.values.items() if one is not None or key not in values
+        }
+
+    def get(self, *keys: str, default: Any = _NEEDED) -> tuple[str, Any]:
+        """The name under which the value stands, and the value. Without ``default`` it has to stand somewhere."""
+        given = any(key in self.values for key in keys)
+        for source in (self.values, {} if given else self.defaults):
+            for key in keys:
+                if source.get(key) is not None:
+                    return key, source[key]
+        if default is _NEEDED:
             raise ValueError(f"{self.where}: key {keys[0]!r} is missing; {self.needs} needs it")
         return keys[0], default
 
-    def __call__(self, *keys: str, default: Any = _NONE, least: int = 1, most: int = MOST) -> int:
-        """A whole number from ``least`` to ``most``."""
+    def __call__(
+        self, *keys: str, default: Any = _NEEDED, least: int = 1, most: int = MOST, auto: bool = False
+    ) -> Any:
+        """A whole number from ``least`` to ``most``; a list of one number over and over is that number.
+
+        ``auto``: the text "auto" stands for the default.
+        """
         key, value = self.get(*keys, default=default)
-        if value is default:
-            return value
+        if value is default or (auto and value == "auto"):
+            return default
+        if isinstance(value, list) and value and all(one == value[0] for one in value):
+            value = value[0]
         whole = isinstance(value, int) and not isinstance(value, bool)
-        require(
-            whole and least <= value <= most,
-            f"{self.where}: {key} must be a whole number {least}..{most:g}",
-            value,
-        )
+        rule = f"{self.where}: {key} must be a whole number from {least} to {most:g}"
+        require(whole and least <= value <= most, rule, value)
         return value
 
     def flag(self, *keys: str, default: bool = False) -> bool:
@@ -49,26 +71,59 @@ class Fields:
         require(isinstance(value, bool), f"{self.where}: {key} must be true or false", value)
         return value
 
-    def layers(self) -> int:
-        """How many layers the decoder has."""
-        return self("num_hidden_layers", "n_layers", most=MOST_LAYERS)
+    def number(self, key: str, default: Any = _NEEDED) -> float:
+        """A positive number."""
+        value = self.get(key, default=default)[1]
+        positive = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MOST
+        require(positive, f"{self.where}: {key} must be a positive number", value)
+        return value
 
-    def each(self, *keys: str, known: Collection[Any], default: Sequence[Any] = _NONE) -> list[Any]:
-        """A list with one of ``known`` for each layer (a longer one may go on to layers that are not decoded)."""
+    def count(self) -> int:
+        """How many layers the decoder has; those that only predict further tokens are not decoded."""
+        return self("num_hidden_layers", "n_layers", "num_layers", "n_layer", most=MOST_LAYERS)
+
+    def each(self, *keys: str, default: Any = _NEEDED) -> list[Any]:
+        """One value for each layer; a list may go on to layers that are not decoded."""
         key, value = self.get(*keys, default=default)
-        n = self.layers()
-        listed = isinstance(value, list | tuple | str) and len(value) >= n
-        require(listed, f"{self.where}: {key} must list {n} layers, as num_hidden_layers says", value)
-        for one in value[:n]:
-            require(
-                one in known,
-                f"{self.where}: a layer of {key} must be one of {', '.join(map(str, known))}",
-                one,
-            )
-        return list(value[:n])
+        fits = isinstance(value, list | str) and len(value) >= self.count()
+        require(
+            fits, f"{self.where}: {key} must list {self.count()} layers, as num_hidden_layers says", value
+        )
+        return list(value[: self.count()])
 
-    def inner(self, *keys: str) -> Fields:
-        """The values of a nested configuration; of this one where there is none."""
-        key, value = self.get(*keys, default=self.values)
+    def numbers(self, *keys: str, default: Any = _NEEDED, least: int = 0) -> list[int]:
+        """A whole number for each layer, or one for all."""
+        key, value = self.get(*keys, default=default)
+        listed = self.each(*keys, default=default) if isinstance(value, list) else [value] * self.count()
+        return [Fields({key: one}, self.where, self.needs)(key, least=least) for one in listed]
+
+    def indices(self, key: str, listed: Any = None) -> set[int]:
+        """A set of layers, by their numbers; empty where the file has none."""
+        listed = self.get(key, default=[])[1] if listed is None else listed
+        try:
+            return {int(one) for one in listed}
+        except (TypeError, ValueError):
+            require(False, f"{self.where}: {key} must list numbers of layers", listed)
+            raise
+
+    def kinds(
+        self,
+        *keys: str,
+        every: int = 1,
+        other: str = "near",
+        known: Collection[str] = frozenset(KINDS.values()),
+    ) -> list[str]:
+        """What each layer does (values of ``KINDS``): as the file lists it, else every ``every``-th is "full"."""
+        key, listed = self.get(*keys, default=None)
+        if listed is None:
+            return ["full" if every and (i + 1) % every == 0 else other for i in range(self.count())]
+        names = [name for name, kind in KINDS.items() if kind in known]
+        for one in (listed := self.each(*keys)):
+            require(one in names, f"{self.where}: a layer of {key} must be one of {', '.join(names)}", one)
+        return [KINDS[one] for one in listed]
+
+    def inner(self, key: str) -> Fields:
+        """The values of a nested configuration, or of an empty one."""
+        value = self.get(key, default={})[1]
         require(isinstance(value, Mapping), f"{self.where}: {key} must be an object", value)
         return Fields(value, self.where, self.needs)
