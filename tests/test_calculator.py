@@ -75,9 +75,7 @@ def folder(tmp_path_factory):
         f'<script src="{name}"></script>' for name in ("kl-calculator-data.js", "calculator.js")
     )
     style = (ROOT / "book" / "_static" / "kinetics.css").read_text(encoding="utf-8")
-    page = (
-        f'<!doctype html><meta charset="utf-8"><style>{style}</style><div id="kl-calculator"></div>{scripts}'
-    )
+    page = f'<!doctype html><meta charset="utf-8"><style>* {{ box-sizing: border-box }} body {{ margin: 0 }} {style}</style><div id="kl-calculator"></div>{scripts}'
     (folder / "index.html").write_text(page, encoding="utf-8")
     return folder
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 from kinetics_lab.cost.families import from_hf_config
 from kinetics_lab.cost.shapes import ModelShape
@@ -14,20 +15,28 @@ from kinetics_lab.data import data_path
 from kinetics_lab.errors import lookup
 
 
-def _known_models() -> dict[str, ModelShape]:
-    """The shapes of ``data/models.toml``, whose values are read as those of any ``config.json``."""
-    shapes = {}
-    for family, table in tomllib.loads(data_path("models").read_text(encoding="utf-8")).items():
-        for name, values in table["models"].items():
-            shape = from_hf_config(table["all"] | values)
-            shapes[name] = replace(
-                shape, name=name, family=family, released_params=values.get("released_params")
-            )
-    return shapes
+def _known_models() -> dict[str, dict[str, Any]]:
+    """What ``data/models.toml`` holds of each model: the values of its ``config.json``, and the family's name."""
+    tables = tomllib.loads(data_path("models").read_text(encoding="utf-8"))
+    return {
+        name: {"family": family, **table["all"], **values}
+        for family, table in tables.items()
+        for name, values in table["models"].items()
+    }
 
 
+#: Values of each model's ``config.json``, by name: read as those of any such file.
+CONFIGS = _known_models()
 #: Shapes by name, smallest first within a family.
-MODELS: dict[str, ModelShape] = _known_models()
+MODELS: dict[str, ModelShape] = {
+    name: replace(
+        from_hf_config(values),
+        name=name,
+        family=values["family"],
+        released_params=values.get("released_params"),
+    )
+    for name, values in CONFIGS.items()
+}
 
 
 def find_model(name: str | PathLike[str]) -> ModelShape:

@@ -11,11 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from kinetics_lab.cost.hardware import ELEMENT_BYTES, Hardware
+from kinetics_lab.cost.models import CONFIGS
 from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS
 from kinetics_lab.errors import among, lookup, require
 
@@ -41,7 +42,7 @@ class Precision:
     head: str | None = None
     apart: Mapping[str, str] = field(default_factory=dict)
     activations: str | None = None
-    source: str = "as given"
+    source: str = field(default="as given", compare=False)
 
     def __post_init__(self) -> None:
         for what, name in (self.stored | {"weights": self.weights, "activations": self.rate_name}).items():
@@ -85,13 +86,16 @@ class Precision:
 def find_precision(
     weights: str | None = None, kv: str | None = None, model: str | PathLike[str] | None = None
 ) -> Precision:
-    """The precision a model is stored in, read where ``model`` is a ``config.json`` or a folder; BF16 for a name.
+    """The precision that a model's checkpoint is stored in: of a name in MODELS, a ``config.json`` or its folder.
 
     ``weights`` and ``kv`` override what was read. Raises ``ValueError`` for an unknown precision or scheme.
     """
-    path = None if model is None else Path(model)
-    path = path / "config.json" if path is not None and path.is_dir() else path
-    found = read_precision(path) if path is not None and path.suffix == ".json" else Precision()
+    found = Precision()
+    if model is not None and model in CONFIGS:
+        found = _read(CONFIGS[fspath(model)], f"model {model}", "as published")
+    elif model is not None:
+        path = Path(model)
+        found = read_precision(path / "config.json" if path.is_dir() else path)
     if weights is not None:
         found = Precision(weights, found.kv)
     return found if kv is None else replace(found, kv=kv, source=f"{found.source}, KV cache as given")
@@ -120,23 +124,30 @@ _KINDS = {
 
 
 def read_precision(path: Path) -> Precision:
-    """Read ``quantization_config`` of a ``config.json``, and ModelOpt's ``hf_quant_config.json`` beside it.
+    """Read ``quantization_config`` of a ``config.json``, and ModelOpt's ``hf_quant_config.json`` beside it."""
+    config = _object(path)
+    beside = path.with_name(path.name.replace("config.json", "hf_quant_config.json"))
+    if beside == path or not beside.is_file():
+        return _read(config, f"{path}: quantization_config", f"as {path.parent.name or path.name} says")
+    read = _object(beside)
+    return _read(config, str(beside), f"as {beside.name} says", read.get("quantization", read))
+
+
+def _read(
+    config: Mapping[str, Any], where: str, source: str, beside: Mapping[str, Any] | None = None
+) -> Precision:
+    """The precision that a configuration tells of.
 
     A kind of matrices counts as left out where most layers leave some of it out; that is exact for most checkpoints,
     and too large by the projections that stay quantised in others.
     """
-    config = _object(path)
-    beside = path.with_name(path.name.replace("config.json", "hf_quant_config.json"))
     text = config.get("text_config")
     inner = text if isinstance(text, Mapping) else {}
     given = config.get("quantization_config") or inner.get("quantization_config") or {}
-    where = f"{path}: quantization_config"
     require(isinstance(given, Mapping), f"{where} must be an object", given)
-    if beside != path and beside.is_file():
-        read = _object(beside)
-        given, where = {**given, **read.get("quantization", read)}, str(beside)
+    given = {**given, **(beside or {})}
     if not given:
-        return Precision(source="as its config.json says")
+        return Precision(source=source)
     layers = inner.get("num_hidden_layers") or config.get("num_hidden_layers") or 1
     weights, activations = _scheme(given, where)
     apart = {}
@@ -174,7 +185,7 @@ def read_precision(path: Path) -> Precision:
         apart.pop(kind, None)
     return Precision(weights, _cache(given, where), head=head, activations=activations,
                      apart={kind: name for kind, name in apart.items() if name != weights},
-                     source=f"as {path.parent.name or path.name} says")  # fmt: skip
+                     source=source)  # fmt: skip
 
 
 def _object(path: Path) -> Mapping[str, Any]:
