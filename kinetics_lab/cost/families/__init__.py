@@ -134,6 +134,8 @@ def from_hf_config(config: str | PathLike[str] | Mapping[str, Any]) -> ModelShap
         config = _read(Path(config), where)
     values: Mapping[str, Any] = config
     for key in _TEXTS:
+        if not isinstance(values.get(key, {}), Mapping | None):
+            raise ValueError(f"{where}: {key} must be an object; got {values[key]!r:.80}")
         while isinstance(values.get(key), Mapping):
             tie = (
                 {"tie_word_embeddings": values["tie_word_embeddings"]}
@@ -142,10 +144,10 @@ def from_hf_config(config: str | PathLike[str] | Mapping[str, Any]) -> ModelShap
             )
             values = {**values[key], **tie}
     named = [_architecture(one, where) for one in (values, config)]
-    types = [one.get("model_type") for one in (values, config)]
+    types = [str(one.get("model_type")) for one in (values, config)]
     row = next((READERS[one] for one in named if one in READERS), None)
-    row = row or next((_BY_TYPE[one] for one in types if isinstance(one, str) and one in _BY_TYPE), None)
-    architecture = named[1] or named[0] or types[1] or types[0]
+    row = row or next((_BY_TYPE[one] for one in types if one in _BY_TYPE), None)
+    architecture = named[1] or named[0] or config.get("model_type")
     if row is None:
         raise _refusal(where, architecture)
     family, read, _, known = row

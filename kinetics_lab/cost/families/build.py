@@ -28,7 +28,14 @@ def gqa(
     rule = f"{c.where}: num_attention_heads must be a multiple of num_key_value_heads={kv_heads}"
     require(heads % kv_heads == 0, rule, heads)
     # Only where the file gives none is it derived, as the model code itself does.
-    head_dim = head_dim or c("head_dim", "attention_head_dim", default=0) or hidden // heads
+    head_dim = head_dim or c("head_dim", "attention_head_dim", default=0)
+    if not head_dim:
+        require(
+            hidden % heads == 0,
+            f"{c.where}: hidden_size must be a multiple of num_attention_heads={heads}",
+            hidden,
+        )
+        head_dim = hidden // heads
     v_dim, owns = v_dim or head_dim, more.get("owns", True)
     q, k, v = heads * head_dim, kv_heads * head_dim * owns, kv_heads * v_dim * owns
     vectors += {"": 0, "head": head_dim * (1 + owns), "wide": q + k}[qk] + norms * hidden
@@ -46,7 +53,7 @@ def mla(c: Fields, *, gate: int = 0, index: bool = False, **more: Any) -> Attent
     """
     hidden, heads, latent = c("hidden_size"), c("num_attention_heads"), c("kv_lora_rank")
     rope, nope, v = c("qk_rope_head_dim"), c("qk_nope_head_dim"), c("v_head_dim")
-    rank, query = c("q_lora_rank", default=0), heads * (nope + rope)
+    rank, query = c("q_lora_rank", default=0, least=0), heads * (nope + rope)
     matrices = rank * (hidden + query) if rank else hidden * query
     matrices += hidden * (latent + rope + gate) + latent * heads * (nope + v) + heads * v * hidden
     vectors = hidden + rank + latent + c.flag("attention_bias") * ((rank or query) + latent + rope + hidden)
@@ -139,13 +146,14 @@ def window(c: Fields) -> float:
 
 def routed(c: Fields, first: int = 0) -> list[bool]:
     """Which layers have experts, by whichever keys the file says it with; all but the ``first`` where it says nothing."""
-    for key in ("mlp_layer_types", "moe_layer_freq"):
-        if isinstance(c.values.get(key), list):
-            return [one in ("sparse", "moe", "hash_moe", 1, True) for one in c.each(key)]
-    n, (key, listed) = c.count(), c.get("moe_layers", "moe_layers_enum", default=None)
-    if listed is not None:
-        listed = listed.split(",") if isinstance(listed, str) else listed
-        return [i in c.indices(key, listed) for i in range(n)]
+    n = c.count()
+    if c.values.get("mlp_layer_types") is not None:
+        return [kind == "moe" for kind in c.kinds("mlp_layer_types", known={"moe", "mlp"})]
+    if isinstance(c.values.get("moe_layer_freq"), list):
+        return [one > 0 for one in c.numbers("moe_layer_freq")]
+    for key in ("moe_layers", "moe_layers_enum"):
+        if c.values.get(key) is not None:
+            return [i in c.indices(key) for i in range(n)]
     step = c(
         "decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step", "moe_layer_freq", default=1
     )
@@ -159,6 +167,8 @@ def stack(
     experts: Part | None = None, first: int = 0, beside: Part | None = None, **more: Any,
 ) -> ModelShape:  # fmt: skip
     """Layers with the mixer of their kind and a dense block, or ``experts`` where the file says so."""
+    strange = sorted(set(kinds) - set(mixers))
+    require(not strange, f"{c.where}: layers of {c.needs} must be one of {', '.join(mixers)}", strange)
     has = routed(c, first) if experts else [False] * len(kinds)
     if dense is None and False in has:
         dense = mlp(c)

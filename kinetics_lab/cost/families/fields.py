@@ -10,11 +10,14 @@ from kinetics_lab.errors import require
 MOST = 10**15  # of any width or count
 MOST_LAYERS = 10**4
 _NEEDED: Any = object()
+_ABSENT: Any = object()
+_COUNT = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
 #: What files call a layer -> what it does. One that has several stores, or an index, is told by other keys.
 KINDS = {
     "full_attention": "full", "attention": "full", "indexed_attention": "full", "minimax_m3_sparse": "sparse",
     "sliding_attention": "near", "chunked_attention": "near", "linear_attention": "linear", "mamba": "linear",
-    "conv": "linear", "moe": "moe", "mlp": "mlp", "full": "full", "shared": "shared",
+    "conv": "linear", "moe": "moe", "mlp": "mlp", "sparse": "moe", "hash_moe": "moe", "dense": "mlp", "full": "full",
+    "shared": "shared",
     "M": "linear", "E": "moe", "*": "full", "-": "mlp", "L": "near", "G": "full", "F": "full", "S": "shared",
     "compressed_sparse_attention": "often", "CSA": "often", "heavily_compressed_attention": "seldom", "HCA": "seldom",
 }  # fmt: skip
@@ -55,10 +58,10 @@ class Fields:
 
         ``auto``: the text "auto" stands for the default.
         """
-        key, value = self.get(*keys, default=default)
-        if value is default or (auto and value == "auto"):
+        key, value = self.get(*keys, default=default if default is _NEEDED else _ABSENT)
+        if value is _ABSENT or (auto and value == "auto"):
             return default
-        if isinstance(value, list) and value and all(one == value[0] for one in value):
+        if isinstance(value, list) and value and key not in _COUNT and value == [value[0]] * self.count():
             value = value[0]
         whole = isinstance(value, int) and not isinstance(value, bool)
         rule = f"{self.where}: {key} must be a whole number from {least} to {most:g}"
@@ -80,46 +83,44 @@ class Fields:
 
     def count(self) -> int:
         """How many layers the decoder has; those that only predict further tokens are not decoded."""
-        return self("num_hidden_layers", "n_layers", "num_layers", "n_layer", most=MOST_LAYERS)
+        return self(*_COUNT, most=MOST_LAYERS)
 
     def each(self, *keys: str, default: Any = _NEEDED) -> list[Any]:
-        """One value for each layer; a list may go on to layers that are not decoded."""
+        """One value for each layer; a list may go on to layers that only predict further tokens."""
         key, value = self.get(*keys, default=default)
-        fits = isinstance(value, list | str) and len(value) >= self.count()
-        require(
-            fits, f"{self.where}: {key} must list {self.count()} layers, as num_hidden_layers says", value
-        )
-        return list(value[: self.count()])
+        n, more = self.count(), self("num_nextn_predict_layers", "num_mtp_layers", default=0, least=0)
+        fits = isinstance(value, list | str) and len(value) in (n, n + more)
+        require(fits, f"{self.where}: {key} must list {n} layers, as num_hidden_layers says", value)
+        return list(value[:n])
 
     def numbers(self, *keys: str, default: Any = _NEEDED, least: int = 0) -> list[int]:
-        """A whole number for each layer, or one for all."""
-        key, value = self.get(*keys, default=default)
-        listed = self.each(*keys, default=default) if isinstance(value, list) else [value] * self.count()
+        """A whole number for each layer."""
+        key, listed = self.get(*keys, default=default)[0], self.each(*keys, default=default)
         return [Fields({key: one}, self.where, self.needs)(key, least=least) for one in listed]
 
-    def indices(self, key: str, listed: Any = None) -> set[int]:
-        """A set of layers, by their numbers; empty where the file has none."""
-        listed = self.get(key, default=[])[1] if listed is None else listed
-        try:
-            return {int(one) for one in listed}
-        except (TypeError, ValueError):
-            require(False, f"{self.where}: {key} must list numbers of layers", listed)
-            raise
+    def indices(self, key: str, start: int = 0) -> set[int]:
+        """The numbers of some layers, counted from ``start``; none where the file has none."""
+        listed, layers = self.get(key, default=[])[1], range(start, self.count() + start)
+        if isinstance(listed, str):  # as in "3,4,5"
+            listed = [int(one) if one.isdecimal() else one for one in listed.split(",")]
+        fits = isinstance(listed, list) and all(type(one) is int and one in layers for one in listed)
+        rule = f"{self.where}: {key} must list layers, numbers from {start} to {layers[-1]}"
+        require(fits, rule, listed)
+        return set(listed)
 
     def kinds(
-        self,
-        *keys: str,
-        every: int = 1,
-        other: str = "near",
-        known: Collection[str] = frozenset(KINDS.values()),
-    ) -> list[str]:
+        self, *keys: str, every: int = 1, other: str = "near", known: Collection[str] = frozenset(KINDS.values())
+    ) -> list[str]:  # fmt: skip
         """What each layer does (values of ``KINDS``): as the file lists it, else every ``every``-th is "full"."""
         key, listed = self.get(*keys, default=None)
         if listed is None:
             return ["full" if every and (i + 1) % every == 0 else other for i in range(self.count())]
-        names = [name for name, kind in KINDS.items() if kind in known]
+        letters = isinstance(listed, str)  # a pattern has one for each layer
+        names = [name for name, kind in KINDS.items() if kind in known and (len(name) == 1 or not letters)]
+        said = ", ".join(name for name in names if letters or len(name) > 1)
         for one in (listed := self.each(*keys)):
-            require(one in names, f"{self.where}: a layer of {key} must be one of {', '.join(names)}", one)
+            fits = isinstance(one, str) and one in names
+            require(fits, f"{self.where}: a layer of {key} must be one of {said}", one)
         return [KINDS[one] for one in listed]
 
     def inner(self, key: str) -> Fields:

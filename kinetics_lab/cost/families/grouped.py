@@ -10,6 +10,7 @@ from kinetics_lab.cost.families.build import decoder, gqa, mlp, moe, stack, wind
 from kinetics_lab.cost.families.fields import Fields
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.shapes.parts import FeedForward, Part
+from kinetics_lab.errors import require
 
 
 def grouped(
@@ -41,7 +42,7 @@ def grouped(
     if experts is None or not gated or norms[1] != 1 or said(mlp_bias):
         dense = mlp(c, gated=gated, bias=said(mlp_bias), norms=norms[1])
     return stack(
-        c, c.kinds("layer_types", every=every), mixers, dense=dense, first=first, final_norm=final_norm,
+        c, c.kinds("layer_types", every=every, known=set(mixers)), mixers, dense=dense, first=first, final_norm=final_norm,
         experts=None if experts is None else moe(c, norms=norms[1], **experts),
         outside=(Part(vectors=c("vocab_size")),) if head_bias else (),
     )  # fmt: skip
@@ -130,7 +131,7 @@ def gemma(c: Fields, *, mix: bool = False) -> ModelShape:
     ``mix``: Gemma 3n's alternating updates of several streams, with a low-rank branch.
     """
     n, hidden, own = c.count(), c("hidden_size"), c("hidden_size_per_layer_input", default=0, least=0)
-    kinds = c.kinds("layer_types", every=5 if mix else 6)
+    kinds = c.kinds("layer_types", every=5 if mix else 6, known={"full", "near"})
     kinds[-1] = kinds[-1] if mix else "full"
     same, routes = c.flag("attention_k_eq_v"), c.flag("enable_moe_block")
     whole = {"head_dim": c("global_head_dim", default=c("head_dim") if mix else 512), "same_kv": same}
@@ -142,7 +143,14 @@ def gemma(c: Fields, *, mix: bool = False) -> ModelShape:
     )
     experts = moe(c, shared=0, norms=4, extra=c("num_experts")) if routes else None
     shared, layers = n - c("num_kv_shared_layers", default=0, least=0), []
-    for i, (kind, width) in enumerate(zip(kinds, c.numbers("intermediate_size", least=1), strict=True)):
+    listed = isinstance(c.get("intermediate_size")[1], list)
+    widths = c.numbers("intermediate_size", least=1) if listed else [c("intermediate_size")] * n
+    require(
+        set(kinds) <= set(kinds[:shared]),
+        f"{c.where}: num_kv_shared_layers must leave each kind of layer a cache",
+        n - shared,
+    )
+    for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)):
         seen = {"window": window(c)} if kind == "near" else whole
         wide = 2 if c.flag("use_double_wide_mlp") and i >= shared else 1
         layers.append(

@@ -8,6 +8,7 @@ from kinetics_lab.cost.families.build import decoder, delta, gqa, mamba1, mamba2
 from kinetics_lab.cost.families.fields import Fields
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.shapes.parts import Attention, Part, State
+from kinetics_lab.errors import require
 
 
 def qwen_next(c: Fields, *, experts: bool = True) -> ModelShape:
@@ -45,7 +46,14 @@ def kimi(c: Fields) -> ModelShape:
     dim = linear("head_dim", default=c("linear_head_dim", default=128))
     kernel = linear("short_conv_kernel_size", default=c("linear_conv_kernel_dim", default=4))
     if "full_attn_layers" in linear.values:
-        full = linear.indices("full_attn_layers")
+        linear.suppose(num_hidden_layers=c.count())
+        full, rest = (linear.indices(key, start=1) for key in ("full_attn_layers", "kda_layers"))
+        split = not full & rest and len(full | rest) == c.count()
+        require(
+            split,
+            f"{c.where}: full_attn_layers and kda_layers must share out {c.count()} layers",
+            len(full | rest),
+        )
         c.suppose(layer_types=["*" if i + 1 in full else "M" for i in range(c.count())])
     c.suppose(layer_types=["*" if i and i % 4 == 0 else "M" for i in range(c.count())])
     mixer = _kda(c, heads, dim, kernel, full_gate=linear.flag("use_full_rank_gate"))
@@ -74,9 +82,9 @@ def _kda(c: Fields, heads: int, dim: int, kernel: int, *, full_gate: bool, full_
 
 
 def _with_latent(c: Fields, kinds: list[str], linear: State, whole: Attention) -> ModelShape:
-    hidden, latent = c("hidden_size"), c("routed_expert_hidden_size", default=0)
+    hidden, latent = c("hidden_size"), c("routed_expert_hidden_size", default=0, least=0)
     # Residuals by attention over blocks of layers: a norm and a query before each of the two parts of a layer.
-    looks_back = 2 * hidden if c("attn_res_block_size", default=0) else 0
+    looks_back = 2 * hidden if c("attn_res_block_size", default=0, least=0) else 0
     experts = moe(c, latent=latent, extra=c.flag("latent_moe_use_norm") * latent, routing_bias=True)
     beside, outside = Part(vectors=2 * looks_back), (Part(vectors=looks_back),)
     mixers = {"full": whole, "linear": linear}
@@ -123,7 +131,7 @@ def nemotron_h(c: Fields) -> ModelShape:
         )  # fmt: skip
     if "moe" in kinds:
         shared = c("moe_shared_expert_intermediate_size") * c("n_shared_experts", default=0, least=0)
-        latent = c("moe_latent_size", default=0)
+        latent = c("moe_latent_size", default=0, least=0)
         parts["moe"] = moe(c, gated=False, shared=shared, latent=latent, routing_bias=True)
     if "mlp" in kinds:
         parts["mlp"] = mlp(c, gated=False)
