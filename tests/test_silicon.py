@@ -22,6 +22,7 @@ from kinetics_lab.cost.silicon import (
     rows,
 )
 from kinetics_lab.cost.silicon.grid import Grid, OutsideGridWarning
+from kinetics_lab.cost.silicon.laws import attention_laws, constants
 from kinetics_lab.data import data_dir, read_table
 
 ROOT = Path(__file__).parent.parent
@@ -233,3 +234,39 @@ def test_rows_are_of_one_version():
 
 def test_large_weights_are_read_at_nine_tenths_of_the_datasheet():
     assert 0.85 < H200._weight_bandwidth / HARDWARE["h200"].bandwidth < 0.95
+
+
+# --- laws of few constants ----------------------------------------------------------------------------
+
+
+def test_a_law_is_judged_on_pairs_of_heads_it_has_not_seen():
+    rows, laws = attention_laws(H200, HARDWARE["h200"].bandwidth)
+    sides = rows[rows.law == "one bandwidth"].groupby(["q_heads", "kv_heads"]).held.nunique()
+    assert (sides == 1).all()
+    assert 0.3 < rows.held.mean() < 0.7
+    assert (rows.megabytes * 1e6 > 2 * L2_BYTES["h200"]).all()
+    sheet = rows[rows.law == "datasheet"]
+    assert sheet.predicted.to_numpy() == pytest.approx(sheet.megabytes.to_numpy() * 1e6 / 4.8e12)
+    last = rows[rows.law == "and a time per tile"]
+    told = laws.set_index("law")
+    byhand = told.start.iloc[-1] + told.tile.iloc[-1] * last.batch * last.kv_heads
+    byhand += last.megabytes * 1e6 / told.bandwidth.iloc[-1]
+    assert last.predicted.to_numpy() == pytest.approx(byhand.to_numpy())
+    off = (last.predicted / last.seconds - 1).abs()[last.held]
+    assert told["median"].iloc[-1] == pytest.approx(off.median())
+
+
+@pytest.mark.parametrize("gpu", ["a100", "h100", "h200", "b200", "l40s"])
+def test_a_start_and_a_time_per_tile_predict_unseen_heads(gpu):
+    """What chapter 24 says: the datasheet alone is a fifth and more off, three constants a twentieth."""
+    _, laws = attention_laws(Silicon(gpu), HARDWARE[gpu].bandwidth)
+    median = laws.set_index("law")["median"]
+    assert median["datasheet"] > 0.2
+    assert median["and a time per tile"] < 0.06
+    assert laws.bandwidth.iloc[-1] < HARDWARE[gpu].bandwidth
+
+
+def test_constants_are_found_again_and_never_negative():
+    terms = np.stack([np.ones(50), np.linspace(1, 1e6, 50)], 1)
+    assert constants(terms, terms @ [3e-6, 2e-9]) == pytest.approx([3e-6, 2e-9])
+    assert constants(terms, terms @ [-0.5e-9, 2e-9])[0] == 0

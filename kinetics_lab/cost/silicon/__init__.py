@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kinetics_lab.cost.silicon.grid import Grid, OutsideGridWarning
+from kinetics_lab.cost.silicon.laws import constants
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import among, require
 
@@ -123,29 +124,30 @@ class Silicon:
             self._heads[pair] = Grid({"batch": t.batch, "work": t.batch * t.context}, t.us * 1e-6, law)
         return self._heads[pair]
 
+    def cold_attention(self, above: float = 2.0) -> tuple[pd.DataFrame, np.ndarray]:
+        """The attention rows whose cache exceeds ``above`` x L2 (at 2 nothing is warm), and the bytes that each reads."""
+        t = self._attention
+        moved = (2.0 * HEAD_DIM * BYTES[self.kv]) * (t.batch * t.kv_heads * t.context).to_numpy(float)
+        cold = moved > above * L2_BYTES[self.gpu]
+        return t[cold], moved[cold]
+
     @cached_property
     def _attention_law(self) -> np.ndarray:
-        """Seconds to start, a sequence and KV head, and a byte of KV: non-negative least squares of relative errors.
+        """Seconds to start, a sequence and KV head, and a byte of KV, fitted to what is cold.
 
-        Fitted above twice the L2, where nothing is warm; over all rows where too few are.
+        Where too little is, a byte takes what large weights take, and all rows tell the rest.
         """
-        from scipy.optimize import nnls
-
-        t = self._attention
-        moved = (2.0 * HEAD_DIM * BYTES[self.kv]) * t.batch * t.kv_heads * t.context
-        cold = moved > 2 * L2_BYTES[self.gpu]
-        least = 0.0
-        if cold.sum() < 200:  # hardly anything beyond the cache: a byte then takes what large weights take
-            cold, least = moved > 0, 1 / self._weight_bandwidth
-        t, moved = t[cold], moved[cold]
+        t, moved = self.cold_attention()
+        if few := len(t) < 200:  # hardly anything beyond the cache
+            t, moved = self.cold_attention(0)
         seconds = t.us.to_numpy(float) * 1e-6
-        terms = np.stack([np.ones(len(t)), t.batch * t.kv_heads, moved], 1) / seconds[:, None]
-        scale = terms.max(0)
-        if least:
-            rest = np.maximum(1 - terms[:, 2] * least, 0)
-            found = np.append(nnls(terms[:, :2] / scale[:2], rest)[0] / scale[:2], least)
+        terms = np.stack([np.ones(len(t)), t.batch * t.kv_heads], 1)
+        if few:
+            least = 1 / self._weight_bandwidth
+            rest = np.maximum(seconds - moved * least, 0)
+            found = np.append(constants(terms, seconds, rest), least)
         else:
-            found = nnls(terms / scale, np.ones(len(t)))[0] / scale
+            found = constants(np.column_stack([terms, moved]), seconds)
         return np.maximum(found, [1e-6, 0, 1e-15])
 
     def attention(self, q_heads: int, kv_heads: int, batch: ArrayLike, context: ArrayLike) -> np.ndarray:
@@ -259,10 +261,8 @@ class Silicon:
     @cached_property
     def bandwidth(self) -> float:
         """95th percentile of bytes/s read by products of weights over 512 MB or by attention above 8 x L2, the better."""
-        t = self._attention
-        read = 2.0 * t.batch * t.kv_heads * t.context * HEAD_DIM * BYTES[self.kv]
-        cold = read > 8 * L2_BYTES[self.gpu]
-        rates = (read / (t.us * 1e-6))[cold]
+        t, read = self.cold_attention(8)
+        rates = read / (t.us * 1e-6)
         return max(self._weight_bandwidth, float(np.percentile(rates, 95)) if len(rates) else 0.0)
 
     @property
