@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.cost.hardware import Hardware
-from kinetics_lab.cost.silicon import BYTES, ENGINE_NAMES, L2_BYTES
+from kinetics_lab.cost.silicon.tables import BYTES, ENGINE_NAMES, L2_BYTES
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import among, require
 
