@@ -389,6 +389,18 @@ def test_the_theme_is_used_and_the_script_lies_beside_the_styles() -> None:
     assert {"kl-charts.js", "kinetics.css"} <= {p.name for p in (ROOT / "book" / "_static").iterdir()}
 
 
+def test_extrapolated_points_are_rings() -> None:
+    import vl_convert
+
+    table = TABLE.assign(outside=TABLE.tokens > 2048)
+    chart = charts.lines(table, "tokens", "cost", **TEXT, points=True, hollow="outside")
+    svg = vl_convert.vegalite_to_svg(chart.to_dict(), vl_version="6.4")
+    marks = [mark for mark in re.findall(r"<path[^>]*>", svg) if 'aria-roledescription="point"' in mark]
+    rings = [mark for mark in marks if "fill=" not in mark]
+    assert len(marks) == len(table)
+    assert len(rings) == table.outside.sum() == 4
+
+
 def test_points_outside_the_axis_are_left_out_and_those_at_its_edge_stay_whole() -> None:
     import vl_convert
 

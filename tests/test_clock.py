@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from kinetics_lab import MODELS, BlockTopK, Dense, decode_cost, find_hardware
-from kinetics_lab.cost.clock import Datasheet, Measured, answer_seconds, parse_clock
+from kinetics_lab.cost.clock import (
+    HELD,
+    Calibrated,
+    Datasheet,
+    Measured,
+    answer_seconds,
+    calibrated,
+    measured_steps,
+    parse_clock,
+)
 from kinetics_lab.cost.silicon import Silicon
 
 QWEN, H200 = MODELS["qwen3-8b"], find_hardware("h200")
@@ -79,3 +88,59 @@ def test_the_price_of_a_smaller_model_moves_with_the_batch():
     assert equal(1) == pytest.approx(19_700, rel=0.02)
     with pytest.warns(UserWarning, match="outside what was measured"):
         assert equal(64) == pytest.approx(10_500, rel=0.03)
+
+
+# --- four constants -----------------------------------------------------------------------------------
+
+KNOWN = Calibrated("made up", 20e-6, 4e12, 3e12, 6e14)
+
+
+def test_a_fit_finds_constants_that_are_known():
+    rows = measured_steps(KERNELS.silicon)
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.02, len(rows)))
+    found = Calibrated.fit("made up", rows, KNOWN.times(rows) * noise, rows.model.isin(HELD))
+    for name, tolerance in (("layer", 0.05), ("weights", 0.03), ("cache", 0.03), ("matrix", 0.1)):
+        assert getattr(found, name) == pytest.approx(getattr(KNOWN, name), rel=tolerance), name
+    assert found.error == pytest.approx(0.02 * 0.6745, rel=0.2)  # what noise leaves
+    with pytest.raises(ValueError, match="a fit needs at least 6 rows; got 5"):
+        Calibrated.fit("few", rows[:5], np.ones(5))
+    with pytest.raises(ValueError, match="seconds must be positive and finite"):
+        Calibrated.fit("no time", rows, rows.seconds * 0)
+
+
+def test_rows_and_steps_are_priced_alike():
+    rows = measured_steps(KERNELS.silicon)
+    one = rows[(rows.model == "qwen3-8b") & (rows.batch == 16) & (rows.context == 8192)]
+    parts = KNOWN.step(QWEN, 16, 8192)
+    assert KNOWN.times(one) == pytest.approx(float(sum(parts.values())))
+    weights = 36 * 20e-6 + max(2 * QWEN.n_matmul_params / 4e12, 2 * 16 * QWEN.n_matmul_params / 6e14)
+    assert parts["parameters"] == pytest.approx(weights)
+    assert parts["attention"] == pytest.approx(16 * 8192.5 * QWEN.kv_bytes_per_token() / 3e12)
+    sparse = KNOWN.step(QWEN, 16, 8192, BlockTopK(1024, 32))
+    assert sparse["attention"] == pytest.approx(parts["attention"] / 8192.5 * 1024)
+    assert sparse["search"] > 0
+
+
+@pytest.mark.parametrize(("gpu", "engine"), [("a100", "vllm"), ("h200", "trtllm"), ("b200", "sglang")])
+def test_four_constants_predict_models_that_the_fit_has_not_seen(gpu, engine):
+    found = calibrated(Silicon(gpu, engine))
+    assert found.error < 0.05
+    assert found.p90 < 0.12
+    assert 0.6 < found.weights / find_hardware(gpu).bandwidth < 1
+    assert parse_clock(f"fitted:{gpu}:{engine}") == found
+    assert found.inside(QWEN, [1, 2], 1e6).all()
+
+
+def test_four_constants_price_what_no_kernel_was_measured_for():
+    found = parse_clock("fitted:h200:vllm")
+    assert sum(found.step(MODELS["llama3-1b"], 1, 1024).values()) > 0  # heads of 64
+    with pytest.raises(ValueError, match="a fitted clock reads fitted:DEVICE:ENGINE"):
+        parse_clock("fitted:h200")
+
+
+def test_longer_answers_are_under_way_for_longer():
+    lengths = np.array([1000.0, 5000.0])
+    mixed = answer_seconds(KNOWN, QWEN, 512, 3000, 8, n_out_sq=(lengths**2).mean())
+    each = answer_seconds(KNOWN, QWEN, 512, lengths, 8)
+    for name, part in mixed.items():
+        assert part == pytest.approx(each[name].mean(), rel=1e-9), name

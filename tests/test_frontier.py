@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kinetics_lab.cost.clock import Datasheet, parse_clock
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import BlockTopK, parse_policy
@@ -78,6 +79,42 @@ def test_a_policy_can_be_priced_as_another(summary):
     named = frontier.cost_table(one.assign(policy=str(real)), B200, (1,))
     np.testing.assert_array_equal(table.eflops, named.eflops)
     assert set(table.policy) == {"block_topk:256:64"}
+
+
+def test_a_clock_gives_seconds_and_what_the_hardware_could_have_done_meanwhile(summary):
+    one = summary[(summary.model == "qwen3-8b") & summary.policy.isin(["dense", "topk:512"])]
+    law, hopper = {"batch": 16, "bytes_per_element": 2}, HARDWARE["h200"]
+    plain = frontier.cost_table(one, hopper, (2,), share_prompt=False, **law)
+    timed = frontier.cost_table(one, hopper, (2,), clock=Datasheet(hopper, "add"), **law)
+    assert timed.eflops.to_numpy() == pytest.approx((timed.seconds * hopper.peak_flops).to_numpy())
+    dense = (timed.policy == "dense").to_numpy()
+    assert timed.eflops.to_numpy()[dense] == pytest.approx(
+        plain.eflops.to_numpy()[dense], rel=2e-4
+    )  # moments and batch are those of the law
+    assert timed.eflops.to_numpy()[~dense] == pytest.approx(
+        plain.eflops[~dense], rel=0.02
+    )  # a budget bends the step's time
+    assert timed.inside.all()
+    first = frontier.cost_table(one, hopper, (2,), clock=Datasheet(hopper, "add"), dense_layers=36, **law)
+    assert first.eflops.to_numpy()[~dense] == pytest.approx(plain_dense(one, hopper, law), rel=2e-4)
+    with pytest.raises(ValueError, match=r"a clock needs batch \(answers decoded together\)"):
+        frontier.cost_table(one, hopper, (2,), clock=Datasheet(hopper))
+
+
+def plain_dense(rows, hardware, law):
+    """Sparse rows priced as if attention were dense."""
+    rows = rows[rows.policy != "dense"].assign(policy="dense")
+    return frontier.cost_table(rows, hardware, (2,), share_prompt=False, **law).eflops.to_numpy()
+
+
+def test_measured_kernels_say_where_they_were_measured(summary):
+    one = summary[(summary.model == "qwen3-8b") & (summary.policy == "dense")]
+    with pytest.warns(UserWarning, match="outside what was measured"):
+        many = frontier.cost_table(one, HARDWARE["h200"], (1,), clock=parse_clock("h200:vllm"), batch=64)
+    few = frontier.cost_table(one, HARDWARE["h200"], (1,), clock=parse_clock("h200:vllm"), batch=4)
+    assert few.inside.all()
+    assert not many.inside.all()
+    assert (many.seconds < few.seconds).all()  # the weights are shared
 
 
 def test_length_caps_are_kept_as_settings(summary):

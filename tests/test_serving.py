@@ -10,6 +10,7 @@ from kinetics_lab.cost.silicon import Silicon
 from kinetics_lab.cost.silicon.serving import (
     SERVED,
     WHY_NOT,
+    _attention,
     against_serving,
     prefill_seconds,
     time_per_output_token,
@@ -18,15 +19,61 @@ from kinetics_lab.cost.silicon.serving import (
 LLAMA, H200 = MODELS["llama3-8b"], Silicon("h200", "vllm", "fp8", "fp8")
 
 
-def test_kernels_predict_the_time_per_output_token():
-    found = against_serving()
-    off = (found.ratio - 1).abs()
+@pytest.fixture(scope="module")
+def served():
+    return against_serving()
+
+
+def composed(table, *names):
+    """Runs of some models that have a prediction, and its relative error."""
+    found = table[(table.why_not == "") & table.model.str.contains("|".join(names))]
+    return found, (found.ratio - 1).abs()
+
+
+def test_kernels_predict_the_time_per_output_token_of_dense_models(served):
+    found, off = composed(served, "Llama", "Qwen3-32B")
     long = found.n_out >= found.n_in
     assert (len(found), long.sum()) == (627, 294)
     assert off.median() <= 0.15
     assert off[long].median() <= 0.17
     assert 0.9 < found.ratio.median() < 1.1
     assert 0.2 < off.quantile(0.9) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("model", "runs", "most", "ratio"),
+    [("Qwen3-235B", 125, 0.12, (1.0, 1.2)), ("gpt-oss", 164, 0.12, (0.9, 1.05)), ("DeepSeek", 140, 0.35, (1.0, 1.4))],
+)  # fmt: skip
+def test_kernels_predict_experts_windows_and_latent_attention(served, model, runs, most, ratio):
+    found, off = composed(served, model)
+    assert len(found) == runs
+    assert off.median() <= most
+    assert ratio[0] < found.ratio.median() < ratio[1]
+
+
+def test_the_latent_attention_of_runs_without_speculation_is_within_a_sixth(served):
+    found, off = composed(served, "DeepSeek")
+    plain = (found.gpu == "h200") & (found.moe_ep == 1)
+    assert plain.sum() == 30
+    assert off[plain].median() <= 0.13
+    assert (found.ratio[plain] > 1).all()
+
+
+def test_what_cannot_be_composed_names_the_rows_that_lack(served):
+    refused = served[served.why_not != ""]
+    assert refused.predicted_ms.isna().all()
+    assert refused.ratio.isna().all()
+    why = set(refused.why_not)
+    assert (
+        "experts of qwen3-235b-a22b on h100 under trtllm have rows of other settings; got 'fp8_block, tp=2, ep=2, power_law_1.2'"
+        in why
+    )
+    assert "mla_generation_module on h200 was measured under trtllm, vllm; got 'sglang'" in why
+    assert "MLA with 32 heads was not measured on b200 under trtllm; cache; got 'fp8'" in why
+    assert any(
+        text.startswith("experts of gpt-oss-120b on b200 under trtllm have rows of other settings")
+        for text in why
+    )
 
 
 def test_every_model_is_served_or_says_why_not():
@@ -54,9 +101,46 @@ def test_two_gpus_are_quicker_than_one_but_not_twice():
     assert 1 < one / two < 2
 
 
-def test_models_with_experts_are_refused():
-    bf16 = Silicon("h200")
-    with pytest.raises(ValueError, match="the prefill of qwen3-30b-a3b needs measured experts"):
-        prefill_seconds(MODELS["qwen3-30b-a3b"], bf16, 1024)
-    with pytest.raises(ValueError, match="deepseek-v3 has no measured kernels: latent attention"):
-        prefill_seconds(MODELS["deepseek-v3"], bf16, 1024)
+def test_experts_are_split_as_they_are_served():
+    moe, h100 = MODELS["qwen3-235b-a22b"], Silicon("h100", "trtllm", "fp8", "fp8")
+    both = [time_per_output_token(moe, h100, 32, 1024, 1024, tp=4, ep=ep) for ep in (1, 4)]
+    apart = [94 * h100.experts(moe.name, 32, ep, 4 // ep) for ep in (1, 4)]
+    prompts = [94 * 32 * h100.experts(moe.name, 1024, ep, 4 // ep) / 1024 for ep in (1, 4)]
+    assert both[0] - both[1] == pytest.approx(float(apart[0] - apart[1] + prompts[0] - prompts[1]))
+
+
+def test_a_window_makes_half_of_the_layers_cheap():
+    h200 = Silicon("h200", "vllm", "bf16", "fp8")
+    short, long = (
+        _attention(MODELS["gpt-oss-120b"], h200, np.array(16.0), np.array(n), 1) for n in (128.0, 32768.0)
+    )
+    rows = read_table("silicon_windows").query(
+        "gpu == 'h200' and kv == 'fp8' and q_heads == 64 and batch == 16"
+    )
+    us = rows[rows.engine.str.startswith("vllm") & (rows.context == 32768)].set_index("window").us
+    assert long == pytest.approx(18e-6 * (us[0] + us[128]))
+    assert long > 3 * short
+
+
+def test_latent_attention_is_the_module_that_was_measured():
+    h200, deepseek = Silicon("h200", "trtllm", "fp8", "fp8"), MODELS["deepseek-v3"]
+    rows = read_table("silicon_sparse").query(
+        "gpu == 'h200' and op == 'mla_generation_module' and kv == 'fp8'"
+    )
+    rows = rows[rows.engine.str.startswith("trtllm") & (rows.gemm == "fp8_block") & (rows["heads"] == 16)]
+    us = rows[(rows.batch == 32) & (rows.context == 4096)].us.item()
+    assert _attention(deepseek, h200, np.array(32.0), np.array(4096.0), 8) == pytest.approx(61e-6 * us)
+    # its prompt takes at least the arithmetic that an eighth of the model has
+    seconds, least = prefill_seconds(deepseek, h200, 8192, 8, 8), prefill_cost(deepseek, 8192).flops / 8
+    assert 0.15 < least / h200.matrix_rate / seconds < 1
+
+
+def test_what_was_not_measured_is_refused():
+    with pytest.raises(
+        ValueError, match="MLA with 32 heads was not measured on h200 under trtllm; cache; got 'fp8'"
+    ):
+        time_per_output_token(
+            MODELS["deepseek-v3"], Silicon("h200", "trtllm", "fp8", "fp8"), 4, 1024, 1024, 4, 4
+        )
+    with pytest.raises(ValueError, match="query heads must split over tp GPUs; got 3"):
+        time_per_output_token(LLAMA, H200, 4, 1024, 1024, 3)

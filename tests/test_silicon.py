@@ -22,6 +22,8 @@ from kinetics_lab.cost.silicon import (
     rows,
 )
 from kinetics_lab.cost.silicon.grid import Grid, OutsideGridWarning
+from kinetics_lab.cost.silicon.laws import attention_laws, constants
+from kinetics_lab.cost.silicon.modules import break_even, law_growth, sparse_twins
 from kinetics_lab.data import data_dir, read_table
 
 ROOT = Path(__file__).parent.parent
@@ -233,3 +235,94 @@ def test_rows_are_of_one_version():
 
 def test_large_weights_are_read_at_nine_tenths_of_the_datasheet():
     assert 0.85 < H200._weight_bandwidth / HARDWARE["h200"].bandwidth < 0.95
+
+
+# --- laws of few constants ----------------------------------------------------------------------------
+
+
+def test_a_law_is_judged_on_pairs_of_heads_it_has_not_seen():
+    rows, laws = attention_laws(H200, HARDWARE["h200"].bandwidth)
+    sides = rows[rows.law == "one bandwidth"].groupby(["q_heads", "kv_heads"]).held.nunique()
+    assert (sides == 1).all()
+    assert 0.3 < rows.held.mean() < 0.7
+    assert (rows.megabytes * 1e6 > 2 * L2_BYTES["h200"]).all()
+    sheet = rows[rows.law == "datasheet"]
+    assert sheet.predicted.to_numpy() == pytest.approx(sheet.megabytes.to_numpy() * 1e6 / 4.8e12)
+    last = rows[rows.law == "and a time per tile"]
+    told = laws.set_index("law")
+    byhand = told.start.iloc[-1] + told.tile.iloc[-1] * last.batch * last.kv_heads
+    byhand += last.megabytes * 1e6 / told.bandwidth.iloc[-1]
+    assert last.predicted.to_numpy() == pytest.approx(byhand.to_numpy())
+    off = (last.predicted / last.seconds - 1).abs()[last.held]
+    assert told["median"].iloc[-1] == pytest.approx(off.median())
+
+
+@pytest.mark.parametrize("gpu", ["a100", "h100", "h200", "b200", "l40s"])
+def test_a_start_and_a_time_per_tile_predict_unseen_heads(gpu):
+    """What chapter 24 says: the datasheet alone is a fifth and more off, three constants a twentieth."""
+    _, laws = attention_laws(Silicon(gpu), HARDWARE[gpu].bandwidth)
+    median = laws.set_index("law")["median"]
+    assert median["datasheet"] > 0.2
+    assert median["and a time per tile"] < 0.06
+    assert laws.bandwidth.iloc[-1] < HARDWARE[gpu].bandwidth
+
+
+def test_constants_are_found_again_and_never_negative():
+    terms = np.stack([np.ones(50), np.linspace(1, 1e6, 50)], 1)
+    assert constants(terms, terms @ [3e-6, 2e-9]) == pytest.approx([3e-6, 2e-9])
+    assert constants(terms, terms @ [-0.5e-9, 2e-9])[0] == 0
+
+
+# --- sparse attention that ships ----------------------------------------------------------------------
+
+
+def test_break_even_of_lines_that_are_known():
+    n = 2.0 ** np.arange(10, 18)
+    made = [
+        pd.DataFrame(
+            {"batch": b, "context": n, "mla_us": 20 + b * 0.4e-3 * n, "dsa_us": 120 + b * 0.04e-3 * n}
+        )
+        for b in (1, 16)
+    ]
+    twins = pd.concat(made).assign(speedup=lambda t: t.mla_us / t.dsa_us)
+    found = break_even(twins).set_index("batch")
+    assert np.isinf(found.context[1])  # lines cross at 278K, beyond the last context
+    assert found.by_lines.tolist() == pytest.approx([100 / 0.36e-3, 100 / 0.36e-3 / 16])
+    assert found.context[16] == pytest.approx(100 / 0.36e-3 / 16, rel=0.05)  # between two measured ones
+    assert found.extra_us.tolist() == pytest.approx([100, 100])
+    assert found.mla_ns.tolist() == pytest.approx([0.4, 0.4])
+    assert found.dsa_ns.tolist() == pytest.approx([0.04, 0.04])
+
+
+def test_shipped_sparse_attention_pays_for_large_batches_at_long_contexts():
+    """The contexts of issue and chapter: never alone, 20.6K at batch 16, 5.9K at 64, 3.6K at 256 (H200, vLLM, BF16)."""
+    found = break_even(sparse_twins("h200", "vllm")).set_index("batch")
+    assert np.isinf(found.context[1])
+    assert found.context[[16, 64, 256]].tolist() == pytest.approx([20_600, 5_900, 3_600], rel=0.03)
+    dense, search = law_growth(HARDWARE["h200"])
+    large = found.loc[64:]
+    assert (large.mla_ns / large.dsa_ns).median() == pytest.approx(dense / search, rel=0.1)
+
+
+def test_the_growth_of_modules_by_hand():
+    assert law_growth(HARDWARE["h200"]) == pytest.approx(
+        (2 * 128 * 1088 / 989.5e3, 132 / 4.8e3)
+    )  # arithmetic, bytes
+    assert law_growth(HARDWARE["b200"], "fp8") == pytest.approx((0.072, 132 / 8e3))
+    assert law_growth(HARDWARE["h200"], "fp8") == law_growth(HARDWARE["h200"])  # Hopper multiplies in BF16
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            ("h200", "sglang"),
+            "DSA and MLA on h200 under sglang were not both measured; 128 heads, cache; got 'bf16'",
+        ),
+        (("h200", "trtllm", "fp8"), "were not both measured"),
+        (("h20", "vllm"), "gpu with measured kernels 'h20' is not known"),
+    ],
+)
+def test_modules_that_have_no_twin(asked, message):
+    with pytest.raises(ValueError, match=message):
+        sparse_twins(*asked)

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from kinetics_lab.cost.clock import Clock, answer_seconds
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.models import MODELS
-from kinetics_lab.cost.policies import Policy, parse_policy
+from kinetics_lab.cost.policies import Dense, Policy, parse_policy
 from kinetics_lab.cost.request import Cost, decode_cost
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import among, lookup, require
@@ -41,6 +42,7 @@ def cost_table(
     combine: str = "add",
     params: Mapping[str, float] | None = None,
     price_as: Callable[[Policy], Policy] | None = None,
+    clock: Clock | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Cost and accuracy of every setting for every problem: a row per summary row and N <= its traces.
@@ -52,11 +54,15 @@ def cost_table(
         summary: columns of ``SUMMARY`` and, for Long-CoT, ``cap``.
         params: P by model where the counting's own is not wanted.
         price_as: the policy to price a row as, given its own (sink tokens that the engine read, for example).
+        clock: seconds by this clock in place of FLOP and bytes at peak rates: ``eflops`` is then what the hardware could
+            have done in that time (Eq. 3), and columns ``seconds`` (of the whole device) and ``inside`` (whether the
+            longest context lies within what was measured) are added. Needs the option ``batch``; no prompt is shared.
         options: of :func:`kinetics_lab.cost.request.decode_cost` (counting, dense_layers, ...); the size of a cached
             element is the hardware's unless told.
 
     Added columns: ``n_trials`` (N), ``accuracy``, ``tokens`` (N E[L]), ``flops``, ``bytes``, ``eflops``. Raises
-    ``ValueError`` for a missing column, an unknown model or policy, an empty summary, or numbers of trials below one.
+    ``ValueError`` for a missing column, an unknown model or policy, an empty summary, numbers of trials below one, or a
+    clock without a batch.
     """
     for column in SUMMARY:
         among(summary, column, "the summary lacks a column: column")
@@ -71,8 +77,13 @@ def cost_table(
         table = pd.concat([rows] * len(trials), ignore_index=True).assign(n_trials=n)
         table = table[table.n_trials <= table.n_traces].reset_index(drop=True)
         own = (params or {}).get(str(name))
-        found = _cost(table, shape, price_as(policy) if price_as else policy, params=own, **options)
+        read = price_as(policy) if price_as else policy
+        found = _cost(table, shape, read, params=own, **options)
         priced = {"flops": found.flops, "bytes": found.bytes, "eflops": found.eflops(hardware, combine)}
+        if clock is not None:
+            require("batch" in options, "a clock needs batch (answers decoded together)", sorted(options))
+            priced |= _timed(table, shape, read, clock, options["batch"], options.get("dense_layers", 0))
+            priced["eflops"] = priced["seconds"] * hardware.peak_flops
         parts.append(table.assign(tokens=table.n_trials * table.mean_tokens.to_numpy(float), **priced))
     table = pd.concat(parts, ignore_index=True)
     require(
@@ -87,6 +98,23 @@ def _cost(table: pd.DataFrame, shape: ModelShape, policy: Policy, **options: Any
     names = ("tokens_in", "mean_tokens", "n_trials", "mean_sq_tokens")
     n_in, mean, n_trials, square = (table[name].to_numpy(float) for name in names)
     return decode_cost(shape, policy, n_in, mean, n_trials, n_out_sq=square, **options)
+
+
+def _timed(
+    table: pd.DataFrame, shape: ModelShape, policy: Policy, clock: Clock, batch: float, dense_layers: int
+) -> dict[str, np.ndarray]:
+    """Seconds of the device for every row, its answers decoded in batches of ``batch``; whether all was measured."""
+    names = ("tokens_in", "mean_tokens", "n_trials", "mean_sq_tokens")
+    n_in, mean, n_trials, square = (table[name].to_numpy(float) for name in names)
+
+    def took(one: Policy) -> np.ndarray:
+        parts = answer_seconds(clock, shape, n_in, mean, batch, one, n_out_sq=square)
+        return np.sum(list(parts.values()), 0)
+
+    seconds, share = took(policy), dense_layers / shape.n_layers
+    if share and not isinstance(policy, Dense):  # the products are the same in both
+        seconds = (1 - share) * seconds + share * took(Dense())
+    return {"seconds": n_trials * seconds / batch, "inside": clock.inside(shape, batch, n_in + square / mean)}
 
 
 @dataclass(frozen=True)

@@ -21,20 +21,21 @@ def lines(
     table: pd.DataFrame, x: str, y: str, series: str | None = None, *, x_title: str, y_title: str,
     description: str, title: str | None = None, log_x: bool | int = False, log_y: bool = False,
     x_domain: Range = None, y_domain: Range = None, dash: str | None = None, band: tuple[str, str] | None = None,
-    points: bool = False, reference: Rules = (), reference_x: Rules = (), slider: Slider | None = None,
-    sort: Names = None, ordered: bool = False, tooltip_columns: Sequence[str] | None = None,
+    points: bool = False, hollow: str | None = None, reference: Rules = (), reference_x: Rules = (),
+    slider: Slider | None = None, sort: Names = None, ordered: bool = False, tooltip_columns: Sequence[str] | None = None,
 ) -> alt.LayerChart:  # fmt: skip
     """One line a series; a click in the legend brings a series out, the pointer reads the nearest point.
 
     ``series`` gives the colour (in the order ``sort``; ``ordered`` takes the small-to-large palette),
-    ``dash`` the line style, ``band`` two columns shaded around the line, ``points`` marks on every row.
+    ``dash`` the line style, ``band`` two columns shaded around the line, ``points`` marks on every row, hollow where the
+    column ``hollow`` is true (extrapolated, say).
     ``reference`` draws named horizontal rules at values of y, ``reference_x`` vertical ones. ``log_x`` may be
     2. With a `Slider` that has an ``expr``, ``y`` is computed from the other columns and need not be in the
     table; give ``y_domain`` then, so that the axis stays put while the reader moves it.
     """
     known_y = [] if slider and slider.expr else [y]
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
-    data = begin(table, [x, *known_y, series, dash, *(band or ())], texts, slider, tooltip_columns)
+    data = begin(table, [x, *known_y, series, dash, hollow, *(band or ())], texts, slider, tooltip_columns)
     tips = parts.tooltips(data, {x: x_title, y: y_title}, tooltip_columns or [series, dash, x, y])
     xs, ys = span(data, x), span(data, *known_y, *(band or ()))
     ys = np.append(ys, [value for value, _ in reference]) if len(ys) else ys
@@ -60,6 +61,11 @@ def lines(
     seen = alt.condition(near, alt.value(1), alt.value(0.9 if points else 0))
     marks = parts.within(base, **{x: x_domain, y: y_domain}).mark_point(filled=True, size=70)
     marks = marks.encode(opacity=seen, tooltip=tips).add_params(near)
+    if hollow is not None:
+        outside = alt.datum[hollow] == "True"  # as tables write flags
+        rings = parts.within(base, **{x: x_domain, y: y_domain}).transform_filter(outside)
+        rings = rings.mark_point(filled=False, size=60, strokeWidth=2, opacity=1).encode(tooltip=tips)
+        marks = alt.layer(marks.transform_filter(~outside), rings)
     chart = alt.layer(*parts.band(base, band, cut), line, marks, *parts.rules(reference, reference_x))
     return parts.finish(chart, title, description, slider)
 

@@ -9,14 +9,15 @@ the grid the nearest ratio holds, and :class:`OutsideGridWarning` names the rang
 from __future__ import annotations
 
 import warnings
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from kinetics_lab.cost.silicon.grid import Grid, OutsideGridWarning
-from kinetics_lab.data import read_table
+from kinetics_lab.cost.silicon.laws import constants
+from kinetics_lab.cost.silicon.tables import BYTES, ENGINE_NAMES, HEAD_DIM, L2_BYTES, rows
 from kinetics_lab.errors import among, require
 
 if TYPE_CHECKING:
@@ -24,39 +25,7 @@ if TYPE_CHECKING:
 
     from kinetics_lab.cost.shapes import ModelShape
 
-ENGINE_NAMES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
-#: L2 cache, bytes (whitepapers of the A100, H100, Blackwell, L40S, RTX PRO 6000). What fits is warm in the tables.
-L2_BYTES = {
-    "a100": 40e6, "h100": 50e6, "h200": 50e6, "b200": 126e6, "b300": 126e6, "gb200": 126e6, "gb300": 126e6,
-    "l40s": 96e6, "rtx-pro-6000": 128e6,
-}  # fmt: skip
-#: Bytes of a stored number. NVFP4: half a byte, and a byte of scale for sixteen.
-BYTES = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5625}
-HEAD_DIM = 128  # of the attention that was measured
 ROUTING = "power_law_1.2"  # how tokens choose experts; "balanced" is the other one
-
-
-@cache
-def rows(table: str, gpu: str, engine: str) -> pd.DataFrame:
-    """The rows of one table ("attention", "gemm", ...) of a GPU under an engine, its newest version.
-
-    Raises ``ValueError`` naming what there is for an unknown GPU or engine, or one without rows.
-    """
-    among(sorted(L2_BYTES), gpu, "gpu with measured kernels")
-    among(ENGINE_NAMES, engine, "engine")
-    everything = _table(table)
-    here = everything[everything.gpu == gpu]
-    versions = sorted(here.engine.unique())
-    there = sorted({version.split()[0] for version in versions})
-    require(engine in there, f"{table} on {gpu} was measured under {', '.join(there) or 'no engine'}", engine)
-    newest = max(version for version in versions if version.startswith(f"{engine} "))
-    found = here[here.engine == newest].drop(columns=["gpu"])
-    return found.assign(**{name: found[name].astype(str) for name in found.select_dtypes("category")})
-
-
-@cache
-def _table(name: str) -> pd.DataFrame:
-    return read_table(f"silicon_{name}")
 
 
 class Silicon:
@@ -123,29 +92,30 @@ class Silicon:
             self._heads[pair] = Grid({"batch": t.batch, "work": t.batch * t.context}, t.us * 1e-6, law)
         return self._heads[pair]
 
+    def cold_attention(self, above: float = 2.0) -> tuple[pd.DataFrame, np.ndarray]:
+        """The attention rows whose cache exceeds ``above`` x L2 (at 2 nothing is warm), and the bytes that each reads."""
+        t = self._attention
+        moved = (2.0 * HEAD_DIM * BYTES[self.kv]) * (t.batch * t.kv_heads * t.context).to_numpy(float)
+        cold = moved > above * L2_BYTES[self.gpu]
+        return t[cold], moved[cold]
+
     @cached_property
     def _attention_law(self) -> np.ndarray:
-        """Seconds to start, a sequence and KV head, and a byte of KV: non-negative least squares of relative errors.
+        """Seconds to start, a sequence and KV head, and a byte of KV, fitted to what is cold.
 
-        Fitted above twice the L2, where nothing is warm; over all rows where too few are.
+        Where too little is, a byte takes what large weights take, and all rows tell the rest.
         """
-        from scipy.optimize import nnls
-
-        t = self._attention
-        moved = (2.0 * HEAD_DIM * BYTES[self.kv]) * t.batch * t.kv_heads * t.context
-        cold = moved > 2 * L2_BYTES[self.gpu]
-        least = 0.0
-        if cold.sum() < 200:  # hardly anything beyond the cache: a byte then takes what large weights take
-            cold, least = moved > 0, 1 / self._weight_bandwidth
-        t, moved = t[cold], moved[cold]
+        t, moved = self.cold_attention()
+        if few := len(t) < 200:  # hardly anything beyond the cache
+            t, moved = self.cold_attention(0)
         seconds = t.us.to_numpy(float) * 1e-6
-        terms = np.stack([np.ones(len(t)), t.batch * t.kv_heads, moved], 1) / seconds[:, None]
-        scale = terms.max(0)
-        if least:
-            rest = np.maximum(1 - terms[:, 2] * least, 0)
-            found = np.append(nnls(terms[:, :2] / scale[:2], rest)[0] / scale[:2], least)
+        terms = np.stack([np.ones(len(t)), t.batch * t.kv_heads], 1)
+        if few:
+            least = 1 / self._weight_bandwidth
+            rest = np.maximum(seconds - moved * least, 0)
+            found = np.append(constants(terms, seconds, rest), least)
         else:
-            found = nnls(terms / scale, np.ones(len(t)))[0] / scale
+            found = constants(np.column_stack([terms, moved]), seconds)
         return np.maximum(found, [1e-6, 0, 1e-15])
 
     def attention(self, q_heads: int, kv_heads: int, batch: ArrayLike, context: ArrayLike) -> np.ndarray:
@@ -160,10 +130,11 @@ class Silicon:
         t = rows("experts", self.gpu, self.engine)
         known = sorted(t.model.unique())
         among(known, model, f"model whose experts were measured on {self.gpu} under {self.engine}")
-        # FP8 experts in blocks are what an FP8 checkpoint runs
+        # FP8 experts in blocks are what an FP8 checkpoint runs; gpt-oss comes in MXFP4
         types = {"fp8": ["fp8_block", "fp8"]}.get(self.weights, [self.weights])
+        types = ["w4a16_mxfp4", "w4a8_mxfp4_mxfp8"] if model.startswith("gpt-oss") else types
         t = t[(t.model == model) & t.dtype.isin(types) & (t.ep == ep) & (t.tp == tp) & (t.routing == routing)]
-        asked = f"{self.weights}, tp={tp}, ep={ep}, {routing}"
+        asked = f"{types[0]}, tp={tp}, ep={ep}, {routing}"
         require(
             len(t) > 0,
             f"experts of {model} on {self.gpu} under {self.engine} have rows of other settings",
@@ -215,22 +186,34 @@ class Silicon:
         if why := self.why_not(shape, tp):
             raise ValueError(f"{shape.name} has no measured kernels: {why}")
         batch, context = np.broadcast_arrays(np.asarray(batch, float), np.asarray(context, float))
-        q, kv = shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp)
-        width = shape.hidden
-        layer = self.gemm(batch, (q + 2 * kv) * HEAD_DIM, width) + self.gemm(batch, width, q * HEAD_DIM)
-        if shape.n_experts:
-            layer = (
-                layer + self._quiet(batch, shape.n_experts, width) + self.experts(shape.name, batch, tp=tp)
-            )
-        else:
-            layer = (
-                layer + self.gemm(batch, 2 * shape.ffn / tp, width) + self.gemm(batch, width, shape.ffn / tp)
-            )
+        q, kv, width = shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp), shape.hidden
         return {
-            "parameters": shape.n_layers * layer + self._quiet(batch, shape.vocab / tp, width),
+            "parameters": self.products(shape, batch, tp) + self._quiet(batch, shape.vocab / tp, width),
             "attention": shape.n_layers * self.attention(q, kv, batch, context),
             "communication": 2 * shape.n_layers * self.all_reduce(tp, batch * width),
         }
+
+    def products(self, shape: ModelShape, tokens: np.ndarray, tp: int = 1, ep: int = 1) -> np.ndarray:
+        """All layers' products and experts for ``tokens``, split over ``tp`` GPUs, the experts over ``ep`` of them; no head."""
+        q, kv, width = shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp), shape.hidden
+
+        def block(ffn: float) -> np.ndarray:
+            return self.gemm(tokens, 2 * ffn / tp, width) + self.gemm(tokens, width, ffn / tp)
+
+        attend = 0 * tokens  # of MLA: in the module that was measured
+        if not shape.is_mla:
+            pair = ((q + 2 * kv) * shape.head_dim, width), (width, q * shape.head_dim)
+            attend = np.sum([self.gemm(tokens, n, k) for n, k in pair], 0)
+        if not shape.n_experts:
+            return np.asarray(shape.n_layers * (attend + block(shape.ffn)))
+        routed = self._quiet(tokens, shape.n_experts, width) + self.experts(shape.name, tokens, ep, tp // ep)
+        first = shape.n_dense_layers
+        always = shape.parameters["shared"] / (
+            3 * width * (shape.n_layers - first)
+        )  # hidden units of shared experts
+        shared = block(always) if always else 0
+        dense = first * block(shape.ffn) if first else 0
+        return np.asarray(shape.n_layers * attend + (shape.n_layers - first) * (routed + shared) + dense)
 
     def _quiet(self, m: np.ndarray, n: float, k: float) -> np.ndarray:
         """A product whose width is known to lie outside the grid: the router's and the output head's."""
@@ -261,10 +244,8 @@ class Silicon:
     @cached_property
     def bandwidth(self) -> float:
         """95th percentile of bytes/s read by products of weights over 512 MB or by attention above 8 x L2, the better."""
-        t = self._attention
-        read = 2.0 * t.batch * t.kv_heads * t.context * HEAD_DIM * BYTES[self.kv]
-        cold = read > 8 * L2_BYTES[self.gpu]
-        rates = (read / (t.us * 1e-6))[cold]
+        t, read = self.cold_attention(8)
+        rates = read / (t.us * 1e-6)
         return max(self._weight_bandwidth, float(np.percentile(rates, 95)) if len(rates) else 0.0)
 
     @property
@@ -288,10 +269,9 @@ def kernel_shares(silicon: Silicon, q_heads: int, kv_heads: int, each: bool = Fa
     """Decode attention as it was measured: ``megabytes`` of KV, ``rate`` (bytes/s); ``each`` batch and context, or the
     median of those that read as much.
     """
-    t = silicon._attention
-    t = t[(t.q_heads == q_heads) & (t.kv_heads == kv_heads)]
-    read = 2.0 * t.batch * t.context * kv_heads * HEAD_DIM * BYTES[silicon.kv]
+    t, read = silicon.cold_attention(0)
     t = t.assign(megabytes=read / 1e6, rate=read / (t.us * 1e-6))
+    t = t[(t.q_heads == q_heads) & (t.kv_heads == kv_heads)]
     if each:
         return t[["batch", "context", "us", "megabytes", "rate"]]
     size = 2 ** np.round(np.log2(t.megabytes))  # contexts differ by one token
