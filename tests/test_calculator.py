@@ -11,9 +11,10 @@ import pytest
 
 from kinetics_lab import HARDWARE, MODELS, parse_policy
 from kinetics_lab.cli.chapters import made_for_the_book
-from kinetics_lab.cost.clock import Datasheet, answer_seconds
+from kinetics_lab.cost.clock import Datasheet, answer_seconds, calibrated
 from kinetics_lab.cost.fit import fit
 from kinetics_lab.cost.precision import find_precision
+from kinetics_lab.cost.silicon import Silicon
 from kinetics_lab.cost.step import prefill_seconds
 from kinetics_lab.planner.page import CACHES, POLICIES, WEIGHTS, calculator_data, calculator_files
 
@@ -91,6 +92,37 @@ def test_the_page_computes_what_the_package_computes(chromium, folder):
     assert sum("split" not in one for one in answered) > 400
     for question, got in zip(asked, answered, strict=True):
         assert got == pytest.approx(expected(question), rel=1e-9), question
+
+
+@pytest.mark.browser
+def test_fitted_clocks_are_the_packages(chromium, folder):
+    draw, names = random.Random(7), sorted(calculator_data()["clocks"])
+    assert "h200:vllm" in names
+    asked, want = [], []
+    for name in draw.sample(names, 6):
+        gpu, engine = name.split(":")
+        clock = calibrated(Silicon(gpu, engine))
+        for model in ("qwen3-8b", "qwen3-30b-a3b", "llama3-8b"):
+            q = questions(1)[0] | {
+                "model": model,
+                "hardware": gpu,
+                "clock": engine,
+                "weights": "bf16",
+                "kv": "bf16",
+            }
+            q |= {
+                "policy": "dense",
+                "n_in": 700,
+                "n_out": 8192,
+                "batch": draw.choice([1, 5, 40]),
+                "devices": 1,
+            }
+            asked.append(q)
+            want.append(float(sum(answer_seconds(clock, MODELS[model], 700, 8192, q["batch"]).values())))
+    with chromium.page() as page:
+        page.goto(folder / "index.html")
+        got = page.js(f"{json.dumps(asked)}.map(q => klCalculator.answer(klCalculatorData, q).decode)")
+    assert got == pytest.approx(want, rel=1e-9)
 
 
 @pytest.mark.browser

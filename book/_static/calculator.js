@@ -245,6 +245,7 @@
     if (q.batch) words.push("--batch", q.batch);
     if (q.devices) words.push("--devices", q.devices);
     if (q.reserve !== 0.1) words.push("--reserve", q.reserve);
+    if (q.clock) words.push("--clock", "fitted:" + q.hardware + ":" + q.clock);
     return words.concat("--combine max").join(" ");
   }
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from kinetics_lab.cost.clock import NODES
+from kinetics_lab.cost.clock import NODES, calibrated
 from kinetics_lab.cost.hardware import ELEMENT_BYTES, HARDWARE
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense, parse_policy
 from kinetics_lab.cost.precision import RATES, Precision, find_precision
 from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS, ModelShape
 from kinetics_lab.cost.shapes.parts import Attention, Experts
+from kinetics_lab.cost.silicon import measured_engines
+from kinetics_lab.cost.silicon.tables import ENGINE_NAMES, L2_BYTES
 from kinetics_lab.cost.step import blocks, routed
 
 POLICIES = ("dense", "block_topk:1024:32", "block_topk:512:32", "topk:1024:false", "local:1024:16")
@@ -45,7 +48,7 @@ def calculator_data() -> dict[str, Any]:
         "caches": CACHES,
         "nodes": [((x + 1) / 2, w / 2) for x, w in zip(at.tolist(), weights.tolist(), strict=True)],
         "first": QUESTION,
-        "clocks": {},
+        "clocks": _clocks(),
     }  # fmt: skip
 
 
@@ -53,6 +56,19 @@ def calculator_files() -> dict[str, bytes]:
     """The files of the page, by their path in the book's folder."""
     text = json.dumps(calculator_data(), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return {"book/_static/kl-calculator-data.js": f"window.klCalculatorData={text};\n".encode()}
+
+
+@cache
+def _clocks() -> dict[str, Any]:
+    """The law's four constants for each GPU and engine that was measured in BF16, and the error on models not seen."""
+    found = {}
+    for silicon in (one for gpu in L2_BYTES for one in measured_engines(gpu)):
+        clock = calibrated(silicon)
+        constants = {
+            name: getattr(clock, name) for name in ("layer", "weights", "cache", "matrix", "error", "p90")
+        }
+        found[f"{silicon.gpu}:{silicon.engine}"] = {"engine": ENGINE_NAMES[silicon.engine], **constants}
+    return found
 
 
 def _policy(text: str) -> dict[str, float | None]:
