@@ -15,11 +15,14 @@ from kinetics_lab.errors import lookup
 
 
 def _known_models() -> dict[str, ModelShape]:
-    """The shapes of ``data/models.toml``, whose values are read as those of any ``config.json``."""
+    """The shapes of ``data/models.toml``, whose values are read as those of any ``config.json`` ("null" stands for null)."""
     shapes = {}
     for family, table in tomllib.loads(data_path("models").read_text(encoding="utf-8")).items():
         for name, values in table["models"].items():
-            shape = from_hf_config(table["all"] | values)
+            given = {
+                key: None if value == "null" else value for key, value in (table["all"] | values).items()
+            }
+            shape = from_hf_config(given)
             shapes[name] = replace(
                 shape, name=name, family=family, released_params=values.get("released_params")
             )
