@@ -16,13 +16,14 @@ from kinetics_lab.errors import lookup
 
 
 def _known_models() -> dict[str, dict[str, Any]]:
-    """What ``data/models.toml`` holds of each model: the values of its ``config.json``, and the family's name."""
+    """What ``data/models.toml`` holds of each model ("null" stands for null), and the family's name."""
     tables = tomllib.loads(data_path("models").read_text(encoding="utf-8"))
-    return {
-        name: {"family": family, **table["all"], **values}
-        for family, table in tables.items()
-        for name, values in table["models"].items()
-    }
+    found = {}
+    for family, table in tables.items():
+        for name, values in table["models"].items():
+            given = {"family": family, **table["all"], **values}
+            found[name] = {key: None if value == "null" else value for key, value in given.items()}
+    return found
 
 
 #: Values of each model's ``config.json``, by name: read as those of any such file.

@@ -28,14 +28,7 @@ def gqa(
     rule = f"{c.where}: num_attention_heads must be a multiple of num_key_value_heads={kv_heads}"
     require(heads % kv_heads == 0, rule, heads)
     # Only where the file gives none is it derived, as the model code itself does.
-    head_dim = head_dim or c("head_dim", "attention_head_dim", default=0)
-    if not head_dim:
-        require(
-            hidden % heads == 0,
-            f"{c.where}: hidden_size must be a multiple of num_attention_heads={heads}",
-            hidden,
-        )
-        head_dim = hidden // heads
+    head_dim = head_dim or c("head_dim", "attention_head_dim", default=hidden // heads)
     v_dim, owns = v_dim or head_dim, more.get("owns", True)
     q, k, v = heads * head_dim, kv_heads * head_dim * owns, kv_heads * v_dim * owns
     vectors += {"": 0, "head": head_dim * (1 + owns), "wide": q + k}[qk] + norms * hidden
