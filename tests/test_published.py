@@ -129,6 +129,14 @@ def test_pythia_counts_agree_with_the_paper_they_come_from():
     assert len(never) == 7
 
 
+def test_pythia_shapes_count_to_the_published_totals():
+    for row in read_table("pythia_shapes").itertuples():
+        layer = (
+            12 * row.hidden**2 + 13 * row.hidden
+        )  # GPT-NeoX: four matrices of attention, two of 4 h; biases, two norms
+        assert row.n_layers * layer + 2 * row.hidden + 2 * row.vocab * row.hidden == row.params
+
+
 def test_forced_answers_cut_one_trace_at_every_tenth():
     rows = read_table("gemma_forced")
     assert rows.groupby("problem").percent.agg(list).map(lambda x: x == [*range(0, 101, 10)]).all()

@@ -28,7 +28,7 @@ def test_guesses_are_taken_out_in_proportion_to_the_wrong_answers(n, c, choices,
 
 @pytest.mark.parametrize(("n", "c"), [(4, 0), (4, 1), (5, 3), (5, 5)])
 def test_stopping_counts_every_order_of_the_answers(n, c):
-    solved, used = stopping(make_run(n, [c], [100]), n)
+    solved, used = stopping(make_run(n, [c], [100]), range(1, n + 1))
     orders = list(permutations([1] * c + [0] * (n - c)))
     for k in range(1, n + 1):
         assert solved[k - 1, 0] == pytest.approx(np.mean([any(order[:k]) for order in orders]))
@@ -39,7 +39,8 @@ def test_stopping_counts_every_order_of_the_answers(n, c):
 def test_a_count_between_two_whole_ones_lies_between_them():
     # 7 of 8 right among four choices: 6 2/3 that were not guessed
     (guess, _), low, high = (
-        stopping(make_run(8, [c], [1]), 8, choices) for c, choices in ((7, 4), (6, np.inf), (7, np.inf))
+        stopping(make_run(8, [c], [1]), range(1, 9), choices)
+        for c, choices in ((7, 4), (6, np.inf), (7, np.inf))
     )
     assert guess == pytest.approx(low[0] / 3 + 2 * high[0] / 3)
 
@@ -91,13 +92,15 @@ def test_a_duel_gives_the_lower_effort_the_tokens_of_the_higher():
     few = make_run(1, [1, 1, 1, 1], [5, 5, 5, 5], effort="few")
     (found,) = duels(pd.concat([high, few, low]), n_boot=200).to_dict("records")
     assert (found["low"], found["high"], found["tries"]) == ("low", "high", 4)
-    solved, used = stopping(low, 4)
+    solved, used = stopping(low, [1, 2, 3, 4])
     want = np.interp(25, np.r_[0, used.mean(1)], np.r_[0, solved.mean(1)])
     assert found["accuracy_tries"] == pytest.approx(want)
     assert found["gain"] == pytest.approx(0.75 - want)
     assert found["gain_from"] < found["gain"] < found["gain_to"]
     assert found["used"] == pytest.approx(used[-1].mean() / 25)
     assert found["used"] < 1
+    with pytest.raises(ValueError, match=r"m, low: each problem must have one row; got \[0\]"):
+        duels(pd.concat([low, low, high]))
     same = duels(pd.concat([low, low.assign(effort="same")]), n_boot=200).iloc[0]
     assert same.gain == same.gain_from == same.gain_to == 0  # paired: nothing to tell apart
 

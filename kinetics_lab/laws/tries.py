@@ -52,21 +52,35 @@ def unguessed(n: ArrayLike, c: ArrayLike, choices: float = np.inf) -> np.ndarray
     return np.maximum(c - (n - c) / (choices - 1), 0.0)
 
 
-def stopping(run: pd.DataFrame, most: int, choices: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
-    """What up to N tries solve and use in the mean, stopping at the first right answer: [N = 1..most, problem].
+def stopping(run: pd.DataFrame, tries: ArrayLike, choices: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
+    """What at most N tries solve and use in the mean, stopping at the first right answer: [N in ``tries``, problem].
 
     Returns the probability of a right answer (Pass@N, guesses taken out) and tokens. Tokens are expected tries times
     E[L], whatever ties length to success (Wald). Counts and E[L] come from the same answers, which ties
     the two estimates, an error of the order of 1 / n_traces. ``ValueError`` for more tries than answers.
     """
-    n = run.n_traces.to_numpy(int)
+    n, k = run.n_traces.to_numpy(int), np.atleast_1d(np.asarray(tries))[:, None]
     count = unguessed(n, run.n_correct, choices)
     whole = np.floor(count + 1e-9).astype(int)
+    found = []
+    for c in (whole, np.minimum(whole + 1, n)):
+        missed = 1 - pass_at_k(n, c, k)
+        # The sum of C(n - c, j) / C(n, j) over j < k, the chance that j + 1 tries are needed.
+        found.append((1 - missed, (n + 1 - (n - k + 1) * missed) / (c + 1)))
     more = np.clip(count - whole, 0, 1)  # between two whole counts: either, with these odds
-    k = np.arange(1, most + 1)[:, None]
-    solved = (1 - more) * pass_at_k(n, whole, k) + more * pass_at_k(n, np.minimum(whole + 1, n), k)
-    tries = np.cumsum(np.vstack([np.ones(len(n)), 1 - solved[:-1]]), 0)
-    return solved, tries * run.mean_tokens.to_numpy(float)
+    solved, drawn = ((1 - more) * low + more * high for low, high in zip(*found, strict=True))
+    return solved, drawn * run.mean_tokens.to_numpy(float)
+
+
+def vote_bounds(n: ArrayLike, c: ArrayLike, votes: int) -> tuple[np.ndarray, np.ndarray]:
+    """TEMPORARY."""
+    from scipy.stats import hypergeom
+
+    j = np.arange(votes + 1)
+    odds = hypergeom.pmf(j, np.asarray(n)[:, None], np.asarray(c)[:, None], votes)
+    worst = np.where(2 * j > votes, 1.0, np.where(2 * j == votes, 0.5, 0.0))
+    best = np.where(j >= 2, 1.0, np.where(j == 1, 1 / votes, 0.0))
+    return odds @ worst, odds @ best
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ def fit_rule(runs: Sequence[tuple[pd.DataFrame, float]]) -> Rule:
     as a geometric mean over the runs; every run counts alike."""
     curves, ratios = [], []
     for run, choices in runs:
-        solved, used = stopping(run, int(run.n_traces.min()), choices)
+        solved, used = stopping(run, range(1, int(run.n_traces.min()) + 1), choices)
         curves.append(solved.mean(1))
         if 0 < curves[-1][0] < 1:
             right, wrong = (np.average(used[0], weights=share) for share in (solved[0], 1 - solved[0]))
@@ -134,6 +148,12 @@ def duels(
     rows = []
     for model, runs in table.groupby("model", sort=False, observed=True):
         efforts = {str(e): run.set_index("problem") for e, run in runs.groupby("effort", observed=True)}
+        for effort, run in efforts.items():
+            require(
+                run.index.is_unique,
+                f"{model}, {effort}: each problem must have one row",
+                list(run.index[run.index.duplicated()][:1]),
+            )
         order = sorted(efforts, key=lambda e: efforts[e].mean_tokens.mean())
         for low, high in combinations(order, 2):
             shared = efforts[low].index.intersection(efforts[high].index)
@@ -147,8 +167,8 @@ def duels(
 def _duel(
     cheap: pd.DataFrame, dear: pd.DataFrame, most: int, choices: float, n_boot: int, seed: int
 ) -> dict[str, Any]:
-    solved, used = stopping(cheap, most, choices)
-    once, tokens = (x[0] for x in stopping(dear, 1, choices))
+    solved, used = stopping(cheap, range(1, most + 1), choices)
+    (once,), (tokens,) = stopping(dear, 1, choices)
     everyone = np.full((1, len(cheap)), 1 / len(cheap))  # the first row of weights: no resample
     weights = np.vstack([everyone, problem_weights(len(cheap), n_boot, seed)])
     curves = (np.pad(weights @ x.T, ((0, 0), (1, 0))) for x in (used, solved))  # [resample, N], from N = 0
