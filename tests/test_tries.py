@@ -9,6 +9,7 @@ from scipy import integrate, stats
 
 from kinetics_lab.data import read_table
 from kinetics_lab.laws.tries import Rule, duels, fit_rule, halves, stopping, unguessed
+from kinetics_lab.planner.strategy import UntilRight
 
 
 def make_run(n, c, tokens, model="m", effort="low"):
@@ -34,6 +35,15 @@ def test_stopping_counts_every_order_of_the_answers(n, c):
         assert solved[k - 1, 0] == pytest.approx(np.mean([any(order[:k]) for order in orders]))
         drawn = [min([*(i + 1 for i in range(k) if order[i]), k]) for order in orders]
         assert used[k - 1, 0] == pytest.approx(100 * np.mean(drawn))
+
+
+def test_stopping_is_the_planners_strategy():
+    run = make_run(9, [0, 1, 4, 9], [1, 1, 1, 1])
+    solved, used = stopping(run, [1, 3, 9])
+    for i, trials in enumerate((1, 3, 9)):
+        told = UntilRight(trials).of(run.n_traces, run.n_correct)
+        assert solved[i] == pytest.approx(told.accuracy)
+        assert used[i] == pytest.approx(told.draws)
 
 
 def test_a_count_between_two_whole_ones_lies_between_them():

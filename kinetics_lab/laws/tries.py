@@ -72,17 +72,6 @@ def stopping(run: pd.DataFrame, tries: ArrayLike, choices: float = np.inf) -> tu
     return solved, drawn * run.mean_tokens.to_numpy(float)
 
 
-def vote_bounds(n: ArrayLike, c: ArrayLike, votes: int) -> tuple[np.ndarray, np.ndarray]:
-    """TEMPORARY."""
-    from scipy.stats import hypergeom
-
-    j = np.arange(votes + 1)
-    odds = hypergeom.pmf(j, np.asarray(n)[:, None], np.asarray(c)[:, None], votes)
-    worst = np.where(2 * j > votes, 1.0, np.where(2 * j == votes, 0.5, 0.0))
-    best = np.where(j >= 2, 1.0, np.where(j == 1, 1 / votes, 0.0))
-    return odds @ worst, odds @ best
-
-
 @dataclass(frozen=True)
 class Rule:
     """How tries and tokens grow where only accuracy A and mean tokens of one try are known.
