@@ -109,6 +109,7 @@ def test_a_duel_gives_the_lower_effort_the_tokens_of_the_higher():
     assert found["gain_from"] < found["gain"] < found["gain_to"]
     assert found["used"] == pytest.approx(used[-1].mean() / 25)
     assert found["used"] < 1
+    assert duels(pd.concat([low, high.assign(problem=[7, 8, 9, 10])])).empty  # no problem in common
     with pytest.raises(ValueError, match=r"m, low: each problem must have one row; got \[0\]"):
         duels(pd.concat([low, low, high]))
     same = duels(pd.concat([low, low.assign(effort="same")]), n_boot=200).iloc[0]

@@ -138,16 +138,13 @@ def duels(
     for model, runs in table.groupby("model", sort=False, observed=True):
         efforts = {str(e): run.set_index("problem") for e, run in runs.groupby("effort", observed=True)}
         for effort, run in efforts.items():
-            require(
-                run.index.is_unique,
-                f"{model}, {effort}: each problem must have one row",
-                list(run.index[run.index.duplicated()][:1]),
-            )
+            twice = run.index[run.index.duplicated()]
+            require(not len(twice), f"{model}, {effort}: each problem must have one row", list(twice[:1]))
         order = sorted(efforts, key=lambda e: efforts[e].mean_tokens.mean())
         for low, high in combinations(order, 2):
             shared = efforts[low].index.intersection(efforts[high].index)
             cheap, dear = efforts[low].loc[shared], efforts[high].loc[shared]
-            if (most := int(cheap.n_traces.min())) >= least:
+            if len(shared) > 1 and (most := int(cheap.n_traces.min())) >= least:
                 row = {"model": model, "low": low, "high": high, "tries": most}
                 rows.append(row | _duel(cheap, dear, most, choices, n_boot, seed))
     return pd.DataFrame(rows)
