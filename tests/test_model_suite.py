@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from kinetics_lab.book.runs import run_notebook
+from kinetics_lab.cost.families import from_hf_config
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense
-from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.measure import runner as measure
 from kinetics_lab.measure.limits import Rates, datasheet_rates
 from kinetics_lab.measure.suites import model as model_suite
@@ -201,8 +201,8 @@ def test_a_context_that_fits_nowhere_is_refused():
 
 # ---- the step itself, tiny ------------------------------------------------------------------------------------
 
-SIZES = dict(n_q_heads=4, head_dim=16, hidden=32, ffn=64, vocab=64, qk_norm=True)
-EXPERTS = dict(n_experts=4, n_active_experts=2, expert_ffn=32)
+SIZES = dict(num_attention_heads=4, head_dim=16, hidden_size=32, intermediate_size=64, vocab_size=64)
+EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,9 @@ def hf():
 
 def tiny(hf, n_layers: int = 2, n_kv_heads: int = 2, family: str = "qwen3", dtype: Any = None) -> Any:
     more = EXPERTS if family == "qwen3-moe" else {}
-    shape = ModelShape(name="t", family=family, n_layers=n_layers, n_kv_heads=n_kv_heads, **SIZES, **more)
+    kind = ["Qwen3MoeForCausalLM" if more else "Qwen3ForCausalLM"]
+    layers = {"num_hidden_layers": n_layers, "num_key_value_heads": n_kv_heads}
+    shape = from_hf_config({"architectures": kind} | layers | SIZES | more)
     model = hf.random_model(shape, dtype=dtype or torch.float32, seed=3)
     for p in model.parameters():
         p.data *= 8 if p.ndim > 1 else 1  # far from uniform attention
