@@ -28,7 +28,8 @@ def cost(
     combine: Annotated[str, Option(help="compute and traffic: their sum (add) or the larger one (max)")] = "add",
     batch: Annotated[int | None, Option(help="sequences that share the weights' traffic (endless)")] = None,
     clock: Annotated[str | None, Option(help="time the answers, too, by kernels that NVIDIA's collector measured: h200:vllm, "
-                                        "h200:sglang:fp8 (weights), h200:trtllm:fp8:fp8 (and KV cache)")] = None,
+                                        "h200:sglang:fp8 (weights), h200:trtllm:fp8:fp8 (and KV cache); "
+                                        "fitted:h200:vllm takes four constants fitted to them")] = None,
 ) -> None:  # fmt: skip
     """Price one setting. One JSON line: FLOP, bytes, eFLOPs, seconds and the arguments they belong to.
 

@@ -185,8 +185,10 @@ class Silicon:
             raise ValueError(f"{shape.name} has no measured kernels: {why}")
         batch, context = np.broadcast_arrays(np.asarray(batch, float), np.asarray(context, float))
         q, kv, width = shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp), shape.hidden
+        each, place = np.unique(batch, return_inverse=True)  # products do not know the context
+        products = self.products(shape, each, tp) + self._quiet(each, shape.vocab / tp, width)
         return {
-            "parameters": self.products(shape, batch, tp) + self._quiet(batch, shape.vocab / tp, width),
+            "parameters": products[place].reshape(batch.shape),
             "attention": shape.n_layers * self.attention(q, kv, batch, context),
             "communication": 2 * shape.n_layers * self.all_reduce(tp, batch * width),
         }
