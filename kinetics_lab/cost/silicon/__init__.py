@@ -47,8 +47,6 @@ class Silicon:
     def __repr__(self) -> str:
         return f"{self.gpu}:{self.engine}, weights {self.weights}, KV cache {self.kv}, measured by NVIDIA's collector"
 
-    # --- one kernel -------------------------------------------------------------------------------
-
     @cached_property
     def _gemm(self) -> Grid:
         t, size = self._products, BYTES[self.weights]
@@ -153,8 +151,6 @@ class Silicon:
         slope = float(t.us.iloc[-1] * 1e-6 / t.elements.iloc[-1])  # large ones take the link's time
         return Grid({"elements": t.elements}, t.us * 1e-6, lambda n: 5e-6 + slope * n)("all_reduce", elements)
 
-    # --- a whole step -----------------------------------------------------------------------------
-
     def why_not(self, shape: ModelShape, tp: int = 1) -> str:
         """Why a model cannot be priced, or an empty text."""
         if shape.kv_lora_rank:
@@ -207,10 +203,11 @@ class Silicon:
         if not shape.n_experts:
             return np.asarray(shape.n_layers * (attend + block(shape.ffn)))
         routed = self._quiet(tokens, shape.n_experts, width) + self.experts(shape.name, tokens, ep, tp // ep)
-        shared = block(shape.expert_ffn * shape.n_shared_experts) if shape.n_shared_experts else 0
+        if shape.n_shared_experts:
+            routed = routed + block(shape.expert_ffn * shape.n_shared_experts)
         first = shape.n_dense_layers
         dense = first * block(shape.ffn) if first else 0
-        return np.asarray(shape.n_layers * attend + (shape.n_layers - first) * (routed + shared) + dense)
+        return np.asarray(shape.n_layers * attend + (shape.n_layers - first) * routed + dense)
 
     def _quiet(self, m: np.ndarray, n: float, k: float) -> np.ndarray:
         """A product whose width is known to lie outside the grid: the router's and the output head's."""
