@@ -108,6 +108,15 @@ def test_a_fit_finds_constants_that_are_known():
         Calibrated.fit("no time", rows, rows.seconds * 0)
 
 
+def test_what_is_held_back_judges_and_does_not_fit():
+    rows = measured_steps(KERNELS.silicon)
+    held = rows.model.isin(HELD).to_numpy()
+    seconds = KNOWN.times(rows)
+    found = Calibrated.fit("made up", rows, np.where(held, 3 * seconds, seconds), held)
+    assert found.layer == pytest.approx(KNOWN.layer, rel=1e-3)
+    assert found.error == pytest.approx(2 / 3, rel=1e-3)
+
+
 def test_rows_and_steps_are_priced_alike():
     rows = measured_steps(KERNELS.silicon)
     one = rows[(rows.model == "qwen3-8b") & (rows.batch == 16) & (rows.context == 8192)]
@@ -116,6 +125,8 @@ def test_rows_and_steps_are_priced_alike():
     weights = 36 * 20e-6 + max(2 * QWEN.n_matmul_params / 4e12, 2 * 16 * QWEN.n_matmul_params / 6e14)
     assert parts["parameters"] == pytest.approx(weights)
     assert parts["attention"] == pytest.approx(16 * 8192.5 * QWEN.kv_bytes_per_token() / 3e12)
+    many = KNOWN.step(QWEN, 4096, 8192)["parameters"]  # bound by arithmetic
+    assert many == pytest.approx(36 * 20e-6 + 2 * 4096 * QWEN.n_matmul_params / 6e14)
     sparse = KNOWN.step(QWEN, 16, 8192, BlockTopK(1024, 32))
     assert sparse["attention"] == pytest.approx(parts["attention"] / 8192.5 * 1024)
     assert sparse["search"] > 0

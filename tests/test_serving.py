@@ -109,6 +109,20 @@ def test_experts_are_split_as_they_are_served():
     assert both[0] - both[1] == pytest.approx(float(apart[0] - apart[1] + prompts[0] - prompts[1]))
 
 
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning"
+)  # an eighth of a shared expert is narrower than what was timed
+def test_a_mixture_has_routed_shared_and_dense_layers():
+    h200, m = Silicon("h200", "trtllm", "fp8", "fp8"), np.array(32.0)
+
+    def block(ffn):
+        return h200.gemm(m, 2 * ffn / 8, 7168) + h200.gemm(m, 7168, ffn / 8)
+
+    routed = h200.gemm(m, 256, 7168) + h200.experts("deepseek-v3", m, ep=8) + block(2048)
+    by_hand = 58 * routed + 3 * block(18432)
+    assert h200.products(MODELS["deepseek-v3"], m, tp=8, ep=8) == pytest.approx(float(by_hand))
+
+
 def test_a_window_makes_half_of_the_layers_cheap():
     h200 = Silicon("h200", "vllm", "bf16", "fp8")
     short, long = (
@@ -120,8 +134,14 @@ def test_a_window_makes_half_of_the_layers_cheap():
     us = rows[rows.engine.str.startswith("vllm") & (rows.context == 32768)].set_index("window").us
     assert long == pytest.approx(18e-6 * (us[0] + us[128]))
     assert long > 3 * short
+    start, _, byte = h200._attention_law
+    grown = (start + byte * 16 * 131072 * 1024) / (start + byte * 16 * 32768 * 1024)  # 1,024 bytes a token
+    with pytest.warns(UserWarning, match="extrapolated"):
+        beyond = _attention(MODELS["gpt-oss-120b"], h200, np.array(16.0), np.array(131072.0), 1)
+    assert beyond == pytest.approx(18e-6 * (us[0] * grown + us[128]))  # the window does not grow
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_latent_attention_is_the_module_that_was_measured():
     h200, deepseek = Silicon("h200", "trtllm", "fp8", "fp8"), MODELS["deepseek-v3"]
     rows = read_table("silicon_sparse").query(

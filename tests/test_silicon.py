@@ -171,7 +171,8 @@ def test_a_step_is_the_sum_of_its_kernels():
 def test_steps_broadcast():
     step = quiet(H200.step, QWEN, np.array([[1.0], [8.0]]), np.array([1024.0, 2048.0, 4096.0]))
     assert all(np.shape(part) == (2, 3) for part in step.values())
-    assert step["attention"][1, 2] == pytest.approx(H200.step(QWEN, 8, 4096)["attention"])
+    for name in ("parameters", "attention"):
+        assert step[name][1, 2] == pytest.approx(H200.step(QWEN, 8, 4096)[name]), name
 
 
 def test_tensor_parallelism_splits_and_pays_for_it():
@@ -255,6 +256,10 @@ def test_a_law_is_judged_on_pairs_of_heads_it_has_not_seen():
     assert last.predicted.to_numpy() == pytest.approx(byhand.to_numpy())
     off = (last.predicted / last.seconds - 1).abs()[last.held]
     assert told["median"].iloc[-1] == pytest.approx(off.median())
+    seen = last[~last.held]
+    terms = np.stack([np.ones(len(seen)), seen.batch * seen.kv_heads, seen.megabytes * 1e6], 1)
+    refit = constants(terms, seen.seconds.to_numpy())
+    assert [told.start.iloc[-1], told.tile.iloc[-1], 1 / told.bandwidth.iloc[-1]] == pytest.approx(refit)
 
 
 @pytest.mark.parametrize("gpu", ["a100", "h100", "h200", "b200", "l40s"])

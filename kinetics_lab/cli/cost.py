@@ -32,7 +32,8 @@ def cost(
     cached: Annotated[float, Option(help="share of the prompt whose cache is there already")] = 0.0,
     combine: Annotated[str, Option(help="compute and traffic: their sum (add) or the larger one (max)")] = "add",
     clock: Annotated[str | None, Option(help="time the answers, too, by kernels that NVIDIA's collector measured: h200:vllm, "
-                                        "h200:sglang:fp8 (weights), h200:trtllm:fp8:fp8 (and KV cache)")] = None,
+                                        "h200:sglang:fp8 (weights), h200:trtllm:fp8:fp8 (and KV cache); "
+                                        "fitted:h200:vllm takes four constants fitted to them")] = None,
     as_json: Annotated[bool, Option("--json", help="one JSON line")] = False,
 ) -> None:  # fmt: skip
     """Price one setting. What fits, FLOP and bytes by part, seconds, and what was assumed."""

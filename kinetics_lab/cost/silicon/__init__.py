@@ -47,8 +47,6 @@ class Silicon:
     def __repr__(self) -> str:
         return f"{self.gpu}:{self.engine}, weights {self.weights}, KV cache {self.kv}, measured by NVIDIA's collector"
 
-    # --- one kernel -------------------------------------------------------------------------------
-
     @cached_property
     def _gemm(self) -> Grid:
         t, size = self._products, BYTES[self.weights]
@@ -153,8 +151,6 @@ class Silicon:
         slope = float(t.us.iloc[-1] * 1e-6 / t.elements.iloc[-1])  # large ones take the link's time
         return Grid({"elements": t.elements}, t.us * 1e-6, lambda n: 5e-6 + slope * n)("all_reduce", elements)
 
-    # --- a whole step -----------------------------------------------------------------------------
-
     def why_not(self, shape: ModelShape, tp: int = 1) -> str:
         """Why a model cannot be priced, or an empty text."""
         if not shape.is_uniform:
@@ -187,8 +183,10 @@ class Silicon:
             raise ValueError(f"{shape.name} has no measured kernels: {why}")
         batch, context = np.broadcast_arrays(np.asarray(batch, float), np.asarray(context, float))
         q, kv, width = shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp), shape.hidden
+        each, place = np.unique(batch, return_inverse=True)  # products do not know the context
+        products = self.products(shape, each, tp) + self._quiet(each, shape.vocab / tp, width)
         return {
-            "parameters": self.products(shape, batch, tp) + self._quiet(batch, shape.vocab / tp, width),
+            "parameters": products[place].reshape(batch.shape),
             "attention": shape.n_layers * self.attention(q, kv, batch, context),
             "communication": 2 * shape.n_layers * self.all_reduce(tp, batch * width),
         }
@@ -208,12 +206,12 @@ class Silicon:
             return np.asarray(shape.n_layers * (attend + block(shape.ffn)))
         routed = self._quiet(tokens, shape.n_experts, width) + self.experts(shape.name, tokens, ep, tp // ep)
         first = shape.n_dense_layers
-        always = shape.parameters["shared"] / (
+        if always := shape.parameters["shared"] / (
             3 * width * (shape.n_layers - first)
-        )  # hidden units of shared experts
-        shared = block(always) if always else 0
+        ):  # units of shared experts
+            routed = routed + block(always)
         dense = first * block(shape.ffn) if first else 0
-        return np.asarray(shape.n_layers * attend + (shape.n_layers - first) * (routed + shared) + dense)
+        return np.asarray(shape.n_layers * attend + (shape.n_layers - first) * routed + dense)
 
     def _quiet(self, m: np.ndarray, n: float, k: float) -> np.ndarray:
         """A product whose width is known to lie outside the grid: the router's and the output head's."""
