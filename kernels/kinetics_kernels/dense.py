@@ -27,14 +27,18 @@ from kinetics_kernels.work import LOG2_E, join_parts, list_parts, log_sum_exp, s
 
 @triton.jit
 def _take_item(item_ptr, tokens_ptr, item, h, n_kv, PER_HEAD: tl.constexpr):
-    """Request, row of the page table, first token and end of an item, and whether it is all of its request."""
+    """Request, row of the page table, first token and end of an item."""
     item_ptr += (1 + item) * 4
     b = tl.load(item_ptr).to(tl.int64)
     table_row = (
         b * n_kv + h if PER_HEAD else b
     )  # a selection differs from head to head, a page table does not
-    stop = tl.minimum(tl.load(item_ptr + 2), tl.load(tokens_ptr + table_row))
-    return b, table_row, tl.load(item_ptr + 1), stop, tl.load(item_ptr + 3) == 1
+    return (
+        b,
+        table_row,
+        tl.load(item_ptr + 1),
+        tl.minimum(tl.load(item_ptr + 2), tl.load(tokens_ptr + table_row)),
+    )
 
 
 @triton.jit
@@ -45,15 +49,19 @@ def _rows(table_ptr, t, live, h, page_stride, head_stride, PAGE: tl.constexpr, W
 
 
 @triton.jit
-def _store(out, peak, total, out_ptr, lse_ptr, part_ptr, part_lse_ptr, b, item, head, ok, n_q, whole):
+def _store(
+    out, peak, total, item_ptr, out_ptr, lse_ptr, part_ptr, part_lse_ptr, item, h, n_kv, G: tl.constexpr
+):
     """A whole request's output ``(GP, D)`` and log-sum-exp ``(GP,)``, or a part's in fp32 among the others."""
-    d = tl.arange(0, out.shape[1])  # (D,)
+    item_ptr += (1 + item) * 4
+    g, d = tl.arange(0, out.shape[0]), tl.arange(0, out.shape[1])  # (GP,), (D,)
+    head, ok, n_q = h * G + g, g < G, n_kv * G  # (GP,), (GP,)
     lse = log_sum_exp(
         peak, total
     )  # (GP,): -inf without tokens, which merges as nothing; the output is then 0
     out = out / tl.where(total == 0, 1.0, total)[:, None]  # (GP, D)
-    if whole:
-        row = b * n_q + head  # (GP,)
+    if tl.load(item_ptr + 3) == 1:
+        row = tl.load(item_ptr).to(tl.int64) * n_q + head  # (GP,)
         out_at = out_ptr + row[:, None] * out.shape[1] + d[None, :]  # (GP, D)
         tl.store(out_at, out.to(out_ptr.dtype.element_ty), mask=ok[:, None])
         tl.store(lse_ptr + row, lse, mask=ok)
@@ -74,12 +82,13 @@ def _attend_kernel(
     item, h = tl.program_id(0) // n_kv, tl.program_id(0) % n_kv
     if item >= tl.load(item_ptr):
         return
-    b, table_row, start, stop, whole = _take_item(item_ptr, tokens_ptr, item, h, n_kv, PER_HEAD)
+    b, table_row, start, stop = _take_item(item_ptr, tokens_ptr, item, h, n_kv, PER_HEAD)
     table_ptr += table_row * table_len
     g, d, c = tl.arange(0, GP), tl.arange(0, D), tl.arange(0, TILE)  # (GP,), (D,), (TILE,)
-    head, ok = h * G + g, g < G  # (GP,): GP pads the group to the 16 rows of a matrix instruction
-    q_at = (b * n_kv * G + head)[:, None] * D + d[None, :]  # (GP, D)
-    q = tl.load(q_ptr + q_at, mask=ok[:, None], other=0.0)  # (GP, D)
+    q_at = ((b * n_kv + h) * G + g)[:, None] * D + d[
+        None, :
+    ]  # (GP, D); GP pads the group to 16 rows of a matrix
+    q = tl.load(q_ptr + q_at, mask=(g < G)[:, None], other=0.0)  # (GP, D)
     if UPCAST:
         q = q.to(tl.float32)
     if k_scale_ptr is not None:  # fp8: true keys are k * k_scale, true values v * v_scale
@@ -105,7 +114,7 @@ def _attend_kernel(
         acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
     if v_scale_ptr is not None:
         acc *= tl.load(v_scale_ptr + h)
-    _store(acc, peak, total, out_ptr, lse_ptr, part_ptr, part_lse_ptr, b, item, head, ok, n_kv * G, whole)
+    _store(acc, peak, total, item_ptr, out_ptr, lse_ptr, part_ptr, part_lse_ptr, item, h, n_kv, G)
 
 
 @triton.jit
@@ -126,13 +135,12 @@ def _attend_pairs_kernel(
     item, h = tl.program_id(0) // n_kv, tl.program_id(0) % n_kv
     if item >= tl.load(item_ptr):
         return
-    b, table_row, start, stop, whole = _take_item(item_ptr, tokens_ptr, item, h, n_kv, PER_HEAD)
+    b, table_row, start, stop = _take_item(item_ptr, tokens_ptr, item, h, n_kv, PER_HEAD)
     table_ptr += table_row * table_len
     W: tl.constexpr = D // 2  # words a row
     g, d, c = tl.arange(0, GP), tl.arange(0, D), tl.arange(0, TILE)  # (GP,), (D,), (TILE,)
-    head, ok = h * G + g, g < G  # (GP,)
-    q_at = (b * n_kv * G + head)[:, None] * D + d[None, :]  # (GP, D)
-    q = tl.load(q_ptr + q_at, mask=ok[:, None], other=0.0).to(tl.float16)  # (GP, D)
+    q_at = ((b * n_kv + h) * G + g)[:, None] * D + d[None, :]  # (GP, D)
+    q = tl.load(q_ptr + q_at, mask=(g < G)[:, None], other=0.0).to(tl.float16)  # (GP, D)
     q_even, q_odd = tl.split(tl.reshape(q, [GP, W, 2]))  # (GP, W)
     scale *= tl.load(k_scale_ptr + h)
     peak = tl.full([GP], float("-inf"), tl.float32)  # (GP,)
@@ -151,7 +159,7 @@ def _attend_pairs_kernel(
         even = tl.dot(p.to(tl.float16), _low_byte(v), even * shrink[:, None])  # (GP, W)
         odd = tl.dot(p.to(tl.float16), _low_byte(v >> 8), odd * shrink[:, None])
     acc = tl.interleave(even, odd) * tl.load(v_scale_ptr + h)  # (GP, D)
-    _store(acc, peak, total, out_ptr, lse_ptr, part_ptr, part_lse_ptr, b, item, head, ok, n_kv * G, whole)
+    _store(acc, peak, total, item_ptr, out_ptr, lse_ptr, part_ptr, part_lse_ptr, item, h, n_kv, G)
 
 
 def attend(

@@ -30,12 +30,14 @@ def context(cache: PagedKVCache, b: int, dtype: torch.dtype = torch.float64) -> 
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Softmax attention of ``q [G, D]`` over ``k, v [n, D]``: output ``[G, D]``, log-sum-exp ``[G]``."""
+    """Softmax attention of ``q [G, D]`` over ``k, v [n, D]``: output ``[G, D]``, log-sum-exp ``[G]``.
+
+    Without tokens, or where every logit is -inf, nothing has weight: the output is 0 and its log-sum-exp -inf.
+    """
     scores = scale * (q @ k.T)  # [G, n]
     lse = scores.logsumexp(-1)
-    if k.shape[0] == 0:
-        return torch.zeros_like(q), lse  # -inf: nothing to attend to
-    return (scores - lse[:, None]).exp() @ v, lse
+    weight = (scores - lse[:, None]).exp().masked_fill(lse[:, None] == float("-inf"), 0)
+    return weight @ v, lse
 
 
 def _each_head(
