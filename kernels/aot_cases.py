@@ -73,15 +73,8 @@ def work_cases() -> Iterator[Case]:
     types = dict(item_ptr="*i32", cut_ptr="*i32", out_ptr="*bf16")
     types |= {name: "*fp32" for name in ("part_ptr", "part_lse_ptr", "lse_ptr")}
     for head_dim in (128, 256):
-        yield Case(
-            f"join parts D={head_dim}",
-            work._join_kernel,
-            types,
-            dict(SP=configs.JOIN_PARTS, D=head_dim),
-            4,
-            3,
-            4,
-        )
+        const = dict(SP=configs.JOIN_PARTS, D=head_dim)
+        yield Case(f"join parts D={head_dim}", work._join_kernel, types, const, 4, 3, 4)
 
 
 def score_case(head_dim: int, dtype: torch.dtype, kind: str, *, fp8: bool = False) -> Case:

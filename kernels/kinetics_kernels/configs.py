@@ -44,9 +44,7 @@ ATTEND_FP32_FP8 = Launch(16, 4, 1)  # and there a pipeline spills, too
 SCORE_ELEMENTS = 8192  # of all search keys in one tile
 SCORE_CHUNK = 256  # rows one scoring program walks through, in tiles
 PROMPT_TILE = 32  # tokens one step of the prompt kernel copies
-LEAST_TILES = (
-    4  # of a part: its output, written and read in fp32, stays below a few per cent of keys and values
-)
+LEAST_TILES = 4  # of a part: its output, written and read in fp32, stays a few per cent of keys and values
 LIST_ROWS, LIST_CHUNK, LIST_WARPS = 16, 512, 8  # requests a program lists, and compares them with at a time
 JOIN_PARTS = 32  # outputs that one step of the join adds
 

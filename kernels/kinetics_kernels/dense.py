@@ -30,15 +30,8 @@ def _take_item(item_ptr, tokens_ptr, item, h, n_kv, PER_HEAD: tl.constexpr):
     """Request, row of the page table, first token and end of an item."""
     item_ptr += (1 + item) * 4
     b = tl.load(item_ptr).to(tl.int64)
-    table_row = (
-        b * n_kv + h if PER_HEAD else b
-    )  # a selection differs from head to head, a page table does not
-    return (
-        b,
-        table_row,
-        tl.load(item_ptr + 1),
-        tl.minimum(tl.load(item_ptr + 2), tl.load(tokens_ptr + table_row)),
-    )
+    row = b * n_kv + h if PER_HEAD else b  # a selection differs from head to head, a page table does not
+    return b, row, tl.load(item_ptr + 1), tl.minimum(tl.load(item_ptr + 2), tl.load(tokens_ptr + row))
 
 
 @triton.jit
@@ -52,13 +45,14 @@ def _rows(table_ptr, t, live, h, page_stride, head_stride, PAGE: tl.constexpr, W
 def _store(
     out, peak, total, item_ptr, out_ptr, lse_ptr, part_ptr, part_lse_ptr, item, h, n_kv, G: tl.constexpr
 ):
-    """A whole request's output ``(GP, D)`` and log-sum-exp ``(GP,)``, or a part's in fp32 among the others."""
+    """A whole request's output ``(GP, D)`` and log-sum-exp ``(GP,)``, or a part's in fp32 among the others.
+
+    Without tokens they are 0 and -inf, which merges as nothing.
+    """
     item_ptr += (1 + item) * 4
     g, d = tl.arange(0, out.shape[0]), tl.arange(0, out.shape[1])  # (GP,), (D,)
     head, ok, n_q = h * G + g, g < G, n_kv * G  # (GP,), (GP,)
-    lse = log_sum_exp(
-        peak, total
-    )  # (GP,): -inf without tokens, which merges as nothing; the output is then 0
+    lse = log_sum_exp(peak, total)  # (GP,)
     out = out / tl.where(total == 0, 1.0, total)[:, None]  # (GP, D)
     if tl.load(item_ptr + 3) == 1:
         row = tl.load(item_ptr).to(tl.int64) * n_q + head  # (GP,)
@@ -85,9 +79,7 @@ def _attend_kernel(
     b, table_row, start, stop = _take_item(item_ptr, tokens_ptr, item, h, n_kv, PER_HEAD)
     table_ptr += table_row * table_len
     g, d, c = tl.arange(0, GP), tl.arange(0, D), tl.arange(0, TILE)  # (GP,), (D,), (TILE,)
-    q_at = ((b * n_kv + h) * G + g)[:, None] * D + d[
-        None, :
-    ]  # (GP, D); GP pads the group to 16 rows of a matrix
+    q_at = ((b * n_kv + h) * G + g)[:, None] * D + d[None, :]  # (GP, D); GP pads G to the rows of a matrix
     q = tl.load(q_ptr + q_at, mask=(g < G)[:, None], other=0.0)  # (GP, D)
     if UPCAST:
         q = q.to(tl.float32)
@@ -102,12 +94,8 @@ def _attend_kernel(
         t = first + c  # (TILE,)
         live = t < stop  # (TILE,)
         at = _rows(table_ptr, t, live, h, page_stride, head_stride, PAGE, D)  # (TILE, D)
-        k = tl.load(k_ptr + at, mask=live[:, None], other=0.0).to(
-            q.dtype
-        )  # (TILE, D); exact from fp8 to 16 bits
-        v = tl.load(v_ptr + at, mask=live[:, None], other=0.0).to(
-            q.dtype
-        )  # 0 where not live: 0 * NaN would be NaN
+        k = tl.load(k_ptr + at, mask=live[:, None], other=0.0).to(q.dtype)  # (TILE, D); exact from fp8
+        v = tl.load(v_ptr + at, mask=live[:, None], other=0.0).to(q.dtype)  # 0 where not live: 0 * NaN is NaN
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2_E)  # (GP, TILE)
         s = tl.where(live[None, :], s, float("-inf"))
         p, shrink, peak, total = softmax_step(s, peak, total)  # (GP, TILE), (GP,), (GP,), (GP,)

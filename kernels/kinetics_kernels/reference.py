@@ -91,9 +91,8 @@ def quest_scores(q: Tensor, k: Tensor, block_size: int) -> Tensor:
 def window_scores(scores: Tensor, n: int, block_size: int, span: int) -> Tensor:
     """Scores of the overlapping windows of ``span`` blocks: the mean of their blocks', weighted by tokens."""
     blocks = len(scores)
-    held = (
-        (n - block_size * torch.arange(blocks, device=scores.device)).clamp(max=block_size).to(scores.dtype)
-    )
+    before = block_size * torch.arange(blocks, device=scores.device)
+    held = (n - before).clamp(max=block_size).to(scores.dtype)
     starts = range(max(blocks - span, 0) + 1)
     mean = [(scores * held)[i : i + span].sum() / held[i : i + span].sum() for i in starts]
     return torch.stack(mean) if blocks else scores

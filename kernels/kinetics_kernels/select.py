@@ -215,7 +215,6 @@ def select_blocks(
     q: Tensor, cache: PagedKVCache, n_blocks: int, *, sink_blocks: int = 0, window_blocks: int = 1
 ) -> Selection:
     """Block top-k: the ``n_blocks`` blocks whose mean key scores highest, and the first and last."""
-    checks.whole("n_blocks", n_blocks, 1)
     return select_top(
         score_blocks(q, cache), cache, n_blocks, sink_blocks=sink_blocks, window_blocks=window_blocks
     )
@@ -229,22 +228,14 @@ def select_strided(
     A policy of block size b and stride s is a cache of ``block_size=s`` and ``span = b / s``. Chosen windows
     may overlap, so that at most ``n_blocks * span`` blocks are read.
     """
-    checks.whole("n_blocks", n_blocks, 1)
-    return select_top(
-        score_blocks(q, cache),
-        cache,
-        n_blocks,
-        sink_blocks=sink_blocks,
-        window_blocks=window_blocks,
-        span=span,
-    )
+    return select_top(score_blocks(q, cache), cache, n_blocks, sink_blocks=sink_blocks, window_blocks=window_blocks,
+                      span=span)  # fmt: skip
 
 
 def select_quest(
     q: Tensor, cache: PagedKVCache, n_blocks: int, *, sink_blocks: int = 0, window_blocks: int = 1
 ) -> Selection:
     """Quest: the ``n_blocks`` with the highest upper bound on a logit. The cache needs ``bounds=True``."""
-    checks.whole("n_blocks", n_blocks, 1)
     return select_top(
         score_quest(q, cache), cache, n_blocks, sink_blocks=sink_blocks, window_blocks=window_blocks
     )
@@ -254,7 +245,6 @@ def select_random(
     cache: PagedKVCache, n_blocks: int, seed: int, *, sink_blocks: int = 0, window_blocks: int = 1
 ) -> Selection:
     """``n_blocks`` blocks at random, anew at every length: the floor a selection has to beat."""
-    checks.whole("n_blocks", n_blocks, 1)
     return select_top(
         score_random(cache, seed), cache, n_blocks, sink_blocks=sink_blocks, window_blocks=window_blocks
     )

@@ -26,12 +26,10 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 @triton.jit
 def _tiles_and_parts(lengths_ptr, row, batch, room, longest, splits, TILE: tl.constexpr):
     """Tiles of requests ``row (N,)`` and parts: ``splits`` of each, or, where that is 0, of ``longest`` tiles at most."""
-    n = tl.load(lengths_ptr + row, mask=row < batch, other=0)
+    n = tl.load(lengths_ptr + row, mask=row < batch, other=0)  # (N,)
     tiles = tl.cdiv(tl.minimum(n, room), TILE)  # (N,)
     parts = tl.where(splits > 0, tl.minimum(tiles, splits), tl.cdiv(tiles, longest))  # (N,)
-    return tiles, tl.where(
-        row < batch, tl.maximum(parts, 1), 0
-    )  # an empty request is a part, to write its zeros
+    return tiles, tl.where(row < batch, tl.maximum(parts, 1), 0)  # an empty one is a part, to write its zeros
 
 
 @triton.jit(do_not_specialize=["batch", "room", "shares", "splits"])
@@ -49,17 +47,15 @@ def _list_kernel(
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
     tiles, parts = _tiles_and_parts(lengths_ptr, i, batch, room, longest, splits, TILE)  # (ROWS,)
     size = tl.cdiv(tiles, tl.maximum(parts, 1))  # tiles of a part; some have one fewer
-    place, cut = (
-        tl.zeros([ROWS], tl.int32),
-        tl.zeros([ROWS], tl.int32),
-    )  # (ROWS,): parts and cut requests before
+    place, cut = tl.zeros([ROWS], tl.int32), tl.zeros([ROWS], tl.int32)  # (ROWS,): parts, cut requests before
     count, cuts = 0, 0  # of all requests
     for first in range(0, batch, CHUNK):
-        j = first + c
-        others, their_parts = _tiles_and_parts(lengths_ptr, j, batch, room, longest, splits, TILE)  # (CHUNK,)
-        their_size, is_cut = tl.cdiv(others, tl.maximum(their_parts, 1)), (their_parts > 1).to(tl.int32)
+        j = first + c  # (CHUNK,)
+        others, their_parts = _tiles_and_parts(lengths_ptr, j, batch, room, longest, splits, TILE)
+        is_cut = (their_parts > 1).to(tl.int32)  # (CHUNK,)
+        longer = tl.cdiv(others, tl.maximum(their_parts, 1))[None, :] - size[:, None]  # (ROWS, CHUNK)
         earlier = j[None, :] < i[:, None]  # (ROWS, CHUNK)
-        ahead = (their_size[None, :] > size[:, None]) | ((their_size[None, :] == size[:, None]) & earlier)
+        ahead = (longer > 0) | ((longer == 0) & earlier)  # (ROWS, CHUNK)
         place += tl.sum(tl.where(ahead, their_parts[None, :], 0), 1)
         cut += tl.sum(tl.where(earlier, is_cut[None, :], 0), 1)
         count += tl.sum(their_parts, 0)
@@ -69,12 +65,12 @@ def _list_kernel(
     tl.store(item_ptr + 1, cuts)
     for p in range(tl.max(parts, 0)):
         mine = p < parts  # (ROWS,)
-        item = item_ptr + (1 + place + p) * 4
+        item = item_ptr + (1 + place + p) * 4  # (ROWS,)
         tl.store(item, i, mask=mine)
         tl.store(item + 1, p * tiles // tl.maximum(parts, 1) * TILE, mask=mine)
         tl.store(item + 2, (p + 1) * tiles // tl.maximum(parts, 1) * TILE, mask=mine)
         tl.store(item + 3, parts, mask=mine)
-    cut_ptr += cut * 3
+    cut_ptr += cut * 3  # (ROWS,)
     tl.store(cut_ptr, i, mask=parts > 1)
     tl.store(cut_ptr + 1, place, mask=parts > 1)
     tl.store(cut_ptr + 2, parts, mask=parts > 1)
@@ -102,21 +98,18 @@ def log_sum_exp(peak, total):
 @triton.jit
 def _join_kernel(
     item_ptr, cut_ptr, part_ptr, part_lse_ptr, out_ptr, lse_ptr, SP: tl.constexpr, D: tl.constexpr
-):  # fmt: skip
+):
     # grid (cuts at most, Hq): one program joins one query head of one cut request, SP parts at a time
     cut, n_q = tl.program_id(0), tl.num_programs(1)
     if cut >= tl.load(item_ptr + 1):
         return
-    b, first, parts = (
-        tl.load(cut_ptr + cut * 3),
-        tl.load(cut_ptr + cut * 3 + 1),
-        tl.load(cut_ptr + cut * 3 + 2),
-    )
+    cut_ptr += cut * 3
+    b, first, parts = tl.load(cut_ptr), tl.load(cut_ptr + 1), tl.load(cut_ptr + 2)
     s, d = tl.arange(0, SP), tl.arange(0, D)  # (SP,), (D,)
     peak, total = tl.full([1], float("-inf"), tl.float32), tl.zeros([1], tl.float32)  # (1,)
     acc = tl.zeros([1, D], tl.float32)  # (1, D)
     for start in range(0, parts, SP):
-        ok = start + s < parts
+        ok = start + s < parts  # (SP,)
         at = (first + start + s).to(tl.int64) * n_q + tl.program_id(1)  # (SP,)
         lse = tl.load(part_lse_ptr + at, mask=ok, other=float("-inf"))  # (SP,)
         p, shrink, peak, total = softmax_step((lse * LOG2_E)[None, :], peak, total)  # p (1, SP)
@@ -143,14 +136,11 @@ def list_parts(
     # Few requests: parts all alike, and at work at once. Many: so many parts that the last keep no one waiting long.
     few = 2 * batch * n_kv <= resident
     shares = resident // n_kv - batch if few else max(2 * resident // n_kv, 1)
-    most, most_cut = (
-        min(batch + shares, batch * triton.cdiv(room, configs.LEAST_TILES * tile)),
-        min(batch, shares),
-    )
+    most, most_cut = min(batch + shares, batch * triton.cdiv(room, configs.LEAST_TILES * tile)), shares
     if splits is not None:
         most, most_cut = batch * splits, batch
     items = torch.empty(1 + most, 4, dtype=torch.int32, device=lengths.device)
-    cuts = torch.empty(most_cut, 3, dtype=torch.int32, device=lengths.device)
+    cuts = torch.empty(min(batch, most_cut), 3, dtype=torch.int32, device=lengths.device)
     _list_kernel[(triton.cdiv(batch, configs.LIST_ROWS),)](
         lengths, items, cuts, batch, room, shares, splits or 0, TILE=tile, LEAST=configs.LEAST_TILES,
         ROWS=configs.LIST_ROWS, CHUNK=configs.LIST_CHUNK, num_warps=configs.LIST_WARPS,
@@ -161,7 +151,7 @@ def list_parts(
 def join_parts(
     items: Tensor, cuts: Tensor, part_out: Tensor, part_lse: Tensor, out: Tensor, lse: Tensor
 ) -> None:
-    """``part_out [M, Hq, D]`` and ``part_lse [M, Hq]``, fp32, into ``out [B, Hq, D]``, ``lse [B, Hq]`` of cut requests."""
+    """Of cut requests ``part_out [M, Hq, D]``, ``part_lse [M, Hq]``, fp32, into ``out [B, Hq, D]``, ``lse [B, Hq]``."""
     _, n_q, head_dim = out.shape
     _join_kernel[(len(cuts), n_q)](
         items, cuts, part_out, part_lse, out, lse, SP=configs.JOIN_PARTS, D=head_dim, num_warps=4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -155,6 +156,29 @@ def test_programs_that_run_at_once_are_the_compiled_kernels(make):
     assert set(configs._resident.values()) <= {
         n * configs.multiprocessors(cache.device) for n in range(1, 17)
     }
+
+
+def test_programs_that_run_at_once_come_from_the_compiled_kernel_and_are_asked_for_once(monkeypatch, device):
+    """A stand-in for a kernel compiled with 96 registers and 39,424 bytes: two fit an L4's multiprocessor, of which it has 58."""
+    asked = []
+
+    class Kernel:
+        def warmup(self, *arguments, grid, **how):
+            asked.append(how)
+            return SimpleNamespace(run=None, n_regs=96, metadata=SimpleNamespace(shared=39424))
+
+    gpu, kernel, x = torch.device("cuda", 0), Kernel(), torch.zeros(1)
+    monkeypatch.setattr(configs, "_resident", {})
+    monkeypatch.setattr(configs, "interpreted", lambda: False)
+    monkeypatch.setattr(configs, "multiprocessors", lambda device: 58)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    for _ in range(2):
+        assert configs.resident(kernel, (x, torch.int32, 3), dict(D=64, num_warps=4), gpu) == 2 * 58
+    assert configs.resident(kernel, (x.half(), torch.int32, 3), dict(D=64, num_warps=8), gpu) == 2 * 58
+    assert asked == [dict(D=64, num_warps=4), dict(D=64, num_warps=8)]
+    monkeypatch.undo()
+    if device == "cpu":
+        assert configs.resident(kernel, (x,), dict(num_warps=4), torch.device("cpu")) == 3 * 132
 
 
 def test_programs_of_an_architecture_by_its_multiprocessor():
