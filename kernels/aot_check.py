@@ -1,8 +1,8 @@
 """Compile every shipped kernel for Hopper (sm_90) on a machine without a GPU, and hold the result to limits.
 
-    python kernels/aot_check.py [--json FILE] [LAUNCH ...]
+    python kernels/aot_check.py [--json FILE] [--sm 80 89 90 100 120] [LAUNCH ...]
 
-For each launch in `aot_cases.py`, or those named: registers a thread and spilled bytes as NVIDIA's
+For each launch in `aot_cases.py`, those of `EVERYWHERE` for other architectures, or those named: registers a thread and spilled bytes as NVIDIA's
 assembler (ptxas, part of the Triton wheel) reports them, shared memory, how many programs fit on one
 multiprocessor, and the instructions of its inner loop (nvdisasm, likewise). Instructions take time whatever memory
 does: a multiprocessor starts four a cycle. Exit code 1 if anything spills, asks for more shared memory than there is,
@@ -19,17 +19,16 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import triton
-from aot_cases import Case, cases
-from kinetics_kernels import select
+from aot_cases import EVERYWHERE, Case, cases
+from kinetics_kernels import configs, select
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.compiler import ASTSource
 
-SHARED_LIMIT = 227 * 1024  # bytes one program may ask for on sm_90; a multiprocessor has 228 KB
-REGISTERS = 65536  # per multiprocessor
-THREADS = 2048
 SCHEDULERS = 4  # per multiprocessor; each starts one instruction of one warp a cycle
 BYTES_A_CYCLE = 4.3e12 / 132 / 1.83e9  # for one multiprocessor of an H200: a copy's bandwidth, at 1.83 GHz
 ROUNDS = 15  # of bisection, about the mean for 1024 normal scores (NOTES.md)
@@ -55,14 +54,16 @@ class Row:
     loop: int = 0
     issue: float | None = None
     most_issue: float | None = None
+    sm: int = 90
 
     @property
     def faults(self) -> list[str]:
         found = []
         if self.spill_bytes:
             found.append(f"{self.spill_bytes} bytes spilled")
-        if self.shared_bytes > SHARED_LIMIT:
-            found.append(f"{self.shared_bytes} bytes of shared memory, {SHARED_LIMIT} at most")
+        limit = 1024 * (configs.MULTIPROCESSORS[self.sm].shared_kb - 1)
+        if self.shared_bytes > limit:
+            found.append(f"{self.shared_bytes} bytes of shared memory, {limit} at most")
         if self.programs_per_sm < self.least_programs:
             fits = f"{self.programs_per_sm} programs fit a multiprocessor"
             found.append(f"{fits}, {self.least_programs} wanted")
@@ -107,8 +108,11 @@ def issued(case: Case, file: Path) -> tuple[int, float | None]:
     return loop, round(cycles * BYTES_A_CYCLE / case.bytes, 3) if case.bytes else None
 
 
-def compile_case(case: Case) -> Row:
-    """Compile for sm_90 as a launch would: aligned pointers, ":16" for multiples of 16."""
+def compile_case(case: Case, sm: int = 90) -> Row:
+    """Compile for an architecture as a launch would: aligned pointers, ":16" for multiples of 16.
+
+    The limits of ``Row`` that a Hopper's bandwidth sets are for sm_90; elsewhere one program must fit, unspilled.
+    """
     names = case.kernel.arg_names
     signature = {a: "constexpr" if a in case.const else case.types[a].removesuffix(":16") for a in names}
     constants = {(names.index(a),): value for a, value in case.const.items()}
@@ -116,33 +120,36 @@ def compile_case(case: Case) -> Row:
     attrs = {(names.index(a),): [["tt.divisibility", 16]] for a in aligned}
     source = ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attrs)
     options = {"num_warps": case.warps, "num_stages": case.stages}
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    made = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         file, binary = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         file.write_text(made.asm["ptx"])
-        command = [str(NVIDIA / "ptxas"), "-v", "--gpu-name=sm_90a", str(file), "-o", str(binary)]
+        command = [
+            get_ptxas(sm).path,
+            "-v",
+            f"--gpu-name={sm_arch_from_capability(sm)}",
+            str(file),
+            "-o",
+            str(binary),
+        ]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-        loop, issue = issued(case, binary)
+        loop, issue = issued(case, binary) if sm == 90 else (0, None)
     registers = int(re.search(r"Used (\d+) registers", report)[1])  # type: ignore[index]
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
     spilled = int(spills[1]) + int(spills[2])  # type: ignore[index]
-    fit = programs_per_sm(registers, made.metadata.shared, 32 * made.metadata.num_warps)
-    return Row(case.name, case.warps, case.stages, registers, spilled, made.metadata.shared, fit, case.least, loop,
-               issue, case.most)  # fmt: skip
-
-
-def programs_per_sm(registers: int, shared: int, threads: int) -> int:
-    """How many programs of ``threads`` threads, each with ``registers``, and ``shared`` bytes fit one multiprocessor.
-
-    Registers are given out in eights, and 1 KB of shared memory a program is the driver's.
-    """
-    by_registers = REGISTERS // (-(-registers // 8) * 8 * threads)
-    return min(by_registers, THREADS // threads, 32, (SHARED_LIMIT + 1024) // (shared + 1024))
+    fit = configs.programs_per_sm(registers, made.metadata.shared, case.warps, sm)
+    least, most = (case.least, case.most) if sm == 90 else (1, None)
+    return Row(case.name, case.warps, case.stages, registers, spilled, made.metadata.shared, fit, least, loop, issue, most,
+               sm)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
+    known_sm = sorted(configs.MULTIPROCESSORS)
+    parser.add_argument(
+        "--sm", type=int, nargs="+", default=[90], choices=known_sm, help="architectures (default: 90)"
+    )
     parser.add_argument("launches", nargs="*", metavar="LAUNCH", help="as the table names it (default: all)")
     args = parser.parse_args(argv)
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -150,17 +157,20 @@ def main(argv: list[str] | None = None) -> int:
     known = {case.name: case for case in cases()}
     if unknown := [name for name in args.launches if name not in known]:
         sys.exit(f"launches must be among those of the table, got {', '.join(unknown)}")
-    print(f"triton {triton.__version__}, sm_90")
-    print(f"{'kernel':34s} warps stages registers spills  shared per SM  loop issue")
+    print(f"triton {triton.__version__}")
+    print(f"{'kernel':34s}  sm warps stages registers spills  shared per SM  loop issue")
+    names = args.launches or (known if args.sm == [90] else EVERYWHERE)
     rows = []
-    for name in args.launches or known:
-        row = compile_case(known[name])
+    for sm, name in product(args.sm, names):
+        if sm < 89 and "fp8" in name:
+            continue  # it has no instruction for it
+        row = compile_case(known[name], sm)
         rows.append(row)
-        print(f"{row.kernel:34s} {row.warps:5d} {row.stages:6d} {row.registers:9d} {row.spill_bytes:6d} "
+        print(f"{row.kernel:34s} {sm:3d} {row.warps:5d} {row.stages:6d} {row.registers:9d} {row.spill_bytes:6d} "
               f"{row.shared_bytes:7d} {row.programs_per_sm:6d} {row.loop:5d} {row.issue or 0:5.0%} "
               f"{'; '.join(row.faults)}", flush=True)  # fmt: skip
     if args.json:
-        whole = {"triton": triton.__version__, "target": "sm_90", "rows": [asdict(row) for row in rows]}
+        whole = {"triton": triton.__version__, "rows": [asdict(row) for row in rows]}
         part = args.json.with_name(args.json.name + ".part")
         part.write_text(json.dumps(whole, indent=1) + "\n")
         part.replace(args.json)

@@ -90,7 +90,7 @@ def test_a_launch_finds_what_was_compiled_ahead(said):
     assert said[0].startswith(
         "kernels of 2 cases compiled ahead, but 1 failed, the first with: dense batch=1: KeyError: "
     )
-    assert said[1] == "6 '' True"
+    assert said[1] == "7 '' True"
 
 
 @together

@@ -77,8 +77,13 @@ def test_plain_and_paged_attend_alike_and_as_the_reference(text) -> None:
             q, cache, 2, sink_blocks=1, window_blocks=1
         ),
     }.get(text)
+    assert ours[-1][:2].abs().min() > 0
+    assert (
+        ours[-1][2].abs().max() == theirs[-1][2].abs().max() == 0
+    )  # it took no token, and counts as length 0
     if wanted:
         want = wanted(q.cpu(), paged.cache)[0]
+        want[2] = 0
         torch.testing.assert_close(ours[-1].double().cpu(), want, atol=1e-5, rtol=1e-5)
 
 
@@ -89,6 +94,29 @@ def test_an_empty_request_reads_nothing(text) -> None:
         out = cache.attend(numbers(2, 2, N_KV * GROUP, DIM))
         assert out[0].abs().min() > 0
         assert out[1].abs().max() == 0
+
+
+@pytest.mark.parametrize("text", ["dense", "topk:5", "block_topk:16:8:8:true"])
+def test_nothing_of_a_finished_request_is_read(text) -> None:
+    """Its keys are poisoned: whatever reads them, in scoring, selection or attention, shows it."""
+    paged = both(text, 2)[1]
+    paged.fill(numbers(0, 2, 40, N_KV, DIM), numbers(1, 2, 40, N_KV, DIM))
+    q, new = numbers(2, 2, N_KV * GROUP, DIM), numbers(3, 2, N_KV, DIM)
+    one = torch.tensor([1, 0], dtype=torch.int32, device=DEVICE)
+    paged.append(new, new, one)
+    for x in (paged.cache.k, paged.cache.v):
+        x[paged.cache.page_table[1].long()] = torch.nan
+    paged.cache.key_means[1] = torch.nan
+    for finish in (lambda: paged.append(new, new, one), lambda: paged.keep(one > 0)):
+        finish()
+        out = paged.attend(q)
+        assert out[1].abs().max() == 0
+        assert out[0].isfinite().all()
+    paged.append(new, new)  # what `keep` left out stays out, until it is begun anew
+    assert paged.attend(q)[1].abs().max() == 0
+    paged.fill(numbers(4, 1, 7, N_KV, DIM), numbers(5, 1, 7, N_KV, DIM), slice(1, 2))
+    assert paged.attend(q)[1].isfinite().all()
+    assert paged.attend(q)[1].abs().min() > 0
 
 
 def test_requests_can_be_dropped_where_that_is_cheap() -> None:

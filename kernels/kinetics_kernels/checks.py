@@ -38,6 +38,15 @@ def tensor(
     require(x.is_contiguous(), f"{name} must be contiguous (call .contiguous())", f"strides {x.stride()}")
 
 
+def gpu(device: torch.device, *, fp8: bool) -> None:
+    """A GPU must be able to copy while it multiplies (sm_80), and to convert fp8 (sm_89) where that is stored."""
+    if device.type == "cuda":
+        capability, least = torch.cuda.get_device_capability(device), (8, 9) if fp8 else (8, 0)
+        what = "an fp8 cache" if fp8 else "the cache"
+        rule = f"{what} must be on a GPU of compute capability {least[0]}.{least[1]} or newer"
+        require(capability >= least, rule, ".".join(map(str, capability)))
+
+
 def query(q: Tensor, n_kv: int) -> int:
     """``q [B, Hq, D]`` must have a group of query heads for each of the ``n_kv`` KV heads; returns Hq / Hkv."""
     require(isinstance(q, Tensor), "q must be a torch.Tensor", type(q).__name__)

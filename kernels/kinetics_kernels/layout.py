@@ -56,6 +56,7 @@ class PagedKVCache:
         checks.require(block_size % page_size == 0, rule, block_size)
         dtypes, fp8 = (*checks.DTYPES, checks.FP8), dtype == checks.FP8
         checks.require(dtype in dtypes, f"dtype must be one of {dtypes}", dtype)
+        checks.gpu(torch.device(device), fp8=fp8)
 
         self.batch, self.n_kv_heads, self.head_dim = batch, n_kv_heads, head_dim
         self.is_part = False  # rows of another cache, whose scales it shares
@@ -91,6 +92,11 @@ class PagedKVCache:
             self._set_scales(k_scale, v_scale)
         if debug:
             self.check()
+
+    @property
+    def paging(self) -> tuple[int, int, int]:
+        """Tokens a page, tokens a block, pages in the pool: what a selection must agree on with its cache."""
+        return self.page_size, self.block_size, self.k.shape[0]
 
     def calibrate(self, k: Tensor, v: Tensor, counts: Tensor | None = None) -> None:
         """Find an fp8 cache's scales from a prompt, ``[B, T, Hkv, D]``, which is still to be appended.
@@ -144,7 +150,7 @@ class PagedKVCache:
             counts = torch.full_like(self.lengths, new_tokens)
         counts = counts.clamp(0, new_tokens)
         blocks = triton.cdiv(new_tokens - 1, self.block_size) + 1  # as many as T tokens can touch
-        self._per_block(k, v, counts, min(blocks, self.max_blocks), refresh=False)
+        self._per_block(k, v, counts, min(blocks, self.max_blocks))
         self.lengths.add_(counts).clamp_(max=self.max_tokens)
 
     def rows(self, start: int, stop: int) -> PagedKVCache:
@@ -159,12 +165,22 @@ class PagedKVCache:
             setattr(part, name, None if whole is None else whole[start:stop])
         return part
 
+    def only(self, active: Tensor) -> PagedKVCache:
+        """The cache as it is for the requests that ``active [B]`` (int32 or bool) marks: the others' length is 0.
+
+        So nothing of theirs is scored, selected or attended to. Memory is shared, but for the lengths.
+        """
+        checks.tensor("active", active, (self.batch,), (torch.int32, torch.bool), self.device)
+        part = copy.copy(self)
+        part.lengths = torch.where(active > 0, self.lengths, 0)
+        return part
+
     def refresh(self) -> None:
         """All search keys anew from the pages, for whoever writes ``k``, ``v`` and ``lengths`` directly."""
         self.check_scaled()
         if self.debug:
             self.check()
-        self._per_block(self.k, self.v, self.lengths, self.max_blocks, refresh=True)
+        self._per_block(None, None, None, self.max_blocks)
 
     def check_scaled(self) -> None:
         """``ValueError`` for an fp8 cache without scales."""
@@ -188,24 +204,20 @@ class PagedKVCache:
         checks.require(shortest >= 0 and longest <= self.max_tokens, rule, f"{shortest} to {longest}")
 
     def _state(self) -> tuple[Tensor | None, ...]:
-        low = self.key_means if self.key_min is None else self.key_min  # never touched without bounds
-        high = self.key_means if self.key_max is None else self.key_max
         stored = (self.k, self.v, self.k_scale, self.v_scale)
-        return *stored, self.key_means, low, high, self.open_sum, self.page_table, self.lengths
+        search = (self.key_means, self.key_min, self.key_max, self.open_sum)
+        return *stored, *search, self.page_table, self.lengths
 
     def _step(self, k: Tensor, v: Tensor, counts: Tensor | None) -> None:
-        heads = triton.next_power_of_2(self.n_kv_heads)
+        heads, warps = configs.step_launch(self.n_kv_heads, self.head_dim, self.k.dtype)
         append_step_kernel[(self.batch,)](
-            k, v, self.lengths if counts is None else counts, *self._state(),
-            self.page_table.shape[1], self.max_blocks, self.n_kv_heads,
-            HEADS=heads, D=self.head_dim, PAGE=self.page_size,
-            BLOCK=self.block_size, COUNTS=counts is not None, BOUNDS=self.key_min is not None,
-            num_warps=configs.step_warps(heads * self.head_dim, fp8=self.dtype == checks.FP8),
+            k, v, counts, *self._state(), self.max_blocks, self.n_kv_heads, HEADS=heads, D=self.head_dim,
+            PAGE=self.page_size, BLOCK=self.block_size, num_warps=warps,
         )  # fmt: skip
 
-    def _per_block(self, k: Tensor, v: Tensor, counts: Tensor, blocks: int, *, refresh: bool) -> None:
-        append_prompt_kernel[(self.batch, self.n_kv_heads, blocks)](
-            k, v, counts, *self._state(), self.page_table.shape[1], self.max_blocks, k.shape[1],
-            D=self.head_dim, PAGE=self.page_size, BLOCK=self.block_size, TILE=configs.PROMPT_TILE,
-            BOUNDS=self.key_min is not None, REFRESH=refresh, num_warps=4,
+    def _per_block(self, k: Tensor | None, v: Tensor | None, counts: Tensor | None, blocks: int) -> None:
+        append_prompt_kernel[(self.batch * blocks, self.n_kv_heads)](
+            k, v, counts, *self._state(), self.max_blocks, blocks, None if k is None else k.shape[1],
+            D=self.head_dim, PAGE=self.page_size, BLOCK=self.block_size,
+            TILE=configs.prompt_tile(self.head_dim, self.k.dtype), num_warps=4,
         )  # fmt: skip

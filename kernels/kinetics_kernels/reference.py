@@ -30,12 +30,14 @@ def context(cache: PagedKVCache, b: int, dtype: torch.dtype = torch.float64) -> 
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Softmax attention of ``q [G, D]`` over ``k, v [n, D]``: output ``[G, D]``, log-sum-exp ``[G]``."""
+    """Softmax attention of ``q [G, D]`` over ``k, v [n, D]``: output ``[G, D]``, log-sum-exp ``[G]``.
+
+    Without tokens, or where every logit is -inf, nothing has weight: the output is 0 and its log-sum-exp -inf.
+    """
     scores = scale * (q @ k.T)  # [G, n]
     lse = scores.logsumexp(-1)
-    if k.shape[0] == 0:
-        return torch.zeros_like(q), lse  # -inf: nothing to attend to
-    return (scores - lse[:, None]).exp() @ v, lse
+    weight = (scores - lse[:, None]).exp().masked_fill(lse[:, None] == float("-inf"), 0)
+    return weight @ v, lse
 
 
 def _each_head(
@@ -89,9 +91,8 @@ def quest_scores(q: Tensor, k: Tensor, block_size: int) -> Tensor:
 def window_scores(scores: Tensor, n: int, block_size: int, span: int) -> Tensor:
     """Scores of the overlapping windows of ``span`` blocks: the mean of their blocks', weighted by tokens."""
     blocks = len(scores)
-    held = (
-        (n - block_size * torch.arange(blocks, device=scores.device)).clamp(max=block_size).to(scores.dtype)
-    )
+    before = block_size * torch.arange(blocks, device=scores.device)
+    held = (n - before).clamp(max=block_size).to(scores.dtype)
     starts = range(max(blocks - span, 0) + 1)
     mean = [(scores * held)[i : i + span].sum() / held[i : i + span].sum() for i in starts]
     return torch.stack(mean) if blocks else scores

@@ -27,20 +27,19 @@ from kinetics_kernels.layout import PagedKVCache
 def _score_kernel(
     q_ptr, key_ptr, low_ptr, k_scale_ptr, table_ptr, lengths_ptr, score_ptr, scale, table_len, rows,
     G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
-    TILE: tl.constexpr, CHUNK: tl.constexpr, QUEST: tl.constexpr, TOKENS: tl.constexpr, UPCAST: tl.constexpr,
-    STAGES: tl.constexpr,
+    TILE: tl.constexpr, CHUNK: tl.constexpr, UPCAST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     # grid (B, Hkv, rows / CHUNK); rows: search keys a request may reach
-    # QUEST: two search keys a block, the largest keys in key_ptr, the smallest in low_ptr
-    # TOKENS: the search keys are the cached keys themselves, found through the page table.
+    # low_ptr: for Quest, the smallest keys of each block; key_ptr then has the largest
+    # table_ptr: the search keys are the cached keys themselves, found through the page table
     b, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n_kv = tl.num_programs(1)
     live = tl.cdiv(tl.load(lengths_ptr + b), BLOCK)
     start = tl.program_id(2) * CHUNK
     stop = tl.minimum(start + CHUNK, live)
     if start < stop:
-        g, d, c = tl.arange(0, GP), tl.arange(0, D), tl.arange(0, TILE)
-        q_at = ((b * n_kv + h) * G + g[:, None]) * D + d[None, :]
+        g, d, c = tl.arange(0, GP), tl.arange(0, D), tl.arange(0, TILE)  # (GP,), (D,), (TILE,)
+        q_at = ((b * n_kv + h) * G + g[:, None]) * D + d[None, :]  # (GP, D)
         q = tl.load(q_ptr + q_at, mask=(g < G)[:, None], other=0.0)  # (GP, D)
         if UPCAST:
             q = q.to(tl.float32)
@@ -48,21 +47,23 @@ def _score_kernel(
             q = q.to(tl.float16)  # an fp8 cache: its search keys are fp16, its tokens exact in it
         if k_scale_ptr is not None:  # the tokens of an fp8 cache; search keys are not scaled
             scale *= tl.load(k_scale_ptr + h)
-        if QUEST:
-            q_low = tl.minimum(q, 0.0).to(q.dtype)
-            q = tl.maximum(q, 0.0).to(q.dtype)
+        if low_ptr is not None:
+            q_low = tl.minimum(q, 0.0).to(q.dtype)  # (GP, D)
+            q = tl.maximum(q, 0.0).to(q.dtype)  # (GP, D)
         for first in tl.range(start, stop, TILE, num_stages=STAGES):
             i = first + c  # (TILE,)
-            ok = i < stop
-            if TOKENS:
-                page = tl.load(table_ptr + b * table_len + i // PAGE, mask=ok, other=0).to(tl.int64)
-                at = ((page * n_kv + h) * PAGE + i % PAGE)[:, None] * D + d[None, :]
+            ok = i < stop  # (TILE,)
+            if table_ptr is not None:
+                page = tl.load(table_ptr + b * table_len + i // PAGE, mask=ok, other=0).to(
+                    tl.int64
+                )  # (TILE,)
+                at = ((page * n_kv + h) * PAGE + i % PAGE)[:, None] * D + d[None, :]  # (TILE, D)
             else:
                 at = ((b * n_kv + h) * rows + i)[:, None] * D + d[None, :]  # (TILE, D)
-            key = tl.load(key_ptr + at, mask=ok[:, None], other=0.0).to(q.dtype)
+            key = tl.load(key_ptr + at, mask=ok[:, None], other=0.0).to(q.dtype)  # (TILE, D)
             s = tl.dot(q, tl.trans(key), input_precision="ieee")  # (GP, TILE), 0 in the rows of padding
-            if QUEST:
-                low = tl.load(low_ptr + at, mask=ok[:, None], other=0.0).to(q.dtype)
+            if low_ptr is not None:
+                low = tl.load(low_ptr + at, mask=ok[:, None], other=0.0).to(q.dtype)  # (TILE, D)
                 s = tl.dot(q_low, tl.trans(low), s, input_precision="ieee")
             score = tl.sum(s, 0) * (scale / G)  # (TILE,)
             tl.store(score_ptr + (b * n_kv + h) * rows + i, score, mask=ok)
@@ -73,26 +74,25 @@ def _random_kernel(lengths_ptr, score_ptr, seed, rows, BLOCK: tl.constexpr, TILE
     # grid (B, Hkv, rows / TILE). The length is part of the seed: every step draws anew, replayed graphs too.
     b, h = tl.program_id(0), tl.program_id(1)
     n = tl.load(lengths_ptr + b)
-    i = tl.program_id(2) * TILE + tl.arange(0, TILE)
+    i = tl.program_id(2) * TILE + tl.arange(0, TILE)  # (TILE,)
     row = b * tl.num_programs(1) + h
-    draw = tl.rand(seed + n, row * rows + i)
+    draw = tl.rand(seed + n, row * rows + i)  # (TILE,)
     tl.store(score_ptr + row.to(tl.int64) * rows + i, draw, mask=i < tl.cdiv(n, BLOCK))
 
 
 def _score(
-    q: Tensor, cache: PagedKVCache, key: Tensor, low: Tensor, scale: float | None, *,
-    quest: bool = False, tokens: bool = False,
+    q: Tensor, cache: PagedKVCache, key: Tensor, scale: float | None, *, low: Tensor | None = None, tokens: bool = False
 ) -> Tensor:  # fmt: skip
     group = cache.check_query(q)
     rows = cache.max_tokens if tokens else cache.max_blocks
     out = torch.empty(cache.batch, cache.n_kv_heads, rows, dtype=torch.float32, device=cache.device)
-    tile, warps, stages = configs.score_launch(cache.head_dim, quest=quest)
+    tile, warps, stages = configs.score_launch(cache.head_dim, quest=low is not None)
     grid = (cache.batch, cache.n_kv_heads, triton.cdiv(rows, configs.SCORE_CHUNK))
     _score_kernel[grid](
-        q, key, low, cache.k_scale if tokens else None, cache.page_table, cache.lengths, out, checks.softmax_scale(scale, cache.head_dim),
-        cache.page_table.shape[1], rows, G=group, GP=checks.MAX_GROUP, D=cache.head_dim,
-        PAGE=cache.page_size, BLOCK=1 if tokens else cache.block_size, TILE=tile, CHUNK=configs.SCORE_CHUNK,
-        QUEST=quest, TOKENS=tokens, UPCAST=configs.interpreted() and key.dtype == torch.bfloat16,
+        q, key, low, cache.k_scale if tokens else None, cache.page_table if tokens else None, cache.lengths, out,
+        checks.softmax_scale(scale, cache.head_dim), cache.page_table.shape[1], rows, G=group, GP=checks.MAX_GROUP,
+        D=cache.head_dim, PAGE=cache.page_size, BLOCK=1 if tokens else cache.block_size, TILE=tile,
+        CHUNK=configs.SCORE_CHUNK, UPCAST=configs.interpreted() and key.dtype == torch.bfloat16,
         STAGES=stages, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out
@@ -103,19 +103,19 @@ def score_blocks(q: Tensor, cache: PagedKVCache, *, scale: float | None = None) 
 
     Entries beyond a request's live blocks are left unwritten, here and in the other scores.
     """
-    return _score(q, cache, cache.key_means, cache.key_means, scale)
+    return _score(q, cache, cache.key_means, scale)
 
 
 def score_quest(q: Tensor, cache: PagedKVCache, *, scale: float | None = None) -> Tensor:
     """Quest's upper bounds on the blocks' logits, averaged over the group: fp32 ``[B, Hkv, max_blocks]``."""
     if cache.key_max is None or cache.key_min is None:
         raise ValueError("cache must be made with bounds=True for Quest, got bounds=False")
-    return _score(q, cache, cache.key_max, cache.key_min, scale, quest=True)
+    return _score(q, cache, cache.key_max, scale, low=cache.key_min)
 
 
 def score_tokens(q: Tensor, cache: PagedKVCache, *, scale: float | None = None) -> Tensor:
     """Logits of all cached tokens, averaged over the group: fp32 ``[B, Hkv, max_tokens]``."""
-    return _score(q, cache, cache.k, cache.k, scale, tokens=True)
+    return _score(q, cache, cache.k, scale, tokens=True)
 
 
 def score_random(cache: PagedKVCache, seed: int) -> Tensor:

@@ -66,64 +66,84 @@ def _take_largest(key, ok, total, k):
 
 
 @triton.jit
+def _scores_of(score_ptr, i, ok, n, live, SPAN: tl.constexpr, BLOCK: tl.constexpr):
+    """Scores of the candidates ``i (N,)``: of blocks, or of windows of SPAN blocks, by the tokens each block holds."""
+    if SPAN == 1:
+        return tl.load(score_ptr + i, mask=ok, other=0.0)  # (N,)
+    rest = n - i * BLOCK  # (N,): tokens from here on
+    summed = tl.zeros(i.shape, tl.float32)  # (N,)
+    for j in range(SPAN):
+        held = tl.maximum(tl.minimum(rest - j * BLOCK, BLOCK), 0).to(tl.float32)  # (N,)
+        summed += held * tl.load(score_ptr + i + j, mask=held > 0, other=0.0)
+    return summed / tl.maximum(tl.minimum(rest, SPAN * BLOCK), 1).to(tl.float32)
+
+
+@triton.jit
+def _chosen_by_score(
+    score_ptr, i, n, live, sink, window, N_BLOCKS: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Mask ``(N,)`` of the blocks that the N_BLOCKS best candidates cover, and how many candidates were taken.
+
+    A candidate is a window of SPAN blocks from ``i`` on that is not wholly in the sink or the last blocks.
+    """
+    begin = tl.maximum(sink - SPAN + 1, 0)
+    end = tl.minimum(live - window, tl.minimum(live, tl.maximum(live - SPAN, 0) + 1))
+    ok = (i >= begin) & (i < end)  # (N,)
+    free = tl.maximum(end - begin, 0)
+    k = tl.minimum(N_BLOCKS, free)
+    chosen = _take_largest(_sort_key(_scores_of(score_ptr, i, ok, n, live, SPAN, BLOCK)), ok, free, k)  # (N,)
+    if SPAN > 1:  # a block is read if a chosen window starts less than SPAN blocks before it
+        newest = tl.associative_scan(tl.where(chosen, i, -SPAN), 0, _later)  # (N,)
+        chosen = i - newest < SPAN
+    return chosen, k
+
+
+@triton.jit
+def _write_pages(
+    block_ptr, page_ptr, table_ptr, total, K, n_kv, h,
+    BLOCK: tl.constexpr, PAGE: tl.constexpr, TOKENS: tl.constexpr, KP: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    """Where the first ``total`` of K chosen blocks lie; -1 in what is left over, of the blocks, too."""
+    PAGES: tl.constexpr = (BLOCK + PAGE - 1) // PAGE  # per block
+    for first in range(0, KP, SLOTS):
+        j = first + tl.arange(0, SLOTS)  # (SLOTS,)
+        block = tl.load(block_ptr + j, mask=j < total, other=-1)  # (SLOTS,)
+        tl.store(block_ptr + j, block, mask=(j >= total) & (j < K))
+        for p in range(PAGES):
+            page = tl.load(table_ptr + block * BLOCK // PAGE + p, mask=j < total, other=-1)  # (SLOTS,)
+            if TOKENS:  # not a page but a row of the cache seen as [pages * Hkv * PAGE, D]
+                page = tl.where(j < total, (page * n_kv + h) * PAGE + block % PAGE, -1)
+            tl.store(page_ptr + j * PAGES + p, page, mask=j < K)
+
+
+@triton.jit
 def _select_kernel(
     score_ptr, lengths_ptr, table_ptr, block_ptr, page_ptr, tokens_ptr, table_len, rows, sink, window, K,
     N_BLOCKS: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, TOKENS: tl.constexpr,
-    N: tl.constexpr, KP: tl.constexpr,
+    N: tl.constexpr, KP: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     # grid (B, Hkv); N pads the rows (search keys a request may reach) to a power of two, KP the K slots
     b, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = b * tl.num_programs(1) + h
     n = tl.load(lengths_ptr + b)
     live = tl.cdiv(n, BLOCK)
-    i = tl.arange(0, N)
-    k = 0
+    i = tl.arange(0, N)  # (N,)
+    chosen, k = i < 0, 0  # (N,)
     if N_BLOCKS > 0:
-        # a candidate is a window of SPAN blocks from i on that is not wholly in the sink or the last blocks
-        begin = tl.maximum(sink - SPAN + 1, 0)
-        end = tl.minimum(live - window, tl.minimum(live, tl.maximum(live - SPAN, 0) + 1))
-        ok = (i >= begin) & (i < end)
-        if SPAN == 1:
-            score = tl.load(score_ptr + row * rows + i, mask=ok, other=0.0)
-        else:  # the window's mean key is its blocks' mean keys, weighted by the tokens they hold
-            summed, weight = tl.zeros([N], tl.float32), tl.zeros([N], tl.float32)
-            for j in range(SPAN):
-                held = tl.maximum(tl.minimum(n - (i + j) * BLOCK, BLOCK), 0).to(tl.float32)
-                summed += held * tl.load(score_ptr + row * rows + i + j, mask=ok & (i + j < live), other=0.0)
-                weight += held
-            score = summed / tl.where(weight > 0, weight, 1.0)
-        free = tl.maximum(end - begin, 0)
-        k = tl.minimum(N_BLOCKS, free)
-        chosen = _take_largest(_sort_key(score), ok, free, k)
-        if SPAN > 1:  # a block is read if a chosen window starts less than SPAN blocks before it
-            newest = tl.associative_scan(tl.where(chosen, i, -SPAN), 0, _later)
-            chosen = (i < live) & (i - newest < SPAN)
-    take = (i < sink) | (i >= live - window)
-    if N_BLOCKS > 0:
-        take = take | chosen
-    take = take & (i < live)
-
-    taken = take.to(tl.int32)
-    slot = tl.cumsum(taken, 0)  # from 1 on
-    block_ptr += row * K
-    tl.store(block_ptr + slot - 1, i, mask=take)
+        chosen, k = _chosen_by_score(score_ptr + row * rows, i, n, live, sink, window, N_BLOCKS, SPAN, BLOCK)
+    take = ((i < sink) | (i >= live - window) | chosen) & (i < live)  # (N,)
+    taken = take.to(tl.int32)  # (N,)
     total = tl.minimum(live, sink + window) + k if SPAN == 1 else tl.sum(taken, 0)
+    block_ptr += row * K
+    tl.store(block_ptr + tl.cumsum(taken, 0) - 1, i, mask=take)
 
     tl.debug_barrier()  # what other threads stored is read: from here on, a slot each
     last = tl.load(block_ptr + total - 1, mask=total > 0, other=0)
     rest = live * BLOCK - n  # of the request's last block, if it is among the taken
     tl.store(tokens_ptr + row, total * BLOCK - tl.where((total > 0) & (last == live - 1), rest, 0))
-    j = tl.arange(0, KP)
-    block = tl.load(block_ptr + j, mask=j < total, other=-1)
-    tl.store(block_ptr + j, block, mask=(j >= total) & (j < K))
-    PAGES: tl.constexpr = (BLOCK + PAGE - 1) // PAGE  # per block
-    table_ptr += b * table_len
-    page_ptr += row * K * PAGES
-    for p in range(PAGES):
-        page = tl.load(table_ptr + block * BLOCK // PAGE + p, mask=j < total, other=-1)
-        if TOKENS:  # not a page but a row of the cache seen as [pages * Hkv * PAGE, D]
-            page = tl.where(j < total, (page * tl.num_programs(1) + h) * PAGE + block % PAGE, -1)
-        tl.store(page_ptr + j * PAGES + p, page, mask=j < K)
+    page_ptr += row * K * ((BLOCK + PAGE - 1) // PAGE)
+    _write_pages(block_ptr, page_ptr, table_ptr + b * table_len, total, K, tl.num_programs(1), h, BLOCK, PAGE, TOKENS,
+                 KP, SLOTS)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,12 +152,14 @@ class Selection:
 
     ``blocks`` int32 ``[B, Hkv, K]``: block numbers in the request, ascending, -1 pads (tokens, if
     ``is_tokens``). ``pages`` int32 ``[B, Hkv, K * pages per block]``: their physical pages (rows of the flat
-    cache, if tokens). ``tokens`` int32 ``[B, Hkv]``: how many tokens those hold.
+    cache, if tokens). ``tokens`` int32 ``[B, Hkv]``: how many tokens those hold. ``made_for``: page size, block
+    size and pages of the cache, without which page ids mean nothing.
     """
 
     blocks: Tensor
     pages: Tensor
     tokens: Tensor
+    made_for: tuple[int, int, int]
     is_tokens: bool = False
 
 
@@ -179,21 +201,20 @@ def _select(
     blocks = torch.empty(*heads, slots, dtype=torch.int32, device=cache.device)
     pages = torch.empty(*heads, slots * pages_per_block, dtype=torch.int32, device=cache.device)
     tokens = torch.empty(heads, dtype=torch.int32, device=cache.device)
-    n = triton.next_power_of_2(rows)
+    n, padded = triton.next_power_of_2(rows), triton.next_power_of_2(slots)
     _select_kernel[heads](
         tokens if scores is None else scores, cache.lengths, cache.page_table, blocks, pages, tokens,
         cache.page_table.shape[1], rows, sink, window, slots, N_BLOCKS=n_chosen, SPAN=span, BLOCK=block,
-        PAGE=cache.page_size, TOKENS=is_tokens, N=n, KP=triton.next_power_of_2(slots),
+        PAGE=cache.page_size, TOKENS=is_tokens, N=n, KP=padded, SLOTS=min(padded, configs.SELECT_SLOTS),
         num_warps=configs.select_warps(n, span),
     )  # fmt: skip
-    return Selection(blocks, pages, tokens, is_tokens)
+    return Selection(blocks, pages, tokens, cache.paging, is_tokens)
 
 
 def select_blocks(
     q: Tensor, cache: PagedKVCache, n_blocks: int, *, sink_blocks: int = 0, window_blocks: int = 1
 ) -> Selection:
     """Block top-k: the ``n_blocks`` blocks whose mean key scores highest, and the first and last."""
-    checks.whole("n_blocks", n_blocks, 1)
     return select_top(
         score_blocks(q, cache), cache, n_blocks, sink_blocks=sink_blocks, window_blocks=window_blocks
     )
@@ -207,22 +228,14 @@ def select_strided(
     A policy of block size b and stride s is a cache of ``block_size=s`` and ``span = b / s``. Chosen windows
     may overlap, so that at most ``n_blocks * span`` blocks are read.
     """
-    checks.whole("n_blocks", n_blocks, 1)
-    return select_top(
-        score_blocks(q, cache),
-        cache,
-        n_blocks,
-        sink_blocks=sink_blocks,
-        window_blocks=window_blocks,
-        span=span,
-    )
+    return select_top(score_blocks(q, cache), cache, n_blocks, sink_blocks=sink_blocks, window_blocks=window_blocks,
+                      span=span)  # fmt: skip
 
 
 def select_quest(
     q: Tensor, cache: PagedKVCache, n_blocks: int, *, sink_blocks: int = 0, window_blocks: int = 1
 ) -> Selection:
     """Quest: the ``n_blocks`` with the highest upper bound on a logit. The cache needs ``bounds=True``."""
-    checks.whole("n_blocks", n_blocks, 1)
     return select_top(
         score_quest(q, cache), cache, n_blocks, sink_blocks=sink_blocks, window_blocks=window_blocks
     )
@@ -232,7 +245,6 @@ def select_random(
     cache: PagedKVCache, n_blocks: int, seed: int, *, sink_blocks: int = 0, window_blocks: int = 1
 ) -> Selection:
     """``n_blocks`` blocks at random, anew at every length: the floor a selection has to beat."""
-    checks.whole("n_blocks", n_blocks, 1)
     return select_top(
         score_random(cache, seed), cache, n_blocks, sink_blocks=sink_blocks, window_blocks=window_blocks
     )

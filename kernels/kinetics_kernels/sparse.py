@@ -28,6 +28,8 @@ def sparse_decode(
     heads = (cache.batch, cache.n_kv_heads)
     got = tuple(selection.pages.shape[:2])
     checks.require(got == heads, f"selection must be for (batch, KV heads) = {heads}", got)
+    rule = f"selection must be for a cache of (page size, block size, pages) = {cache.paging}"
+    checks.require(selection.made_for == cache.paging, rule, selection.made_for)
     if selection.is_tokens:  # pages of one token each: rows of [pages * Hkv * page_size, D]
         page_size, page_stride, head_stride = 1, cache.head_dim, 0
     else:

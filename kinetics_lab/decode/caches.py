@@ -49,14 +49,20 @@ class PlainCache:
         self.k = torch.zeros(batch, n_kv_heads, max_tokens, head_dim, dtype=dtype, device=device)
         self.v = torch.zeros_like(self.k)
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.active: Tensor | None = None
 
     def fill(self, k: Tensor, v: Tensor, rows: slice = slice(None)) -> None:
         """Begin the requests ``rows`` anew with prompts ``k, v [rows or 1, tokens, KV heads, head_dim]``."""
+        self.active = None
         self.k[rows, :, : k.shape[1]], self.v[rows, :, : k.shape[1]] = k.transpose(1, 2), v.transpose(1, 2)
         self.lengths[rows] = k.shape[1]
 
     def append(self, k: Tensor, v: Tensor, active: Tensor | None = None) -> None:
-        """One token's ``k, v [batch, KV heads, head_dim]``, for the requests that ``active`` (int32) counts 1."""
+        """One token's ``k, v [batch, KV heads, head_dim]``, for the requests that ``active`` (int32) counts 1.
+
+        The others are not attended to until they take a token again: their length counts as 0.
+        """
+        self.active = active
         rows = torch.arange(len(k), device=k.device) if active is None else active.nonzero()[:, 0]
         at = self.lengths[rows]
         self.k[rows, :, at], self.v[rows, :, at] = k[rows], v[rows]
@@ -64,31 +70,32 @@ class PlainCache:
 
     def attend(self, q: Tensor, scale: float | None = None) -> Tensor:
         """``q [batch, heads, head_dim]`` over the cached tokens that the policy reads; same shape, 0 for none."""
-        n = int(self.lengths.max())
+        lengths = self.lengths if self.active is None else self.lengths * self.active
+        n = int(lengths.max())
         k, v = self.k[:, :, :n], self.v[:, :, :n]
         grouped = q.unflatten(1, (k.shape[1], -1))
         scores = grouped @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
-        read = self._read(grouped, k, scores.mean(2))
+        read = self._read(grouped, k, scores.mean(2), lengths[:, None, None])
         if read is not None:
             scores.masked_fill_(~read[:, :, None], -torch.inf)
         out = (scores.softmax(-1) @ v).flatten(1, 2)
-        return out.masked_fill_(self.lengths[:, None, None] == 0, 0)
+        return out.masked_fill_(lengths[:, None, None] == 0, 0)
 
     def keep(self, rows: Tensor) -> bool:
-        """Drop the other requests (bool mask) where that is cheap; says whether it did."""
-        self.k, self.v, self.lengths = self.k[rows], self.v[rows], self.lengths[rows]
+        """Attend to no other requests (bool mask) any more; says whether it dropped them, which is cheap here."""
+        self.k, self.v, self.lengths, self.active = self.k[rows], self.v[rows], self.lengths[rows], None
         return True
 
-    def _read(self, q: Tensor, k: Tensor, scores: Tensor) -> Tensor | None:
+    def _read(self, q: Tensor, k: Tensor, scores: Tensor, lengths: Tensor) -> Tensor | None:
         """Which tokens are read, bool ``[batch, KV heads or 1, tokens]``, by ``scores`` averaged over the group.
 
-        None where all requests are equally long and all is read.
+        ``lengths [batch, 1, 1]``. None where all requests are equally long and all is read.
         """
-        policy, n, lengths = self.policy, scores.shape[-1], self.lengths[:, None, None]
+        policy, n = self.policy, scores.shape[-1]
         at = torch.arange(n, device=scores.device)
         live = at < lengths
         if n <= policy.tokens_read and not isinstance(policy, StridedBlockTopK):  # its windows may overlap
-            return None if int(self.lengths.min()) == n else live
+            return None if int(lengths.min()) == n else live
         if isinstance(policy, Local):
             return live & ((at < policy.sink) | (at >= lengths - policy.window))
         b, blocks = cache_block(policy), scores
@@ -160,6 +167,8 @@ class PagedCache:
         import kinetics_kernels
 
         self.kernels, self.policy = kinetics_kernels, policy
+        self.kept: Tensor | None = None  # requests that :meth:`keep` left
+        self.active: Tensor | None = None  # of them, those that took the last token
         block = page_block(policy)
         if not isinstance(policy, Dense):
             most = kinetics_kernels.configs.MAX_SELECT * (1 if isinstance(policy, TopK) else block)
@@ -183,27 +192,32 @@ class PagedCache:
         return other
 
     def fill(self, k: Tensor, v: Tensor, rows: slice = slice(None)) -> None:
+        self.kept = self.active = None
         part = self.cache.rows(*rows.indices(self.cache.batch)[:2])
         part.lengths.zero_()
         k, v = (x.expand(part.batch, -1, -1, -1).contiguous() for x in (k, v))
         part.append(k, v) if k.shape[1] > 1 else part.append(k[:, 0], v[:, 0])
 
     def append(self, k: Tensor, v: Tensor, active: Tensor | None = None) -> None:
+        self.active = self.kept if active is None else active
         self.cache.append(k.contiguous(), v.contiguous(), active)
 
     def attend(self, q: Tensor, scale: float | None = None) -> Tensor:
         q, cache, kernels, policy = q.contiguous(), self.cache, self.kernels, self.policy
+        if self.active is not None:
+            cache = cache.only(self.active)
         if isinstance(policy, Dense):
             return kernels.dense_decode(q, cache, scale=scale)
         if isinstance(policy, TopK):
             return kernels.token_topk_decode(q, cache, policy.budget, scale=scale)
-        return kernels.sparse_decode(q, cache, self._select(q), scale=scale)
+        return kernels.sparse_decode(q, cache, self._select(q, cache), scale=scale)
 
     def keep(self, rows: Tensor) -> bool:
-        return False  # finished requests run along
+        self.kept = self.active = rows
+        return False  # the others' memory stays, and so do their rows of q
 
-    def _select(self, q: Tensor) -> Any:
-        cache, kernels, policy = self.cache, self.kernels, self.policy
+    def _select(self, q: Tensor, cache: Any) -> Any:
+        kernels, policy = self.kernels, self.policy
         if isinstance(policy, Local):
             return kernels.select_local(cache, policy.window, sink_blocks=policy.sink)
         assert isinstance(policy, BlockTopK)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from kinetics_kernels import PagedKVCache, reference
+from kinetics_kernels import PagedKVCache, configs, reference
 
 SLACK = {
     torch.float16: 2**-11,
@@ -142,3 +142,26 @@ def test_two_requests_may_share_pages_of_a_common_prefix(device):
         assert torch.equal(
             reference.context(cache, b, torch.float32)[0][0], torch.cat([prefix[b, :, 0], own[b]])
         )
+
+
+def test_more_heads_than_one_turn_takes(make, device, monkeypatch):
+    """Two of five heads at a time, where 128 heads of 256 would not fit a program's registers at once."""
+    whole, turns = (make([3, 0], n_kv=5, bounds=True, block_size=4, page_size=4, max_tokens=8)[1] for _ in range(2))
+    steps = torch.randn(2, 3, 2, 5, 16, generator=torch.Generator().manual_seed(1)).half().to(device)
+    for cache in (whole, turns):
+        for k, v in zip(*steps, strict=True):
+            cache.append(k, v, torch.tensor([1, 1], dtype=torch.int32, device=device))
+        monkeypatch.setattr(configs, "step_launch", lambda *_: (2, 1))
+    for name in ("k", "v", "key_means", "key_min", "key_max", "lengths"):
+        torch.testing.assert_close(getattr(turns, name), getattr(whole, name), atol=0, rtol=0, equal_nan=True)
+    check_summaries(turns)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("head_dim", [16, 128, 256])
+def test_a_step_takes_sixteen_numbers_a_thread_at_most(stored, head_dim):
+    for n_kv in (1, 8, 64, 128, 1000):
+        heads, warps = configs.step_launch(n_kv, head_dim, stored)
+        assert heads * head_dim <= 16 * 32 * warps or warps == 1
+        assert warps <= (32 if stored == torch.float16 else 16)
+        assert heads & (heads - 1) == 0

@@ -109,6 +109,37 @@ def test_scale_and_large_logits(make, close):
         torch.testing.assert_close(lse.double().cpu(), want_lse, atol=1e-3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("at", [0, 15, 40, 99], ids=lambda at: f"token {at}")  # first, middle and last tile
+@pytest.mark.parametrize("splits", [1, 2, 7, None])
+@pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:invalid value")  # of NumPy, in the interpreter
+def test_a_nan_key_shows_in_the_output_and_its_log_sum_exp(make, at, splits):
+    q, cache = make([100, 100], dtype=torch.float32, page_size=4, n_kv=1)
+    want, want_lse = reference.dense_decode(q, cache)
+    cache.k[cache.page_table[0, at // 4].long(), 0, at % 4, 3] = float("nan")
+    out, lse = dense_decode(q, cache, splits=splits, return_lse=True)
+    assert out[0].isnan().all()
+    assert lse[0].isnan().all()
+    torch.testing.assert_close(out[1].double().cpu(), want[1], atol=1e-5, rtol=0)  # nobody else's
+    torch.testing.assert_close(lse[1].double().cpu(), want_lse[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "none", [slice(0, 16), slice(0, 40), slice(48, 100), slice(3, 97), slice(0, 100)], ids=str
+)
+@pytest.mark.parametrize("splits", [1, 3, None])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_keys_of_infinite_distance_weigh_nothing(make, close, none, splits):
+    """Whole tiles and splits of logits that are -inf, at the beginning, inside, at the end, and nothing else."""
+    q, cache = make([100], dtype=torch.float32, page_size=1, block_size=4, n_kv=1)
+    q.abs_()
+    cache.k[cache.page_table[0, none].long()] = float("-inf")
+    out, lse = dense_decode(q, cache, splits=splits, return_lse=True)
+    want, want_lse = reference.dense_decode(q, cache)
+    assert want_lse.isinf().all() == (none == slice(0, 100))
+    close(out, want)
+    torch.testing.assert_close(lse.double().cpu(), want_lse, atol=1e-5, rtol=1e-5)
+
+
 def test_pages_beyond_two_to_the_31_elements(device):
     """The last page starts at element 2^31 + 32768. Nothing else is touched, so it costs no memory."""
     n_pages, page_size, n_kv, head_dim = 2**17 + 3, 128, 1, 128

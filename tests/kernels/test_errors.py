@@ -9,7 +9,9 @@ import torch
 from kinetics_kernels import (
     PagedKVCache,
     block_topk_decode,
+    checks,
     dense_decode,
+    layout,
     score_quest,
     select_blocks,
     select_local,
@@ -114,6 +116,63 @@ def test_a_selection_of_another_cache(make):
         ValueError, match=re.escape("selection must be for (batch, KV heads) = (2, 2), got (3, 2)")
     ):
         sparse_decode(q, cache, select_local(other, 1))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (dict(page_size=8, block_size=32), "(8, 32, 19)"),
+        (dict(block_size=64), "(16, 64, 11)"),
+        (dict(max_tokens=128), "(16, 32, 19)"),  # more pages than there are here
+    ],
+    ids=str,
+)
+def test_a_selection_knows_its_cache(make, other, told):
+    q, cache = make([20, 64], block_size=32)
+    message = f"selection must be for a cache of (page size, block size, pages) = (16, 32, 11), got {told}"
+    theirs = make([20, 64], **dict(block_size=32) | other)[1]
+    for chosen in (select_local(theirs, 1), select_blocks(q, theirs, 1), select_tokens(q, theirs, 2)):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            sparse_decode(q, cache, chosen)
+    same = make([3, 9], block_size=32, max_tokens=64)[1]  # the next layer's cache, say
+    sparse_decode(q, cache, select_local(same, 1))
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "message"),
+    [
+        (
+            (8, 6),
+            torch.float8_e4m3fn,
+            "an fp8 cache must be on a GPU of compute capability 8.9 or newer, got 8.6",
+        ),
+        ((7, 5), torch.float16, "the cache must be on a GPU of compute capability 8.0 or newer, got 7.5"),
+    ],
+)
+def test_a_gpu_too_old(monkeypatch, capability, dtype, message):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        PagedKVCache(1, 1, 16, 16, dtype=dtype, device="cuda")
+    for newer, fp8 in (((8, 9), True), ((12, 0), True), ((8, 0), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=newer: found)
+        checks.gpu(torch.device("cuda"), fp8=fp8)
+
+
+def test_grids_of_any_number_of_blocks(monkeypatch, device):
+    """CUDA takes 2^31 - 1 programs along a grid's first axis and 65,535 along the others."""
+    grids = []
+
+    class Recorder:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *_, **__: None
+
+    monkeypatch.setattr(layout, "append_prompt_kernel", Recorder())
+    cache = PagedKVCache(2, 3, 16, 70_000, page_size=1, device=device)
+    new = torch.zeros(2, 70_000, 3, 16, dtype=torch.float16, device=device)
+    cache.append(new, new)
+    cache.refresh()
+    assert grids == [(140_000, 3)] * 2
 
 
 def test_too_many_blocks_to_select_from(device):

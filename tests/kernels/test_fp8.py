@@ -22,6 +22,11 @@ from kinetics_kernels import (
     token_topk_decode,
 )
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9),
+    reason="fp8 needs a GPU of compute capability 8.9 or newer",
+)
+
 FP8 = torch.float8_e4m3fn
 RAGGED = [0, 1, 37, 200]  # the last takes two tiles of 128
 SHORT = [0, 1, 130]

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kinetics_kernels import (
     PagedKVCache,
+    configs,
     reference,
     score_blocks,
     score_quest,
@@ -93,6 +94,14 @@ def test_long_contexts(device, n_blocks, tied):
     scores = torch.randn(2, 1, 4096, generator=torch.Generator().manual_seed(n_blocks)).to(device)
     scores = torch.zeros_like(scores) if tied else scores
     check(select_top(scores, cache, n_blocks, window_blocks=0), scores, cache, n_blocks, 0, 0)
+
+
+@pytest.mark.parametrize("n_blocks", [3, 11, 30])
+def test_long_selections_look_their_pages_up_in_turns(device, monkeypatch, n_blocks):
+    monkeypatch.setattr(configs, "SELECT_SLOTS", 4)
+    cache = empty_cache([120, 37], device, page_size=2, block_size=4)
+    scores = torch.randn(2, 2, cache.max_blocks, generator=torch.Generator().manual_seed(1)).to(device)
+    check(select_top(scores, cache, n_blocks, sink_blocks=1), scores, cache, n_blocks, 1, 1)
 
 
 def test_scores_beyond_the_live_blocks_are_not_read(device):
