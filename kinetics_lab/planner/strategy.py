@@ -1,0 +1,293 @@
+"""What is done with answers: how many are drawn, when to stop, which one is given; what that is worth and costs.
+
+A strategy with N answers maps counts, n traces of a problem of which c are right, to an :class:`Outcome`: the chance of
+a right answer and the number of answers drawn, both in the mean. The traces stand for N independent draws, so every
+estimate averages over ALL ordered choices of N traces out of n: unbiased, like Pass@N, for every whole N up to n.
+
+What the draws cost is their mean number times the mean cost of one. That is Wald's identity: whether to go on depends on answers
+that are there already, never on the next one, so it holds even where wrong answers are longer. Only the time until
+the answer comes needs the lengths of right and of wrong answers apart (:func:`latency`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import comb
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import hypergeom
+
+from kinetics_lab.errors import among, lookup, require
+
+Votes = Sequence[
+    tuple[int, bool | None]
+]  # of a problem: traces that gave an answer, and if right; None: no answer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a strategy comes to, in the mean; arrays of one shape.
+
+    ``right``: chance that an answer was accepted (or voted for) and is right; ``last``: that none was accepted and the last one
+    drawn, which is given then, is right; ``left``: that none was accepted. ``draws``: answers drawn; ``paid``: their
+    cost and that of checking them, in units of the cost of one answer.
+    """
+
+    right: np.ndarray
+    last: np.ndarray
+    left: np.ndarray
+    draws: np.ndarray
+    paid: np.ndarray
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Chance that the answer given is right."""
+        return self.right + self.last
+
+
+class Strategy(Protocol):
+    """What all of them have: ``trials``, the most answers drawn (N, a whole number or an array of them)."""
+
+    @property
+    def trials(self) -> Any: ...
+
+    def of(self, n: ArrayLike, c: ArrayLike, votes: Sequence[Votes] | None = None) -> Outcome:
+        """The outcome for problems with ``c`` right traces of ``n``; all broadcast, N at most n."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Answers are checked; the first accepted one is given, else the last one drawn.
+
+    ``hit``, ``false_alarm``: chance that a right and that a wrong answer is accepted, each check by itself. ``cost``: of a check, as a
+    share of the cost of an answer. ``at_once``: answers drawn side by side before any is checked; N for all.
+    """
+
+    trials: Any
+    hit: float
+    false_alarm: float
+    cost: float = 0.0
+    at_once: Any = 1
+
+    def of(self, n: ArrayLike, c: ArrayLike, votes: Sequence[Votes] | None = None) -> Outcome:
+        """See :class:`Strategy`. Raises ``ValueError`` for counts, chances or a cost out of range."""
+        for name in ("hit", "false_alarm"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name} must be a chance between 0 and 1", value)
+        require(
+            0 <= self.cost < np.inf, "cost must be >= 0 (of a check, as a share of an answer's)", self.cost
+        )
+        traces, right_ones, trials, wave = _counts(n, c, self.trials, self.at_once)
+        pairs = np.stack([traces.ravel(), right_ones.ravel()])
+        cases, place = np.unique(pairs, axis=1, return_inverse=True)
+        place = place.reshape(traces.shape)
+        none, right, last = _checked_one_by_one(
+            cases[0], cases[1], int(trials.max()), self.hit, self.false_alarm
+        )
+        at = np.arange(none.shape[1])
+        starts = at % wave[..., None] == 0
+        sizes = np.where(
+            starts & (at < trials[..., None]), np.minimum(wave[..., None], trials[..., None] - at), 0
+        )
+        draws = (none[place] * sizes).sum(-1)
+        found = right[place, trials], last[place, trials], none[place, trials]
+        return Outcome(*found, draws, draws * (1 + self.cost))
+
+
+@dataclass(frozen=True)
+class UntilRight(Verified):
+    """A perfect judge for nothing: draw until an answer is right, at most N times, ``at_once`` side by side."""
+
+    hit: float = field(default=1.0, init=False)
+    false_alarm: float = field(default=0.0, init=False)
+    cost: float = field(default=0.0, init=False)
+
+
+@dataclass(frozen=True)
+class BestOf(UntilRight):
+    """The paper's rule: all N answers are drawn and paid for, and a perfect judge picks a right one if there is any."""
+
+    at_once: Any = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at_once", self.trials)
+
+
+@dataclass(frozen=True)
+class Majority:
+    """All N answers are drawn, and the most frequent one is given; of equally frequent ones any, at random.
+
+    Counts do not tell which answers agree. Without ``votes`` the accuracy is a bound: ``wrong`` "agree" (all wrong answers are the
+    same: no vote does worse) or "differ" (no two are: none does better).
+    """
+
+    trials: Any
+    wrong: str = "agree"
+
+    def of(self, n: ArrayLike, c: ArrayLike, votes: Sequence[Votes] | None = None) -> Outcome:
+        """See :class:`Strategy`; ``votes``: the answers of each problem, along the first axis of ``n``, for the exact value."""
+        among(("agree", "differ"), self.wrong, "wrong")
+        n_, c_, trials, _ = _counts(n, c, self.trials, 1)
+        if votes is None:
+            r = np.arange(int(trials.max()) + 1)
+            chance = hypergeom.pmf(r, n_[..., None], c_[..., None], trials[..., None])  # of r right ones
+            wrong = trials[..., None] - r
+            agree = np.where(r > wrong, 1.0, np.where(r == wrong, 0.5, 0.0))
+            differ = np.where(r == 1, 1 / trials[..., None], (r > 1) * 1.0)
+            right = (chance * (agree if self.wrong == "agree" else differ)).sum(-1)
+        else:
+            require(len(votes) == len(n_), f"votes must be given for each of {len(n_)} problems", len(votes))
+            right = np.stack([vote(one, int(trials.max()))[trials[i]] for i, one in enumerate(votes)])
+        zero, draws = np.zeros(n_.shape), trials.astype(float)
+        return Outcome(right, zero, zero, draws, draws)
+
+
+@dataclass(frozen=True)
+class Escalate:
+    """One setting after another, each tried by its own strategy, until an answer is accepted: small first, then larger."""
+
+    stages: Sequence[Verified]
+
+    def of(self, counts: Sequence[tuple[ArrayLike, ArrayLike]], costs: Sequence[ArrayLike]) -> Outcome:
+        """The outcome for problems with these (n, c) and this cost of an answer, for each stage.
+
+        ``paid`` is in the unit of ``costs``. Different settings' traces are independent given the problem, so products are unbiased.
+        """
+        require(len(self.stages) > 0, "stages must hold a strategy at least", list(self.stages))
+        for name, given in (("counts", counts), ("costs", costs)):
+            require(len(given) == len(self.stages), f"{name} must have one entry for each of {len(self.stages)} stages", len(given))  # fmt: skip
+        right, draws, paid, left = 0.0, 0.0, 0.0, np.ones(())
+        for stage, (n, c), cost in zip(self.stages, counts, costs, strict=True):
+            one = stage.of(n, c)
+            right, last = right + left * one.right, left * one.last
+            draws, paid = draws + left * one.draws, paid + left * one.paid * np.asarray(cost, float)
+            left = left * one.left
+        return Outcome(*np.broadcast_arrays(right, last, left, draws, paid))
+
+
+STRATEGIES: dict[str, tuple[Callable[..., Strategy], str]] = {
+    "best-of": (BestOf, "all N answers are paid for, and a perfect judge picks a right one"),
+    "until-right": (UntilRight, "a perfect judge stops at the first right answer"),
+    "verified": (Verified, "an imperfect judge stops at the first answer it accepts"),
+    "majority": (Majority, "the most frequent of N answers"),
+}
+
+
+def parse_strategy(text: str) -> Callable[[Any], Strategy]:
+    """N -> strategy, from text: ``best-of``, ``until-right``, ``majority``, ``verified:HIT:FALSE_ALARM[:COST]``."""
+    name, *rest = text.split(":")
+    make, _ = lookup(STRATEGIES, name, "strategy")
+    rule = "strategy must read verified:HIT:FALSE_ALARM or verified:HIT:FALSE_ALARM:COST, and the others have no numbers"
+    require(len(rest) in ((2, 3) if name == "verified" else (0,)), rule, text)
+    try:
+        numbers = dict(zip(("hit", "false_alarm", "cost"), map(float, rest), strict=False))
+    except ValueError:
+        raise ValueError(f"{rule}; got {text!r}") from None
+    made = partial(make, **numbers)
+    made(1).of(1, 1)  # chances out of range are refused here
+    return made
+
+
+def _counts(n: ArrayLike, c: ArrayLike, trials: ArrayLike, wave: ArrayLike) -> list[np.ndarray]:
+    """The counts as whole numbers of one shape, checked."""
+    names = ("n (traces)", "c (right traces)", "trials (N)", "at_once")
+    given = np.broadcast_arrays(n, c, trials, wave)
+    for name, value, least, most in zip(
+        names, given, (1, 0, 1, 1), (np.inf, given[0], given[0], np.inf), strict=True
+    ):
+        require(
+            value.dtype.kind in "iuf" and bool((value % 1 == 0).all()), f"{name} must be whole numbers", value
+        )
+        bad = (value < least) | (value > most)
+        rule = f"{name} must be >= {least}" + (
+            " and at most n" if name != names[0] and name != names[3] else ""
+        )
+        require(not bad.any(), rule, value[bad][:1])
+    return [value.astype(int) for value in given]
+
+
+def _checked_one_by_one(
+    n: np.ndarray, c: np.ndarray, most: int, hit: float, false_alarm: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For j = 0..most draws: chance that none is accepted; that a right one is; that none is and the j-th is right.
+
+    Shapes [case, most + 1]. ``waiting[case, r]``: chance that the draws so far were all rejected, r right ones among
+    them; drawing without replacement makes the estimate unbiased.
+    """
+    none, right, last = (np.zeros((len(n), most + 1)) for _ in range(3))
+    none[:, 0] = 1
+    r = np.arange(most + 1 if hit < 1 else 1)
+    waiting = np.zeros((len(n), len(r)))
+    waiting[:, 0] = 1
+    for j in range(most):
+        rest = np.maximum(n - j, 1)[:, None]
+        of_right = waiting * np.clip(c[:, None] - r, 0, None) / rest
+        of_wrong = waiting * np.clip(n[:, None] - c[:, None] - (j - r), 0, None) / rest
+        right[:, j + 1] = right[:, j] + hit * of_right.sum(1)
+        last[:, j + 1] = (1 - hit) * of_right.sum(1)
+        waiting = (1 - false_alarm) * of_wrong
+        waiting[:, 1:] += (1 - hit) * of_right[:, :-1]
+        none[:, j + 1] = waiting.sum(1)
+    return none, right, last
+
+
+def vote(votes: Votes, most: int) -> np.ndarray:
+    """Chance that the most frequent of N = 0..``most`` drawn answers is right, ties broken at random; exact.
+
+    A right answer given by m of the N wins where every other one was given by fewer; with t others given as often, it wins once in 1 + t.
+    Counted for all m and N by a product of polynomials: the power is the number of draws, a second axis the ties.
+    """
+    total = sum(count for count, _ in votes)
+    require(most <= total <= 1000, "votes must hold at least N and at most 1,000 traces", total)
+    named, blank = (
+        [v for v in votes if v[1] is not None],
+        sum(count for count, right in votes if right is None),
+    )
+    found = np.zeros(most + 1)
+    for i, (mine, right) in enumerate(named):
+        for m in range(1, min(mine, most) + 1) if right else ():
+            ways = np.zeros((most + 1, most // m + 2))
+            ways[m, 0] = comb(mine, m)
+            for count, most_of_it, ties in [
+                *((k, m, 1) for j, (k, _) in enumerate(named) if j != i),
+                (blank, blank, 0),
+            ]:
+                old, ways = ways, np.zeros_like(ways)
+                for j in range(min(count, most_of_it, most) + 1):
+                    tied = ties if j == m else 0
+                    shifted = old[: most + 1 - j, : old.shape[1] - tied] * comb(count, j)
+                    ways[j:, tied:] += shifted
+            found += (ways / (1 + np.arange(ways.shape[1]))).sum(1)
+    return found / [comb(total, k) for k in range(most + 1)]
+
+
+def latency(tokens: ArrayLike, correct: ArrayLike, trials: int, at_once: int = 1) -> tuple[float, float]:
+    """Mean tokens until the answer of ``UntilRight`` is there, and mean tokens generated until then; of one problem.
+
+    ``tokens``, ``correct``: of its traces. ``at_once`` answers are drawn side by side; where one of them ends and is right, the
+    others are dropped, so Wald's identity does not hold. Averages over all ordered choices of ``trials`` traces, exactly.
+    """
+    tokens, correct = np.asarray(tokens, float), np.asarray(correct, bool)
+    n, _, trials, at_once = (int(x) for x in _counts(len(tokens), correct.sum(), trials, at_once))
+    right, wrong = np.sort(tokens[correct]), np.sort(tokens[~correct])
+    waited = spent = 0.0
+    for start in range(0, min(trials, len(wrong) + 1), at_once):
+        k, left, others = min(at_once, trials - start), n - start, len(wrong) - start
+        before = comb(len(wrong), start) / comb(n, start)  # all so far are wrong
+        for i, mine in enumerate(right, 1):  # the i-th shortest right one is drawn, and none that is shorter
+            chance = before * comb(left - i, k - 1) / comb(left, k)
+            dropped = (len(right) - i) * mine + (others * np.minimum(wrong, mine).mean() if others else 0)
+            waited += chance * mine
+            spent += chance * (mine + (k - 1) * dropped / max(left - i, 1))
+        if others >= k:
+            chance = before * comb(others, k) / comb(left, k)
+            ways = [
+                comb(j, k - 1) for j in range(len(wrong))
+            ]  # in which the j-th shortest wrong one is the longest of k
+            waited += chance * float(np.dot(ways, wrong)) / comb(len(wrong), k)
+            spent += chance * k * wrong.mean()
+    return waited, spent
