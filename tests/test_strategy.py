@@ -31,7 +31,7 @@ def orders(n, c):
 
 def played(order, trials, hit, false_alarm, at_once):
     """Chance of a right answer, chance that none is accepted, mean draws: every verdict of the judge in turn."""
-    right = left = draws = 0.0
+    right = left = draws = waves = 0.0
     for verdicts in product((True, False), repeat=trials):
         chance = 1.0
         for is_right, accepted in zip(order, verdicts, strict=False):
@@ -41,7 +41,8 @@ def played(order, trials, hit, false_alarm, at_once):
         given_ = order[trials - 1 if first is None else first]
         used = trials if first is None else min(trials, (first // at_once + 1) * at_once)
         right, left, draws = right + chance * given_, left + chance * (first is None), draws + chance * used
-    return right, left, draws
+        waves += chance * -(-used // at_once)
+    return right, left, draws, waves
 
 
 @pytest.mark.parametrize(("n", "c"), COUNTS)
@@ -51,7 +52,9 @@ def test_a_judge_is_what_all_orders_and_verdicts_say(n, c, at_once):
         for hit, false_alarm in ((0.8, 0.3), (1, 0), (0.4, 0.9)):
             found = Verified(trials, hit, false_alarm, 0.25, at_once).of(n, c)
             want = np.mean([played(one, trials, hit, false_alarm, at_once) for one in orders(n, c)], axis=0)
-            assert [found.accuracy, found.left, found.draws] == pytest.approx(list(want), abs=1e-12)
+            assert [found.accuracy, found.left, found.draws, found.waves] == pytest.approx(
+                list(want), abs=1e-12
+            )
             assert found.paid == pytest.approx(1.25 * want[2])
 
 
@@ -126,7 +129,7 @@ def elected(answers, right):
 )  # fmt: skip
 def test_a_vote_is_what_all_orders_say(answers, right):
     held = [None if a == "-" else a for a in answers]
-    votes = [(held.count(a), None if a is None else a in right) for a in dict.fromkeys(held)]
+    votes = tuple((held.count(a), None if a is None else a in right) for a in dict.fromkeys(held))
     found = vote(votes, len(held))
     for trials in range(1, len(held) + 1):
         want = np.mean([elected(order[:trials], set(right)) for order in permutations(held)])
@@ -217,16 +220,16 @@ def test_a_strategy_is_read_from_text():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: UntilRight(5).of(4, 2), r"trials \(N\) must be >= 1 and at most n; got \[5\]"),
-        (lambda: UntilRight(0).of(4, 2), r"trials \(N\) must be >= 1"),
-        (lambda: BestOf(1.5).of(4, 2), r"must be whole numbers; got 1.5"),
-        (lambda: Majority(2).of(4, 5), r"c \(right traces\) must be >= 0 and at most n; got \[5\]"),
-        (lambda: UntilRight(2, 0).of(4, 2), "at_once must be >= 1"),
+        (lambda: UntilRight(5).of(4, 2), r"trials \(N\) must be at most n; got \[5\]"),
+        (lambda: UntilRight(0).of(4, 2), r"trials \(N\) must be whole numbers >= 1; got 0"),
+        (lambda: BestOf(1.5).of(4, 2), r"trials \(N\) must be whole numbers >= 1; got 1.5"),
+        (lambda: Majority(2).of(4, 5), r"c \(right traces\) must be at most n; got \[5\]"),
+        (lambda: UntilRight(2, 0).of(4, 2), "at_once must be whole numbers >= 1; got 0"),
         (lambda: Majority(2, "some").of(4, 2), "wrong .some. is not known; known: agree, differ"),
         (lambda: Majority([2]).of([4], [2], []), "votes must be given for each of 1 problems; got 0"),
-        (lambda: vote([(2, True)], 3), "votes must hold at least N"),
-        (lambda: Escalate([]).of([], []), "stages must hold a strategy"),
-        (lambda: Escalate([UntilRight(1)]).of([], [1]), "counts must have one entry for each of 1 stages; got 0"),
+        (lambda: vote(((2, True),), 3), "votes must hold at least N"),
+        (lambda: Escalate([]).of([], []), "equally many, at least one; got .0, 0, 0."),
+        (lambda: Escalate([UntilRight(1)]).of([], [1]), "equally many, at least one; got .1, 0, 1."),
     ],
 )  # fmt: skip
 def test_wrong_counts_are_named(make, message):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from math import comb
 from typing import Any, Protocol
 
@@ -33,8 +33,8 @@ class Outcome:
     """What a strategy comes to, in the mean; arrays of one shape.
 
     ``right``: chance that an answer was accepted (or voted for) and is right; ``last``: that none was accepted and the last one
-    drawn, which is given then, is right; ``left``: that none was accepted. ``draws``: answers drawn; ``paid``: their
-    cost and that of checking them, in units of the cost of one answer.
+    drawn, which is given then, is right; ``left``: that none was accepted. ``draws``: answers drawn, in ``waves`` of answers side
+    by side; ``paid``: their cost and that of checking them, in units of the cost of one answer.
     """
 
     right: np.ndarray
@@ -42,6 +42,7 @@ class Outcome:
     left: np.ndarray
     draws: np.ndarray
     paid: np.ndarray
+    waves: np.ndarray
 
     @property
     def accuracy(self) -> np.ndarray:
@@ -50,10 +51,13 @@ class Outcome:
 
 
 class Strategy(Protocol):
-    """What all of them have: ``trials``, the most answers drawn (N, a whole number or an array of them)."""
+    """``trials``: the most answers drawn (N, a whole number or an array of them); ``at_once``: of these, side by side."""
 
     @property
     def trials(self) -> Any: ...
+
+    @property
+    def at_once(self) -> Any: ...
 
     def of(self, n: ArrayLike, c: ArrayLike, votes: Sequence[Votes] | None = None) -> Outcome:
         """The outcome for problems with ``c`` right traces of ``n``; all broadcast, N at most n."""
@@ -88,14 +92,13 @@ class Verified:
         none, right, last = _checked_one_by_one(
             cases[0], cases[1], int(trials.max()), self.hit, self.false_alarm
         )
-        at = np.arange(none.shape[1])
-        starts = at % wave[..., None] == 0
-        sizes = np.where(
-            starts & (at < trials[..., None]), np.minimum(wave[..., None], trials[..., None] - at), 0
-        )
-        draws = (none[place] * sizes).sum(-1)
+        at, most = np.arange(none.shape[1]), trials[..., None]
+        started = none[place] * (
+            (at % wave[..., None] == 0) & (at < most)
+        )  # chance that a wave starts after so many
+        draws = (started * np.minimum(wave[..., None], np.maximum(most - at, 0))).sum(-1)
         found = right[place, trials], last[place, trials], none[place, trials]
-        return Outcome(*found, draws, draws * (1 + self.cost))
+        return Outcome(*found, draws, draws * (1 + self.cost), started.sum(-1))
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,11 @@ class Majority:
     trials: Any
     wrong: str = "agree"
 
+    @property
+    def at_once(self) -> Any:
+        """All of them."""
+        return self.trials
+
     def of(self, n: ArrayLike, c: ArrayLike, votes: Sequence[Votes] | None = None) -> Outcome:
         """See :class:`Strategy`; ``votes``: the answers of each problem, along the first axis of ``n``, for the exact value."""
         among(("agree", "differ"), self.wrong, "wrong")
@@ -143,7 +151,7 @@ class Majority:
             require(len(votes) == len(n_), f"votes must be given for each of {len(n_)} problems", len(votes))
             right = np.stack([vote(one, int(trials.max()))[trials[i]] for i, one in enumerate(votes)])
         zero, draws = np.zeros(n_.shape), trials.astype(float)
-        return Outcome(right, zero, zero, draws, draws)
+        return Outcome(right, zero, zero, draws, draws, zero + 1)
 
 
 @dataclass(frozen=True)
@@ -157,16 +165,19 @@ class Escalate:
 
         ``paid`` is in the unit of ``costs``. Different settings' traces are independent given the problem, so products are unbiased.
         """
-        require(len(self.stages) > 0, "stages must hold a strategy at least", list(self.stages))
-        for name, given in (("counts", counts), ("costs", costs)):
-            require(len(given) == len(self.stages), f"{name} must have one entry for each of {len(self.stages)} stages", len(given))  # fmt: skip
-        right, draws, paid, left = 0.0, 0.0, 0.0, np.ones(())
+        sizes = [len(self.stages), len(counts), len(costs)]
+        require(
+            sizes[0] > 0 and len(set(sizes)) == 1,
+            "stages, counts and costs must be equally many, at least one",
+            sizes,
+        )
+        right, draws, paid, waves, left = 0.0, 0.0, 0.0, 0.0, np.ones(())
         for stage, (n, c), cost in zip(self.stages, counts, costs, strict=True):
             one = stage.of(n, c)
             right, last = right + left * one.right, left * one.last
             draws, paid = draws + left * one.draws, paid + left * one.paid * np.asarray(cost, float)
-            left = left * one.left
-        return Outcome(*np.broadcast_arrays(right, last, left, draws, paid))
+            waves, left = waves + left * one.waves, left * one.left
+        return Outcome(*np.broadcast_arrays(right, last, left, draws, paid, waves))
 
 
 STRATEGIES: dict[str, tuple[Callable[..., Strategy], str]] = {
@@ -194,19 +205,14 @@ def parse_strategy(text: str) -> Callable[[Any], Strategy]:
 
 def _counts(n: ArrayLike, c: ArrayLike, trials: ArrayLike, wave: ArrayLike) -> list[np.ndarray]:
     """The counts as whole numbers of one shape, checked."""
-    names = ("n (traces)", "c (right traces)", "trials (N)", "at_once")
     given = np.broadcast_arrays(n, c, trials, wave)
-    for name, value, least, most in zip(
-        names, given, (1, 0, 1, 1), (np.inf, given[0], given[0], np.inf), strict=True
+    for name, value, least in zip(
+        ("n (traces)", "c (right traces)", "trials (N)", "at_once"), given, (1, 0, 1, 1), strict=True
     ):
-        require(
-            value.dtype.kind in "iuf" and bool((value % 1 == 0).all()), f"{name} must be whole numbers", value
-        )
-        bad = (value < least) | (value > most)
-        rule = f"{name} must be >= {least}" + (
-            " and at most n" if name != names[0] and name != names[3] else ""
-        )
-        require(not bad.any(), rule, value[bad][:1])
+        whole = value.dtype.kind in "iuf" and bool((value % 1 == 0).all() and (value >= least).all())
+        require(whole, f"{name} must be whole numbers >= {least}", value)
+    for name, value in (("c (right traces)", given[1]), ("trials (N)", given[2])):
+        require(value <= given[0], f"{name} must be at most n", value[value > given[0]])
     return [value.astype(int) for value in given]
 
 
@@ -235,6 +241,7 @@ def _checked_one_by_one(
     return none, right, last
 
 
+@lru_cache(maxsize=4096)
 def vote(votes: Votes, most: int) -> np.ndarray:
     """Chance that the most frequent of N = 0..``most`` drawn answers is right, ties broken at random; exact.
 
