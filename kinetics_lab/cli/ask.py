@@ -110,6 +110,8 @@ def plan(
     if not traces:
         print(f"kinetics-lab: no --traces: planning with {offers.EMBEDDED}", file=sys.stderr)
         dense_layers = offers.EMBEDDED_DENSE_LAYERS if dense_layers is None else dense_layers
+    if clock and clock.split(":")[0] != hardware:
+        raise ValueError(f"--clock {clock} is of another device than --hardware {hardware}; give the same")
     device = lab.find_hardware(hardware, precision, n_devices)
     shapes = offers.own_models(offers.name_models(model, data))
     sequences: Any = batch

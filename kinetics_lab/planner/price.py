@@ -17,12 +17,11 @@ from kinetics_lab.cost.clock import Clock, Measured
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense, parse_policy
-from kinetics_lab.cost.request import max_batch, prefill_cost
+from kinetics_lab.cost.request import decode_cost, max_batch, prefill_cost
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon.grid import OutsideGridWarning
 from kinetics_lab.cost.silicon.serving import prefill_seconds
 from kinetics_lab.errors import lookup, require
-from kinetics_lab.laws.frontier import cost_table
 from kinetics_lab.planner.strategy import BestOf, Majority, Strategy
 
 SERVER = ["task", "model", "policy", "cap"]  # what answers on one server have in common
@@ -57,7 +56,7 @@ def price(
         clock: of measured kernels; None for the law. It times every token of a server alike.
         share_prompt: answers to a problem share its prompt, read and stored once; else each reads its own.
         prefill: count the reading of the prompt. hourly: dollars an hour a device.
-        options: of ``cost_table`` and ``decode_cost`` (dense_layers, combine, ...).
+        options: of ``decode_cost`` (dense_layers, ...), and ``combine``.
 
     Columns beside the summary's: ``n_trials``, ``accuracy``, ``best_case`` (of a vote whose answers are not known; ``accuracy`` is the
     worst then), ``draws``, ``tokens``, ``eflops`` and ``usd`` (of a problem), ``devices``, ``batch``, ``ttft`` and ``tpot`` (seconds to
@@ -153,21 +152,19 @@ def _answer(
         each, wave = length * tpot * devices / batch * peak, 0.0
         inside = bool(clock.silicon.inside(shape, batch, context, devices))
     else:
-        law = {**options, "batch": batch if np.isfinite(batch) else None, "share_prompt": share_prompt}
-        one = cost_table(
-            rows.assign(n_traces=2, n_correct=0),
-            hardware,
-            (1, 2),
-            shapes={str(rows.model.iloc[0]): shape},
-            **law,
+        law = {"bytes_per_element": hardware.bytes_per_element, **options, "share_prompt": share_prompt}
+        combine = law.pop("combine", "add")
+        square, batched = rows.mean_sq_tokens.to_numpy(float), batch if np.isfinite(batch) else None
+        policy, n_in = parse_policy(rows.policy.iloc[0]), rows.tokens_in.to_numpy(float)
+        first, both = (
+            decode_cost(shape, policy, n_in, length, n, n_out_sq=square, batch=batched, **law).eflops(
+                hardware, combine
+            )
+            for n in (1, 2)
         )
-        first, both = (one.eflops.to_numpy()[one.n_trials == n] for n in (1, 2))
         each, wave = both - first, 2 * first - both
-        tpot = float((first.sum() / max(length.sum(), 1)) / peak * batch / devices)
-        combine = options.get("combine", "add")
-        read = (
-            prefill_cost(shape, rows.tokens_in).eflops(hardware, combine) if prefill else np.zeros(len(rows))
-        )
+        tpot = float(first.sum() / max(length.sum(), 1) / peak * batch / devices)
+        read = prefill_cost(shape, n_in).eflops(hardware, combine) if prefill else np.zeros(len(rows))
         ttft = np.asarray(read) / peak / devices
     prompt = ttft * devices * peak
     return rows.assign(
@@ -188,13 +185,13 @@ def _drawn(one: pd.DataFrame, trials: np.ndarray, strategy: Callable[[Any], Stra
     n, c = table.n_traces.to_numpy(int), table.n_correct.to_numpy(int)
     known = votes is not None and votes.notna().all()
     found = plan.of(n, c, votes.tolist() if votes is not None and known else None)
-    best = found.accuracy
+    accuracy = best = found.accuracy.round(12)  # equal but for rounding is equal
     if isinstance(plan, Majority) and not known:
-        best = Majority(plan.trials, "differ").of(n, c).accuracy
+        best = Majority(plan.trials, "differ").of(n, c).accuracy.round(12)
     k, mean = np.broadcast_to(plan.at_once, n.shape), table.mean_tokens.to_numpy(float)
     spread = np.sqrt(np.maximum(table.mean_sq_tokens - mean**2, 0)) * (k - 1) / np.sqrt(2 * k - 1)
     return table.assign(
-        accuracy=found.accuracy.round(12),  best_case=best, draws=found.draws, tokens=found.draws * mean,
+        accuracy=accuracy, best_case=best, draws=found.draws, tokens=found.draws * mean,
         eflops=found.paid * table.each + found.waves * table.wave + table.once,
         answer_s=found.waves * (table.ttft + (mean + spread) * table.tpot),
     )  # fmt: skip

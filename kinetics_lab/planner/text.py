@@ -48,7 +48,7 @@ def served(row: Mapping[Any, Any]) -> str:
     if row["batch"] == float("inf"):
         parts = ["endless batch"]
     else:
-        times = f"{row['ttft_s']:.2g} s to the first token, {row['tpot_s']:.2g} to each further one, {row['answer_s']:.3g} to an answer"
+        times = f"{row['ttft_s']:.2g} s to the first token, {row['tpot_s']:.2g} a token, {row['answer_s']:.3g} to an answer"
         parts = [f"{row['devices']:.0f} device{'s' * (row['devices'] != 1)}, batch {row['batch']:.0f}", times]
     if row["usd"] > 0:
         parts.append(f"${row['usd']:.3g} (${row['usd_per_mtok']:.3g}/Mtok)")
