@@ -88,7 +88,7 @@ def plan(
         trials, caps: numbers of answers N (empty: every one); lengths (tokens) to cut answers at, if ``data`` are traces.
         max_seconds, max_tpot: limits of a service: seconds to an answer (mean over problems, at most), and per output token.
         n_boot, level: bootstrap over problems. n_splits: halvings of the trials. seed: of both.
-        options: of `price`: shapes, batch, reserve, clock, share_prompt, prefill, hourly, dense_layers, combine, ...
+        options: of `price` and `answers`: hourly, shapes, batch, reserve, clock, share_prompt, prefill, dense_layers, ...
 
     Returns the table that this module describes. Raises ``ValueError`` naming the argument, its value and what would
     be right.

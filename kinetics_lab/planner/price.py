@@ -43,66 +43,69 @@ def counts(trials: Sequence[int], most: int) -> np.ndarray:
 
 def price(
     summary: pd.DataFrame, hardware: Hardware, trials: Sequence[int] = (), *,
-    strategy: Callable[[Any], Strategy] = BestOf, shapes: Mapping[str, ModelShape] = MODELS,
-    batch: float | str = "fits", reserve: float = 0.1, clock: Clock | None = None,
-    share_prompt: bool = False, prefill: bool = True, hourly: float = np.nan, **options: Any,
+    strategy: Callable[[Any], Strategy] = BestOf, hourly: float = np.nan, **terms: Any,
 ) -> tuple[pd.DataFrame, dict[tuple[Any, ...], str]]:  # fmt: skip
-    """A row for each row of the summary and each N up to its traces, and what cannot be served: SERVER -> why.
+    """`drawn` of `answers`, and what cannot be served: SERVER -> why. ``hourly``: dollars an hour a device, for a column ``usd``."""
+    require(not hourly <= 0, "price must be positive (dollars an hour a device)", hourly)
+    least = counts(trials, int(summary.n_traces.max()))[0]
+    one, refused = answers(summary[summary.n_traces >= least], hardware, **terms)
+    table = drawn(one, strategy, trials)
+    return table.assign(usd=table.eflops / hardware.peak_flops * hardware.n_devices * hourly / 3600), refused
+
+
+def answers(
+    summary: pd.DataFrame, hardware: Hardware, *, shapes: Mapping[str, ModelShape] = MODELS, batch: float | str = "fits",
+    reserve: float = 0.1, clock: Clock | None = None, share_prompt: bool = False, prefill: bool = True, **options: Any,
+) -> tuple[pd.DataFrame, dict[tuple[Any, ...], str]]:  # fmt: skip
+    """What one answer costs, for each row of the summary, and what cannot be served: SERVER -> why.
 
     Args:
-        trials: numbers of answers N; see `counts`.
         batch, reserve: answers decoded side by side, which share the weights' traffic: "fits" (what the memory holds beside the
-            weights and a ``reserve``, on the smallest number of devices that do), a number, or "endless".
+            weights and a ``reserve``, on the fewest devices that do), a number, or "endless".
         clock: of measured kernels; None for the law. It times every token of a server alike.
         share_prompt: answers to a problem share its prompt, read and stored once; else each reads its own.
-        prefill: count the reading of the prompt. hourly: dollars an hour a device.
-        options: of ``decode_cost`` (dense_layers, ...), and ``combine``.
+        prefill: count the reading of the prompt. options: of ``decode_cost`` (dense_layers, ...), and ``combine``.
 
-    Columns beside the summary's: ``n_trials``, ``accuracy``, ``best_case`` (of a vote whose answers are not known; ``accuracy`` is the
-    worst then), ``draws``, ``tokens``, ``eflops`` and ``usd`` (of a problem), ``devices``, ``batch``, ``ttft`` and ``tpot`` (seconds to
-    the first and per further token), ``answer_s`` (to the answer, at most: see `_drawn`), ``inside`` (what the clock has measured).
+    Columns beside the summary's: ``each``, ``wave`` and ``once``, the eFLOPs of an answer, of what answers side by side share, and of what
+    all to a problem do; ``devices``, ``batch``; ``ttft`` and ``tpot``, seconds to the first and per further token; ``inside``, whether
+    the clock has measured there.
     """
     number = isinstance(batch, (int, float)) and 0 < batch < np.inf
     require(
         number or batch in ("fits", "endless"), "batch must be a number above 0, 'fits' or 'endless'", batch
     )
-    require(not hourly <= 0, "price must be positive (dollars an hour a device)", hourly)
-    shared = share_prompt and options.get("combine", "add") != "add"
+    combine = options.get("combine", "add")
     require(
-        not shared, "share_prompt needs combine='add', by which shared costs add up", options.get("combine")
+        combine == "add" or not share_prompt,
+        "share_prompt needs combine='add', by which shared costs add up",
+        combine,
     )
-    wanted = counts(trials, int(summary.n_traces.max()))
-    summary = summary[summary.n_traces >= wanted[0]]  # the others have nothing to price
     summary = summary if "cap" in summary else summary.assign(cap=np.nan)
-    parts, refused = [], dict[tuple[Any, ...], str]()
+    size, parts, refused = (
+        options.get("bytes_per_element", hardware.bytes_per_element),
+        [],
+        dict[tuple[Any, ...], str](),
+    )
     for key, rows in summary.groupby(SERVER, dropna=False, sort=False, observed=True):
         shape = lookup(shapes, rows.model.iloc[0], "model")
         held = rows.tokens_in * rows.mean_tokens + rows.mean_sq_tokens / 2  # tokens, summed over the steps
         context = float(max(held.sum() / max(rows.mean_tokens.sum(), 1), 1))
-        size = options.get("bytes_per_element", hardware.bytes_per_element)
         devices, fits, why = _room(shape, hardware, context, batch, reserve, size)
-        try:
-            own = (
-                rows
-                if why
-                else _answer(
-                    rows, shape, hardware, devices, fits, clock, context, share_prompt, prefill, options
-                )
-            )
-        except ValueError as error:
-            if clock is None:
-                raise
-            why = f"{clock.label} cannot price it: {error}"
+        if not why:
+            here = rows.assign(devices=devices, batch=fits)
+            try:
+                parts.append(_answer(here, shape, hardware, clock, context, share_prompt, prefill, options))
+            except ValueError as error:
+                if clock is None:
+                    raise
+                why = f"{clock.label} cannot price it: {error}"
         if why:
             refused[key] = why
-            continue
-        parts.append(_drawn(own, wanted, strategy))
     if not parts:
         raise ValueError(
             f"no model can be served on {hardware.name}: {'; '.join(dict.fromkeys(refused.values()))}"
         )
-    table = pd.concat(parts, ignore_index=True)
-    return table.assign(usd=table.eflops / hardware.peak_flops * hardware.n_devices * hourly / 3600), refused
+    return pd.concat(parts, ignore_index=True), refused
 
 
 def _room(
@@ -111,12 +114,11 @@ def _room(
     """Devices, answers side by side, and why none fits. One device stands for the fewest that hold the model."""
     if batch != "fits":
         return hardware.n_devices, np.inf if batch == "endless" else float(batch), ""
-    tried = NODE if hardware.n_devices == 1 else (1,)
-    for n in tried:
-        fits = float(max_batch(shape, hardware.times(n), context, bytes_per_element=size, reserve=reserve))
+    for n in NODE if hardware.n_devices == 1 else (1,):
+        most = hardware.times(n)
+        fits = float(max_batch(shape, most, context, bytes_per_element=size, reserve=reserve))
         if fits >= 1:
-            return n * hardware.n_devices, fits, ""
-    most = hardware.times(tried[-1])
+            return most.n_devices, fits, ""
     weights = f"{shape.n_params * size / 1e9:,.1f} GB of weights and an answer's cache"
     return (
         0,
@@ -126,67 +128,62 @@ def _room(
 
 
 def _answer(
-    rows: pd.DataFrame, shape: ModelShape, hardware: Hardware, devices: int, batch: float, clock: Clock | None,
-    context: float, share_prompt: bool, prefill: bool, options: Mapping[str, Any],
+    rows: pd.DataFrame, shape: ModelShape, hardware: Hardware, clock: Clock | None, context: float,
+    share_prompt: bool, prefill: bool, options: Mapping[str, Any],
 ) -> pd.DataFrame:  # fmt: skip
-    """The rows with the eFLOPs of one more answer (``each``), of what is shared (``wave``, ``once``), and the times."""
+    """`answers` for the rows of one server, which holds ``context`` tokens of each answer in the mean."""
     peak, length = hardware.peak_flops / hardware.n_devices, rows.mean_tokens.to_numpy(float)
-    inside = True
+    n_in, policy = rows.tokens_in.to_numpy(float), parse_policy(rows.policy.iloc[0])
+    devices, batch, inside = int(rows.devices.iloc[0]), float(rows.batch.iloc[0]), True
+    ttft = np.zeros(len(rows))
     if isinstance(clock, Measured):
         require(np.isfinite(batch), "batch must be finite with a clock of measured kernels", batch)
-        policies, share = (
-            (parse_policy(rows.policy.iloc[0]), Dense()),
-            options.get("dense_layers", 0) / shape.n_layers,
-        )
+        share = options.get("dense_layers", 0) / shape.n_layers
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OutsideGridWarning)  # `inside` says it
             own, dense = (
-                float(sum(clock.step(shape, batch, context, p, devices).values())) for p in policies
+                float(sum(clock.step(shape, batch, context, p, devices).values())) for p in (policy, Dense())
             )
-            ttft = (
-                prefill_seconds(shape, clock.silicon, rows.tokens_in, devices)
-                if prefill
-                else np.zeros(len(rows))
-            )
+            ttft = prefill_seconds(shape, clock.silicon, n_in, devices) if prefill else ttft
         tpot = (1 - share) * own + share * dense
         each, wave = length * tpot * devices / batch * peak, 0.0
         inside = bool(clock.silicon.inside(shape, batch, context, devices))
     else:
         law = {"bytes_per_element": hardware.bytes_per_element, **options, "share_prompt": share_prompt}
+        law |= {
+            "batch": batch if np.isfinite(batch) else None,
+            "n_out_sq": rows.mean_sq_tokens.to_numpy(float),
+        }
         combine = law.pop("combine", "add")
-        square, batched = rows.mean_sq_tokens.to_numpy(float), batch if np.isfinite(batch) else None
-        policy, n_in = parse_policy(rows.policy.iloc[0]), rows.tokens_in.to_numpy(float)
         first, both = (
-            decode_cost(shape, policy, n_in, length, n, n_out_sq=square, batch=batched, **law).eflops(
-                hardware, combine
-            )
-            for n in (1, 2)
+            decode_cost(shape, policy, n_in, length, n, **law).eflops(hardware, combine) for n in (1, 2)
         )
-        each, wave = both - first, 2 * first - both
+        each, wave = both - first, 2 * first - both  # two side by side share a part of what they read
         tpot = float(first.sum() / max(length.sum(), 1) / peak * batch / devices)
-        read = prefill_cost(shape, n_in).eflops(hardware, combine) if prefill else np.zeros(len(rows))
-        ttft = np.asarray(read) / peak / devices
+        ttft = prefill_cost(shape, n_in).eflops(hardware, combine) / peak / devices if prefill else ttft
     prompt = ttft * devices * peak
     return rows.assign(
         each=each + (0 if share_prompt else prompt), wave=wave, once=prompt if share_prompt else 0.0,
-        devices=devices, batch=batch, ttft=ttft, tpot=tpot, inside=inside,
+        ttft=ttft, tpot=tpot, inside=inside,
     )  # fmt: skip
 
 
-def _drawn(one: pd.DataFrame, trials: np.ndarray, strategy: Callable[[Any], Strategy]) -> pd.DataFrame:
-    """What the strategy makes of it, for every N.
+def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequence[int] = ()) -> pd.DataFrame:
+    """What the strategy makes of answers: a row for each of them and each N (see `counts`) up to its traces.
 
-    A wave of k answers side by side takes as long as its longest. Whatever the lengths, that is at most sqrt(Var) (k - 1) / sqrt(2k - 1)
-    above the mean one (Hartley and David 1954, Gumbel 1954), and no time above it for k = 1.
+    Columns beside those of `answers`: ``n_trials``, ``accuracy``, ``best_case`` (of a vote whose answers are not known; ``accuracy`` is the
+    worst then), ``draws``, ``tokens`` and ``eflops`` of a problem, ``answer_s``: seconds to the answer, at most. A wave of k answers side by
+    side takes as long as its longest, which is at most sqrt(Var) (k - 1) / sqrt(2k - 1) above the mean length, whatever the distribution
+    (Hartley and David 1954, Gumbel 1954); for k = 1 the mean time is exact.
     """
-    table = one.loc[one.index.repeat(len(trials))].assign(n_trials=np.tile(trials, len(one)))
+    wanted = counts(trials, int(one.n_traces.max()))
+    table = one.loc[one.index.repeat(len(wanted))].assign(n_trials=np.tile(wanted, len(one)))
     table = table[table.n_trials <= table.n_traces].reset_index(drop=True)
     plan, votes = strategy(table.n_trials.to_numpy()), table.get("votes")
     n, c = table.n_traces.to_numpy(int), table.n_correct.to_numpy(int)
-    known = votes is not None and votes.notna().all()
-    found = plan.of(n, c, votes.tolist() if votes is not None and known else None)
+    found = plan.of(n, c, None if votes is None else votes.tolist())
     accuracy = best = found.accuracy.round(12)  # equal but for rounding is equal
-    if isinstance(plan, Majority) and not known:
+    if isinstance(plan, Majority) and votes is None:
         best = Majority(plan.trials, "differ").of(n, c).accuracy.round(12)
     k, mean = np.broadcast_to(plan.at_once, n.shape), table.mean_tokens.to_numpy(float)
     spread = np.sqrt(np.maximum(table.mean_sq_tokens - mean**2, 0)) * (k - 1) / np.sqrt(2 * k - 1)
