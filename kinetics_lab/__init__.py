@@ -17,7 +17,8 @@ _PUBLIC = {
         "parse_policy",
     ),
     "cost.models": ("MODELS", "find_model"),
-    "cost.request": ("Cost", "attended", "cost_parts", "decode_cost", "max_batch", "prefill_cost"),
+    "cost.countings": ("attended",),
+    "cost.request": ("Cost", "cost_parts", "decode_cost", "max_batch", "prefill_cost"),
     "cost.shapes": ("ModelShape",),
     "data": ("read_table",),
     "laws.frontier": (

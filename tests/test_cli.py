@@ -19,32 +19,88 @@ import kinetics_lab
 from kinetics_lab import cli
 from kinetics_lab.cli.chapters import scalar
 from kinetics_lab.cli.shared import spread
+from kinetics_lab.cost.fit import fit
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.models import MODELS
-from kinetics_lab.cost.policies import BlockTopK
-from kinetics_lab.cost.request import decode_cost
+from kinetics_lab.cost.policies import BlockTopK, Dense
+from kinetics_lab.cost.precision import find_precision
+from kinetics_lab.cost.request import cost_parts, decode_cost
 
 COST = ["cost", "--model", "qwen3-8b", "--n-in", "1000", "--n-out", "16000"]
 
 
+def priced(capsys, *options):
+    assert cli.main([*COST, "--json", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
 def test_cost_prints_what_the_package_computes(capsys):
-    options = ["--policy", "block_topk:512:32", "--n-trials", "4", "--hardware", "h100", "--precision", "fp8"]
-    assert cli.main([*COST, *options, "--combine", "max", "--batch", "64"]) == 0
-    [line] = capsys.readouterr().out.splitlines()
-    got = json.loads(line)
-    policy, device = BlockTopK(512, 32), HARDWARE["h100"].at("fp8")
-    want = decode_cost(MODELS["qwen3-8b"], policy, 1000, 16000, 4, bytes_per_element=1, batch=64)
-    assert got["flops"] == want.flops
-    assert got["bytes"] == want.bytes
-    assert got["eflops"] == want.eflops(device, "max")
-    assert got["seconds"] == want.seconds(device, "max")
+    options = [
+        "--policy",
+        "block_topk:512:32",
+        "--n-trials",
+        "4",
+        "--hardware",
+        "h100",
+        "--weights",
+        "fp8",
+        "--kv",
+        "fp8",
+    ]
+    got = priced(capsys, *options, "--combine", "max", "--batch", "endless")
+    policy, device = BlockTopK(512, 32), HARDWARE["h100"]
+    want = decode_cost(MODELS["qwen3-8b"], policy, 1000, 16000, 4, bytes_per_element=1)
+    assert got["flops"] == pytest.approx(want.flops)
+    assert got["bytes"] == pytest.approx(want.bytes)
+    assert got["eflops"] == pytest.approx(got["seconds"] * device.peak_flops)
     assert got["arguments"]["policy"] == "block_topk:512:32"
-    assert got["arguments"]["precision"] == "fp8"
+    assert "step" not in got
 
 
-def test_cost_names_the_precision_it_took(capsys):
-    cli.main(COST)
-    assert json.loads(capsys.readouterr().out)["arguments"]["precision"] == "bf16"
+def test_one_precision_and_an_endless_batch_are_the_papers_law(capsys):
+    for combine in ("add", "max"):
+        got = priced(capsys, "--batch", "endless", "--hardware", "b200-paper", "--combine", combine)
+        law = cost_parts(MODELS["qwen3-8b"], Dense(), 1000, 16000)
+        want = sum(part.seconds(HARDWARE["b200-paper"], combine) for part in law.values())
+        assert got["seconds"] == pytest.approx(float(want))
+
+
+def test_cost_says_what_fits_and_keeps_precisions_apart(capsys):
+    got = priced(capsys)
+    room = fit(MODELS["qwen3-8b"], HARDWARE["h200"], context=17000)
+    assert (got["fits"]["devices"], got["fits"]["batch"], got["batch"]) == (1, room.batch, room.batch)
+    assert got["step"]["seconds"] == pytest.approx(sum(got["step"]["parts"].values()))
+    light = priced(capsys, "--weights", "fp8", "--batch", "64")
+    both = priced(capsys, "--weights", "fp8", "--kv", "fp8", "--batch", "64")
+    attention, halved = (found["parts"]["attention"]["bytes"] for found in (light, both))
+    assert attention == got["parts"]["attention"]["bytes"] == 2 * halved  # FP8 weights leave the cache alone
+    own = priced(capsys, "--no-share-prompt", "--n-trials", "4")["prefill_flops"]
+    assert own == pytest.approx(4 * got["prefill_flops"])
+
+
+def test_what_does_not_fit_is_priced_with_a_warning(capsys):
+    assert (
+        cli.main(
+            [
+                "cost",
+                "--model",
+                "deepseek-v3",
+                "--hardware",
+                "h100",
+                "--n-in",
+                "9",
+                "--n-out",
+                "99",
+                "--batch",
+                "256",
+            ]
+        )
+        == 0
+    )
+    out, err = capsys.readouterr()
+    assert "fits     no: deepseek-v3: 1,342.1 GB of weights; 8 x h100 have 615.7 GB" in out
+    assert "assumed" in out
+    assert err.startswith("kinetics-lab: warning: priced as if it fitted: deepseek-v3")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +108,10 @@ def test_cost_names_the_precision_it_took(capsys):
     [
         (["--model", "qwen3-88b"], "model 'qwen3-88b' is not known; did you mean qwen3-8b"),
         (["--hardware", "h20"], "hardware 'h20' is not known; did you mean h200"),
-        (["--precision", "fp16"], "h200: precision 'fp16' is not known"),
+        (["--weights", "fp9"], "precision of weights 'fp9' is not known; did you mean fp8"),
+        (["--batch", "many"], "--batch must be a whole number, fits or endless; got 'many'"),
+        (["--devices", "3"], "qwen3-8b: 32 query heads do not split over 3 devices"),
+        (["--cached", "1"], "cached must be in [0, 1) (share of the prompt); got 1.0"),
         (["--policy", "topk"], "policy 'topk'"),
         (["--policy", "block_topk:500:32"], "budget must be a multiple of block_size=32; got 500"),
         (["--n-in", "-1"], "n_in must be >= 0"),
@@ -283,10 +342,10 @@ def test_plan_prints_a_table_of_the_embedded_traces(capsys, plan):
     from kinetics_lab.data import read_table
     from kinetics_lab.planner.text import text
 
-    assert cli.main([*PLAN, "--hardware", "h100", "--precision", "fp8"]) == 0
+    assert cli.main([*PLAN, "--hardware", "h100", "--weights", "fp8", "--kv", "fp8"]) == 0
     out, err = capsys.readouterr()
     summary = read_table("aime24_qwen3_best_of_n")
-    want = plan(summary, HARDWARE["h100"].at("fp8"), [0.1, 5], dense_layers=1)
+    want = plan(summary, HARDWARE["h100"], [0.1, 5], dense_layers=1, precision=find_precision("fp8", "fp8"))
     assert out == text(want) + "\n"
     assert max(map(len, out.split("To start:")[0].splitlines())) <= 100
     assert err.splitlines() == [
@@ -304,19 +363,16 @@ def test_plan_prints_json_lines(capsys, plan):
     assert rows[0]["setting"] == ""
     assert rows[0]["accuracy"] is None
     assert rows[0]["note"].startswith("nothing fits; the cheapest, 1 x qwen3-")
-    assert (rows[1]["model"], rows[1]["policy"], rows[1]["n_trials"]) == ("qwen3-8b", "dense", 1)
+    assert (rows[1]["model"], rows[1]["policy"], rows[1]["n_trials"]) == ("qwen3-14b", "dense", 1)
     assert rows[1]["low"] < rows[1]["accuracy"] < rows[1]["high"]
 
 
 def test_plan_says_what_has_no_room(capsys, plan):
-    options = ["--hardware", "tpu-v5e", "--n-devices", "2", "--trials", "1", "--json"]
+    options = ["--hardware", "tpu-v5e", "--devices", "2", "--trials", "1", "--json"]
     assert cli.main([*PLAN, *options]) == 0
-    [_, *left] = capsys.readouterr().err.splitlines()
-    assert left[0].startswith(
-        "kinetics-lab: left out: no room: 29.5 GB of weights and an answer's cache, 2 x tpu-v5e has 32 GB"
-    )
-    assert left[0].endswith("aime24: qwen3-14b, dense")
-    assert left[1].startswith("kinetics-lab: left out: no room: 65.5 GB")
+    told = [line for line in capsys.readouterr().err.splitlines() if "GB" in line]
+    assert [line.split(": ")[2] for line in told] == ["qwen3-14b", "qwen3-32b"]
+    assert "65.5 GB of weights; 2 x tpu-v5e have 30.4 GB beside the reserve" in told[1]
 
 
 def test_plan_takes_a_clock_a_price_and_limits(capsys, plan):
@@ -326,7 +382,7 @@ def test_plan_takes_a_clock_a_price_and_limits(capsys, plan):
         "--price",
         "4",
         "--max-tpot",
-        "0.03",
+        "0.033",
         "--max-seconds-per-answer",
         "900",
         "--policies",
@@ -342,7 +398,7 @@ def test_plan_takes_a_clock_a_price_and_limits(capsys, plan):
     assert "vllm serve Qwen/Qwen3-" in out
     assert "--tp-size 1" in out
     assert cli.main(["plan", "--budget", "9", "--clock", "b200:vllm"]) == 2
-    assert "--clock b200:vllm is of another device than --hardware h200" in capsys.readouterr().err
+    assert "the clock is of b200, and hardware must be the same; got 'h200'" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -414,8 +470,8 @@ def test_a_config_needs_no_name_for_the_one_unknown_model(trace_file, tmp_path, 
     ("options", "message"),
     [
         (["--hardware", "h20"], "hardware 'h20' is not known; did you mean h200"),
-        (["--precision", "fp4"], "h200: precision 'fp4' is not known; did you mean fp8?"),
-        (["--n-devices", "0"], "n_devices must be at least 1; got 0"),
+        (["--weights", "fp9"], "precision of weights 'fp9' is not known; did you mean fp8"),
+        (["--devices", "0"], "devices must be at least 1; got 0"),
         (["--budget", "-3"], "budgets must be positive (device seconds); got [-3.0, 0.1, 5.0]"),
         (["--unit", "hours"], "unit 'hours' is not known; did you mean usd?"),
         (["--allocation", "best"], "allocation 'best' is not known; known: hindsight, oracle, uniform"),
@@ -528,7 +584,7 @@ def test_a_page_shows_results_and_loads_nothing(tmp_path, write_notebook):
 
 
 def test_a_clock_times_the_answers_by_measured_kernels(capsys):
-    command = ["cost", "--model", "qwen3-8b", "--n-in", "512", "--n-out", "4096", "--n-trials", "8"]
+    command = ["cost", "--model", "qwen3-8b", "--n-in", "512", "--n-out", "4096", "--batch", "8", "--json"]
     assert cli.main([*command, "--clock", "h200:vllm"]) == 0
     told = json.loads(capsys.readouterr().out)["clock"]
     assert told["measured"]

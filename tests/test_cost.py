@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kinetics_lab.cost.countings import attended
 from kinetics_lab.cost.hardware import find_hardware
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Quest, StridedBlockTopK, TopK
-from kinetics_lab.cost.request import Cost, attended, cost_parts, decode_cost, max_batch, prefill_cost
+from kinetics_lab.cost.request import Cost, cost_parts, decode_cost, max_batch, prefill_cost
 from kinetics_lab.data import read_table
 
 QWEN, MOE, MLA = MODELS["qwen3-8b"], MODELS["qwen3-30b-a3b"], MODELS["deepseek-v3"]

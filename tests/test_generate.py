@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinetics_lab.cost.shapes import ModelShape
+from kinetics_lab.cost.families import from_hf_config
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'generate')")
 torch.set_num_threads(1)  # models this small lose time to a second thread
@@ -54,10 +54,10 @@ def letters_tokenizer():
 
 
 def tiny_model():
-    shape = ModelShape(
-        name="tiny", family="qwen3", n_layers=2, n_q_heads=4, n_kv_heads=2, head_dim=16, hidden=48, ffn=96, vocab=END + 1,
-        qk_norm=True,
-    )  # fmt: skip
+    shape = from_hf_config({
+        "architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 16, "hidden_size": 48, "intermediate_size": 96, "vocab_size": END + 1,
+    })  # fmt: skip
     model = hf.random_model(shape, seed=1)
     for p in model.parameters():
         p.data *= 5 if p.ndim > 1 else 1

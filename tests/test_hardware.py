@@ -17,8 +17,9 @@ def test_the_papers_b200_and_a_consistent_one():
 def test_figures_are_in_si_units_and_have_a_source(name):
     hw = HARDWARE[name]
     assert hw.precision in hw.peaks
-    assert 1e14 < hw.peak_flops < 1e16
-    assert 5e11 < hw.bandwidth < 1e13
+    assert 5e13 < hw.peak_flops < 1e16
+    assert 2e11 < hw.bandwidth < 1e13
+    assert 3e10 <= hw.link < 1e12
     assert 1e10 < hw.memory < 1e12
     assert len(hw.source) > 10
     assert set(hw.peaks) <= set(ELEMENT_BYTES)

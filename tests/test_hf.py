@@ -6,9 +6,9 @@ import os
 
 import pytest
 
+from kinetics_lab.cost.families import from_hf_config
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.decode import caches
 
 torch = pytest.importorskip("torch", reason="needs PyTorch (the extra 'generate')")
@@ -20,18 +20,24 @@ if not torch.cuda.is_available():
 from kinetics_lab.decode import hf  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SIZES = dict(n_layers=3, n_q_heads=4, n_kv_heads=2, head_dim=16, hidden=48, ffn=96, vocab=101)
+SIZES = dict(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16, hidden_size=48,
+             intermediate_size=96, vocab_size=101)  # fmt: skip
 FAMILIES = {
-    "qwen3": {"qk_norm": True},
-    "qwen2.5": {"qkv_bias": True},
-    "llama3": {},
-    "qwen3-moe": {"qk_norm": True, "n_experts": 4, "n_active_experts": 2, "expert_ffn": 32},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
+    "qwen2.5": {"architectures": ["Qwen2ForCausalLM"]},
+    "llama3": {"architectures": ["LlamaForCausalLM"]},
+    "qwen3-moe": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    },
 }
 PROMPT = [5, 7, 9, 3, 2, 60, 41, 5, 11]
 
 
 def tiny(family: str = "qwen3"):
-    shape = ModelShape(name="tiny", family=family, **SIZES, **FAMILIES[family])
+    shape = from_hf_config(SIZES | FAMILIES[family])
     model = hf.random_model(shape, device=DEVICE, seed=3)
     for p in model.parameters():
         p.data *= 8 if p.ndim > 1 else 1  # far from uniform attention

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from kinetics_lab.book.runs import run_notebook
+from kinetics_lab.cost.families import from_hf_config
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense
-from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.measure import runner as measure
 from kinetics_lab.measure.limits import Rates, datasheet_rates
 from kinetics_lab.measure.suites import model as model_suite
@@ -173,8 +173,8 @@ def test_the_kernels_take_every_case():
 def test_no_case_is_planned_that_does_not_fit():
     assert {case["model"] for case in filling(40e9)} == {"qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b"}
     assert filling(6e9) == []
-    assert model_suite.memory_of("nvidia-a100") == 80e9
-    assert model_suite.memory_of("some-other-gpu") == model_suite.memory_of("nvidia-h200") == 141e9
+    assert model_suite.memory_of("nvidia-a100") == 80 * 2**30
+    assert model_suite.memory_of("some-other-gpu") == model_suite.memory_of("nvidia-h200") == 143771 * 2**20
 
 
 # ---- the table of models --------------------------------------------------------------------------------------
@@ -201,8 +201,8 @@ def test_a_context_that_fits_nowhere_is_refused():
 
 # ---- the step itself, tiny ------------------------------------------------------------------------------------
 
-SIZES = dict(n_q_heads=4, head_dim=16, hidden=32, ffn=64, vocab=64, qk_norm=True)
-EXPERTS = dict(n_experts=4, n_active_experts=2, expert_ffn=32)
+SIZES = dict(num_attention_heads=4, head_dim=16, hidden_size=32, intermediate_size=64, vocab_size=64)
+EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,9 @@ def hf():
 
 def tiny(hf, n_layers: int = 2, n_kv_heads: int = 2, family: str = "qwen3", dtype: Any = None) -> Any:
     more = EXPERTS if family == "qwen3-moe" else {}
-    shape = ModelShape(name="t", family=family, n_layers=n_layers, n_kv_heads=n_kv_heads, **SIZES, **more)
+    kind = ["Qwen3MoeForCausalLM" if more else "Qwen3ForCausalLM"]
+    layers = {"num_hidden_layers": n_layers, "num_key_value_heads": n_kv_heads}
+    shape = from_hf_config({"architectures": kind} | layers | SIZES | more)
     model = hf.random_model(shape, dtype=dtype or torch.float32, seed=3)
     for p in model.parameters():
         p.data *= 8 if p.ndim > 1 else 1  # far from uniform attention
@@ -395,6 +397,6 @@ def test_the_chapter_calls_measured_what_is_measured_and_nothing_else(tmp_path):
     assert result["peer_us"].notna().sum() == 3
     assert text.count(">measured</td>") == 3
     assert text.count(">limit</td>") == 3
-    assert "every layer sparse, 4 times where 5.27 is the limit: " in text
+    assert "every layer sparse, 4 times where 5.56 is the limit: " in text
     assert "dense not slower than the library: it takes " in text
     assert sum("easured" in title for title in titles) == 2

@@ -52,7 +52,7 @@ def test_no_attention_row_beats_the_memory_but_out_of_the_l2():
     assert len(known) > 50_000
     assert share[~fits].max() < 1.0
     assert (share[fits] > 1).sum() > 100  # warm rows are there, and are what they are called
-    assert set(known[(share > 1)].gpu) == {"l40s"}
+    assert set(known[(share > 1)].gpu) == {"l40s", "rtx-pro-6000"}
 
 
 def test_the_impossible_rows_are_left_out():

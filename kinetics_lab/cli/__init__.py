@@ -12,6 +12,7 @@ from typer.main import get_command
 
 import kinetics_lab
 from kinetics_lab.cli import ask, chapters, machine
+from kinetics_lab.cli.cost import cost
 from kinetics_lab.cli.shared import Command
 
 NAME = "kinetics-lab"
@@ -38,7 +39,7 @@ def top(
 
 
 for command in (
-    *(ask.cost, ask.plan, ask.traces),
+    *(cost, ask.plan, ask.traces),
     *(chapters.run, chapters.sweep, chapters.book, chapters.serve, chapters.pdf, chapters.claims),
     *(machine.measure, machine.ladder, machine.generate),
 ):

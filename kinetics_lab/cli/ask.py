@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -10,61 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from kinetics_lab.cli.shared import NONE, Hardware, Policy, Precision, names
-
-
-def cost(
-    *,
-    model: Annotated[str, Option(help="model shape, qwen3-8b for example", autocompletion=names("cost.models", "MODELS"))],
-    policy: Policy = "dense",
-    n_in: Annotated[int, Option(help="prompt tokens")],
-    n_out: Annotated[int, Option(help="tokens generated per trial")],
-    n_trials: Annotated[int, Option(help="answers to the same prompt")] = 1,
-    counting: Annotated[str, Option(help="what is counted: exact, paper or released")] = "exact",
-    hardware: Hardware = "h200",
-    precision: Precision = None,
-    combine: Annotated[str, Option(help="compute and traffic: their sum (add) or the larger one (max)")] = "add",
-    batch: Annotated[int | None, Option(help="sequences that share the weights' traffic (endless)")] = None,
-    clock: Annotated[str | None, Option(help="time the answers, too, by kernels that NVIDIA's collector measured: h200:vllm, "
-                                        "h200:sglang:fp8 (weights), h200:trtllm:fp8:fp8 (and KV cache)")] = None,
-) -> None:  # fmt: skip
-    """Price one setting. One JSON line: FLOP, bytes, eFLOPs, seconds and the arguments they belong to.
-
-    With a clock also the seconds that `batch` answers (as many as there are trials, unless said) take side by side.
-    """
-    given = {name: value for name, value in locals().items() if name != "clock" or value is not None}
-    from kinetics_lab import decode_cost, find_hardware, find_model, parse_policy
-
-    device = find_hardware(hardware, precision)
-    options = {"counting": counting, "bytes_per_element": device.bytes_per_element, "batch": batch}
-    found = decode_cost(find_model(model), parse_policy(policy), n_in, n_out, n_trials, **options)
-    numbers = {"flops": found.flops, "bytes": found.bytes}
-    numbers |= {"eflops": found.eflops(device, combine), "seconds": found.seconds(device, combine)}
-    told = {name: float(number) for name, number in numbers.items()}
-    timed = (
-        {}
-        if clock is None
-        else {"clock": _timed(clock, find_model(model), parse_policy(policy), n_in, n_out, batch or n_trials)}
-    )
-    print(json.dumps(told | timed | {"arguments": given | {"precision": device.precision}}))
-
-
-def _timed(clock: str, shape: Any, policy: Any, n_in: int, n_out: int, batch: int) -> dict[str, Any]:
-    """What a clock says of ``batch`` answers side by side: its label, whether it was measured, seconds by part."""
-    from kinetics_lab.cost.clock import answer_seconds, parse_clock
-
-    timer = parse_clock(clock)
-    parts = {
-        name: float(seconds)
-        for name, seconds in answer_seconds(timer, shape, n_in, n_out, batch, policy).items()
-    }
-    return {
-        "name": timer.label,
-        "measured": timer.measured,
-        "batch": batch,
-        "seconds": sum(parts.values()),
-        "parts": parts,
-    }
+from kinetics_lab.cli.shared import NONE, Hardware
 
 
 def plan(
@@ -75,7 +20,8 @@ def plan(
     strategy: Annotated[str, Option(help="what is done with answers: until-right, best-of, majority, or "
                                          "verified:HIT:FALSE_ALARM[:COST] (a judge's rates; a check's cost as a share of an answer's)")] = "until-right",
     hardware: Hardware = "h200",
-    precision: Precision = None,
+    weights: Annotated[str | None, Option(help="how weights are stored: bf16, fp8, nvfp4, mxfp4, int4 (bf16)")] = None,
+    kv: Annotated[str | None, Option(help="how the KV cache is stored (bf16)")] = None,
     clock: Annotated[str | None, Option(help="kernels that NVIDIA's collector measured, h200:vllm for example (the device's peak rates)")] = None,
     price: Annotated[float, Option(help="dollars an hour a device (chapter 35 has list prices)")] = float("nan"),
     max_seconds_per_answer: Annotated[float, Option(help="limit of the time to an answer")] = float("inf"),
@@ -90,7 +36,7 @@ def plan(
     caps: Annotated[list[int], Option(metavar="N ...", help="lengths at which answers may be cut (tokens)")] = NONE,
     dense_layers: Annotated[int | None, Option(help="layers that stay dense (0; embedded traces: 1)")] = None,
     batch: Annotated[str, Option(help="answers side by side: a number, fits (what the memory holds) or endless (the paper's)")] = "fits",
-    n_devices: Annotated[int, Option(help="devices that serve a model together (the fewest that hold it)")] = 1,
+    devices: Annotated[int | None, Option(help="that serve a model together (the fewest that hold it)")] = None,
     share_prompt: Annotated[bool, Option(help="answers to a problem share its prompt, as in the paper")] = False,
     as_json: Annotated[bool, Option("--json", help="JSON lines, with more columns")] = False,
 ) -> None:  # fmt: skip
@@ -104,22 +50,22 @@ def plan(
     """
     import kinetics_lab as lab
     from kinetics_lab.cost.clock import parse_clock
+    from kinetics_lab.cost.precision import find_precision
     from kinetics_lab.planner import offers, text
 
     data = offers.load(traces)
     if not traces:
         print(f"kinetics-lab: no --traces: planning with {offers.EMBEDDED}", file=sys.stderr)
         dense_layers = offers.EMBEDDED_DENSE_LAYERS if dense_layers is None else dense_layers
-    if clock and clock.split(":")[0] != hardware:
-        raise ValueError(f"--clock {clock} is of another device than --hardware {hardware}; give the same")
-    device = lab.find_hardware(hardware, precision, n_devices)
+    timer = parse_clock(clock) if clock else None
     shapes = offers.own_models(offers.name_models(model, data))
     sequences: Any = batch
     with suppress(ValueError):  # "fits" and "endless" stay
         sequences = float(sequences)
-    found = lab.plan(data, device, budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies, topk=topk,
+    found = lab.plan(data, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies, topk=topk,
                      trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense_layers or 0,
-                     clock=parse_clock(clock) if clock else None, hourly=price, share_prompt=share_prompt,
+                     clock=timer, hourly=price, devices=devices,
+                     precision=find_precision(weights, kv) if weights or kv else None, share_prompt=share_prompt,
                      max_seconds=max_seconds_per_answer, max_tpot=max_tpot)  # fmt: skip
     for line in text.left_out(found):
         print(f"kinetics-lab: left out: {line}", file=sys.stderr)

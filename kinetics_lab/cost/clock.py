@@ -13,11 +13,14 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kinetics_lab.cost.fit import Layout
 from kinetics_lab.cost.hardware import Hardware, find_hardware
 from kinetics_lab.cost.policies import Dense, Policy
+from kinetics_lab.cost.precision import Precision
 from kinetics_lab.cost.request import cost_parts
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon import Silicon
+from kinetics_lab.cost.step import step_parts, step_seconds
 from kinetics_lab.errors import require
 
 Parts = dict[str, np.ndarray]
@@ -42,10 +45,16 @@ class Clock(Protocol):
 
 @dataclass(frozen=True)
 class Datasheet:
-    """Peak rates. ``combine``: "max" (arithmetic and traffic of a part overlap: a bound) or "add" (they do not)."""
+    """Peak rates. ``combine``: "max" (arithmetic and traffic of a part overlap: a bound) or "add" (they do not).
+
+    ``precision``: how weights and cache are stored (None: all in the hardware's own); ``layout``: how the model is spread
+    over several of these devices (None: tensor parallel).
+    """
 
     hardware: Hardware
     combine: str = "max"
+    precision: Precision | None = None
+    layout: Layout | None = None
     measured: ClassVar[bool] = False
 
     @property
@@ -55,12 +64,12 @@ class Datasheet:
     def step(
         self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1
     ) -> Parts:
-        """Seconds by part: ``parameters``, ``attention``, ``search``; ``tp`` devices as one, without communication."""
-        batch, context = np.asarray(batch, float), np.asarray(context, float)
-        size = self.hardware.bytes_per_element
-        parts = cost_parts(shape, policy, context, 1, batch=batch, bytes_per_element=size)
-        device = self.hardware.times(tp)
-        return {name: batch * part.seconds(device, self.combine) for name, part in parts.items()}
+        """Seconds by part: ``parameters``, ``attention``, ``search``, ``state`` if any, ``communication`` (NaN: unknown link)."""
+        own = self.hardware.precision
+        precision = self.precision or Precision(own, own, embedding=own)
+        layout = self.layout or Layout(tp)
+        parts = step_parts(shape, batch, context, policy, precision=precision, layout=layout)
+        return step_seconds(self.hardware, precision, parts, self.combine)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,22 @@ ones; datasheets often print the figure with structured sparsity, which is twice
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
 
+from kinetics_lab.data import data_path
 from kinetics_lab.errors import lookup, require
 
-#: Bytes of one element stored in each precision.
-ELEMENT_BYTES: dict[str, float] = {"bf16": 2, "fp8": 1, "int8": 1, "fp4": 0.5, "paper": 2}
+#: Bytes of one stored element by precision. FP4 formats count their scales: NVFP4 has a byte for 16 elements, MXFP4
+#: (and MXFP8) one for 32; int4 a 2-byte scale for 128, as GPTQ and AWQ checkpoints do. "fp4" is the bare element.
+ELEMENT_BYTES: dict[str, float] = {
+    "fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "mxfp8": 33 / 32, "int8": 1, "nvfp4": 9 / 16, "mxfp4": 17 / 32,
+    "int4": 0.5 + 2 / 128, "int4-g32": 0.5 + 2 / 32, "fp4": 0.5, "paper": 2,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,8 @@ class Hardware:
     """One accelerator (or ``n_devices`` of them taken together) at one precision.
 
     ``peaks``: dense FLOP/s by precision (integer operations count as FLOP); ``bandwidth``: bytes/s;
-    ``memory``: bytes; both are of all devices together.
+    ``memory``: bytes that the device reports; all three are of all devices together. ``link``: bytes/s that one device
+    sends to the others of its node, one direction (0: not known).
     """
 
     name: str
@@ -31,6 +41,11 @@ class Hardware:
     source: str
     precision: str = "bf16"
     n_devices: int = 1
+    link: float = 0.0
+
+    def __post_init__(self) -> None:
+        lookup(self.peaks, self.precision, f"{self.name}: precision")
+        _positive(f"{self.name}:", dict(self.peaks) | {"bandwidth": self.bandwidth, "memory": self.memory})
 
     @property
     def peak_flops(self) -> float:
@@ -71,30 +86,73 @@ class Hardware:
         return replace(self, name=f"{self.name} at I={intensity:g}", bandwidth=self.peak_flops / intensity)
 
 
-def _tera(**peaks: float) -> dict[str, float]:
-    return {precision: peak * 1e12 for precision, peak in peaks.items()}
+def read_hardware(path: str | PathLike[str]) -> dict[str, Hardware]:
+    """The devices of a TOML file laid out as ``data/hardware.toml``, which is the example to copy.
+
+    Raises ``ValueError`` naming the file, the device and the key for what is missing, unknown or not a positive number.
+    """
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not TOML ({error})") from None
+    require(len(tables) > 0, f"{path}: must hold a table a device, [my-gpu] for example", "none")
+    return {name: _device(path, name, table) for name, table in tables.items()}
 
 
-#: Accelerators by name. "b200-paper" is the B200 as the paper takes it: 4500 TFLOP/s (the FP8, or sparse
-#: BF16, rate) beside KV elements of 2 bytes, so its one precision is called "paper".
-HARDWARE: dict[str, Hardware] = {
-    hw.name: hw
-    for hw in (
-        Hardware("b200-paper", _tera(paper=4500), 8e12, 192e9, "arXiv 2506.05333, Section 3: I = 562.5; memory as announced, 192 GB", "paper"),
-        Hardware(
-            "b200", _tera(bf16=2250, fp8=4500, fp4=9000), 8e12, 180e9, "NVIDIA DGX B200 datasheet, per GPU, dense"
-        ),
-        Hardware("h200", _tera(bf16=989.5, fp8=1979), 4.8e12, 141e9, "NVIDIA H200 SXM datasheet, dense"),
-        Hardware("h100", _tera(bf16=989.5, fp8=1979), 3.35e12, 80e9, "NVIDIA H100 SXM datasheet, dense"),
-        Hardware("a100", _tera(bf16=312, int8=624), 2.039e12, 80e9, "NVIDIA A100 80GB SXM datasheet, dense"),
-        Hardware("l40s", _tera(bf16=362.05, fp8=733), 0.864e12, 48e9, "NVIDIA L40S datasheet, dense"),
-        Hardware("mi300x", _tera(bf16=1307.4, fp8=2614.9), 5.3e12, 192e9, "AMD Instinct MI300X data sheet, dense"),
-        Hardware("tpu-v5e", _tera(bf16=197, int8=393), 0.819e12, 16e9, "Google Cloud TPU v5e documentation"),
+MEMORY = {"bytes": 1, "gib": 2**30, "mib": 2**20}
+
+
+def _device(path: Path, name: str, table: Any) -> Hardware:
+    where = f"{path}: [{name}]"
+    require(isinstance(table, Mapping), f"{where} must be a table", table)
+    for key in table:
+        lookup(dict.fromkeys([*MEMORY, "peaks", "bandwidth", "link", "source"]), key, f"{where} key")
+    for key in ("peaks", "bandwidth", "source"):
+        require(key in table, f"{where} needs {key}; it has", [*table])
+    units = [unit for unit in MEMORY if unit in table]
+    require(len(units) == 1, f"{where} needs its memory once, as mib, gib or bytes", units or [*table])
+    peaks, unit = table["peaks"], units[0]
+    require(
+        isinstance(peaks, Mapping) and len(peaks) > 0,
+        f"{where} peaks must read {{ bf16 = 312 }} (Tera-FLOP/s)",
+        peaks,
     )
-}  # fmt: skip
+    _positive(where, {f"peaks.{key}": value for key, value in peaks.items()})
+    _positive(where, {key: table[key] for key in ("bandwidth", unit, "link") if key in table})
+    for key in peaks:
+        lookup(ELEMENT_BYTES, key, f"{where} precision")
+    return Hardware(
+        name,
+        {key: peak * 1e12 for key, peak in peaks.items()},
+        table["bandwidth"] * 1e12,
+        float(table[unit] * MEMORY[unit]),
+        str(table["source"]),
+        "bf16" if "bf16" in peaks else next(iter(peaks)),
+        link=table.get("link", 0) * 1e9,
+    )
 
 
-def find_hardware(name: str, precision: str | None = None, n_devices: int = 1) -> Hardware:
-    """The accelerator called ``name``, at ``precision`` (default: its own); near matches in the error."""
-    found = lookup(HARDWARE, name, "hardware")
+def _positive(where: str, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        require(number and 0 < value < float("inf"), f"{where} {key} must be a positive number", value)
+
+
+#: Accelerators by name, from ``data/hardware.toml``. "b200-paper" is the B200 as the paper takes it: 4500 TFLOP/s (the
+#: FP8, or sparse BF16, rate) beside KV elements of 2 bytes, so its one precision is called "paper".
+HARDWARE: dict[str, Hardware] = read_hardware(data_path("hardware"))
+
+
+def find_hardware(name: str | PathLike[str], precision: str | None = None, n_devices: int = 1) -> Hardware:
+    """The accelerator called ``name``, at ``precision`` (default: its own); near matches in the error.
+
+    A path that ends in ``.toml`` is a file of your own (:func:`read_hardware`) with one device.
+    """
+    name, known = fspath(name), HARDWARE
+    if name.endswith(".toml"):
+        known = read_hardware(name)
+        require(len(known) == 1, f"{name}: must hold one device to be given as hardware", [*known])
+        [name] = known
+    found = lookup(known, name, "hardware")
     return (found.at(precision) if precision else found).times(n_devices)

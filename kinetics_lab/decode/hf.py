@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinetics_lab.cost.configs import from_hf_config
+from kinetics_lab.cost.families import from_hf_config
 from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.decode.caches import open_cache

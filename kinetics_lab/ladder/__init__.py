@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from kinetics_lab.cost.families import from_hf_config
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import lookup
 from kinetics_lab.ladder.task import World
@@ -22,12 +23,13 @@ class Size:
 
     def shape(self, labels: int) -> ModelShape:
         """The shape that the cost law prices, for a world with that many labels."""
+        plain = from_hf_config({
+            "architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": self.n_layers, "vocab_size": labels,
+            "num_attention_heads": self.n_q_heads, "num_key_value_heads": self.n_kv_heads, "head_dim": self.head_dim,
+            "hidden_size": self.width, "intermediate_size": 2 * self.width,
+        })  # fmt: skip
         # The table of roles (node, source, goal) is looked up and added, as learned positions are: 3 of them.
-        return ModelShape(
-            name=self.name, family="ladder", n_layers=self.n_layers, n_q_heads=self.n_q_heads,
-            n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, hidden=self.width, ffn=2 * self.width, vocab=labels,
-            qk_norm=True, n_positions=3,
-        )  # fmt: skip
+        return replace(plain, name=self.name, family="ladder", lookup=3 * self.width)
 
 
 _ROWS = (("w16", 16, 1, 1), ("w24", 24, 2, 1), ("w32", 32, 2, 1), ("w64", 64, 4, 2), ("w128", 128, 8, 4))

@@ -35,7 +35,7 @@ from kinetics_lab.laws.frontier import (
 from kinetics_lab.laws.resample import interval, problem_weights
 from kinetics_lab.planner import offers as inputs
 from kinetics_lab.planner.judge import judged
-from kinetics_lab.planner.price import SERVER, counts, price
+from kinetics_lab.planner.price import SERVER, counts, price, stored
 from kinetics_lab.planner.strategy import parse_strategy
 
 UNITS = {"s": "device seconds", "eflops": "eFLOPs", "usd": "dollars"}
@@ -88,7 +88,7 @@ def plan(
         trials, caps: numbers of answers N (empty: every one); lengths (tokens) to cut answers at, if ``data`` are traces.
         max_seconds, max_tpot: limits of a service: seconds to an answer (mean over problems, at most), and per output token.
         n_boot, level: bootstrap over problems. n_splits: halvings of the trials. seed: of both.
-        options: of `price` and `answers`: hourly, shapes, batch, reserve, clock, share_prompt, prefill, dense_layers, ...
+        hardware: one device. options: of `price` and `answers`: hourly, shapes, precision, batch, devices, reserve, clock, ...
 
     Returns the table that this module describes. Raises ``ValueError`` naming the argument, its value and what would
     be right.
@@ -108,7 +108,7 @@ def plan(
     if strategy == "majority" and "answer" in data:
         summary = inputs.with_votes(summary, data)
     priced, refused = price(summary, hardware, trials, strategy=make, **options)
-    scale = {"eflops": 1.0, "s": hardware.peak_flops / hardware.n_devices}
+    scale = {"eflops": 1.0, "s": hardware.peak_flops}
     scale["usd"] = scale["s"] * 3600 / hourly
     priced = priced.assign(cost=priced.eflops / scale[unit], who=inputs.who(priced))
     priced = _within(priced, refused, max_seconds, max_tpot)
@@ -128,20 +128,14 @@ def plan(
     units = {name: f"{name}_{unit}" for name in ("budget", "cost", "spent")}
     result = pd.DataFrame(plans).rename(columns=units | {"ttft": "ttft_s", "tpot": "tpot_s"})
     clock = options.get("clock")
-    result.attrs = {
-        "unit": unit,
-        "allocation": allocation,
-        "strategy": strategy,
-        "level": level,
-        "hardware": hardware.name,
-    }
-    result.attrs |= {"device": f"{hardware.name} ({hardware.precision})", "precision": hardware.precision}
+    kept = stored(hardware, options.get("precision"), clock)
+    result.attrs = {"unit": unit, "allocation": allocation, "strategy": strategy, "level": level}
+    result.attrs |= {"device": hardware.name, "precision": str(kept), "weights": kept.weights, "kv": kept.kv}
     result.attrs |= {
         "clock": clock.label if clock else "peak rates",
         "measured": bool(clock and clock.measured),
-        "batch": options.get("batch", "fits"),
-        "reserve": options.get("reserve", 0.1),
     }
+    result.attrs |= {"batch": options.get("batch", "fits"), "reserve": options.get("reserve", 0.1)}
     result.attrs |= {"left_out": left_out, "n_settings": n_settings}
     return result
 

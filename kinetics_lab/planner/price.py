@@ -14,18 +14,20 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.cost.clock import Clock, Measured
+from kinetics_lab.cost.fit import ALONE, Fit, fit
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense, parse_policy
-from kinetics_lab.cost.request import decode_cost, max_batch, prefill_cost
+from kinetics_lab.cost.precision import Precision
+from kinetics_lab.cost.request import cost_parts
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon.grid import OutsideGridWarning
-from kinetics_lab.cost.silicon.serving import prefill_seconds
+from kinetics_lab.cost.silicon.serving import prefill_seconds as measured_prefill
+from kinetics_lab.cost.step import prefill_flops, prefill_seconds, step_parts, step_seconds
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.planner.strategy import BestOf, Majority, Strategy
 
 SERVER = ["task", "model", "policy", "cap"]  # what answers on one server have in common
-NODE = (1, 2, 4, 8)  # devices that may serve one model together
 
 
 def counts(trials: Sequence[int], most: int) -> np.ndarray:
@@ -50,18 +52,20 @@ def price(
     least = counts(trials, int(summary.n_traces.max()))[0]
     one, refused = answers(summary[summary.n_traces >= least], hardware, **terms)
     table = drawn(one, strategy, trials)
-    return table.assign(usd=table.eflops / hardware.peak_flops * hardware.n_devices * hourly / 3600), refused
+    return table.assign(usd=table.eflops / hardware.peak_flops * hourly / 3600), refused
 
 
 def answers(
-    summary: pd.DataFrame, hardware: Hardware, *, shapes: Mapping[str, ModelShape] = MODELS, batch: float | str = "fits",
-    reserve: float = 0.1, clock: Clock | None = None, share_prompt: bool = False, prefill: bool = True, **options: Any,
+    summary: pd.DataFrame, hardware: Hardware, *, shapes: Mapping[str, ModelShape] = MODELS, precision: Precision | None = None,
+    batch: float | str = "fits", devices: int | None = None, reserve: float = 0.1, clock: Clock | None = None,
+    share_prompt: bool = False, prefill: bool = True, **options: Any,
 ) -> tuple[pd.DataFrame, dict[tuple[Any, ...], str]]:  # fmt: skip
     """What one answer costs, for each row of the summary, and what cannot be served: SERVER -> why.
 
     Args:
-        batch, reserve: answers decoded side by side, which share the weights' traffic: "fits" (what the memory holds beside the
-            weights and a ``reserve``, on the fewest devices that do), a number, or "endless".
+        hardware: one device. precision: how weights and cache are stored; None: in the hardware's own, or the clock's.
+        batch: answers decoded side by side, which share the weights' traffic: "fits" (what the memory holds beside the weights
+            and a ``reserve``), a number, or "endless", which asks for no memory. devices: that serve a model together; None: the fewest that hold it.
         clock: of measured kernels; None for the law. It times every token of a server alike.
         share_prompt: answers to a problem share its prompt, read and stored once; else each reads its own.
         prefill: count the reading of the prompt. options: of ``decode_cost`` (dense_layers, ...), and ``combine``.
@@ -80,62 +84,65 @@ def answers(
         "share_prompt needs combine='add', by which shared costs add up",
         combine,
     )
+    require(devices is None or devices >= 1, "devices must be at least 1", devices)
+    precision = stored(hardware, precision, clock)
     summary = summary if "cap" in summary else summary.assign(cap=np.nan)
-    size, parts, refused = (
-        options.get("bytes_per_element", hardware.bytes_per_element),
-        [],
-        dict[tuple[Any, ...], str](),
-    )
+    parts, refused = list[pd.DataFrame](), dict[tuple[Any, ...], str]()
     for key, rows in summary.groupby(SERVER, dropna=False, sort=False, observed=True):
         shape = lookup(shapes, rows.model.iloc[0], "model")
         held = rows.tokens_in * rows.mean_tokens + rows.mean_sq_tokens / 2  # tokens, summed over the steps
         context = float(max(held.sum() / max(rows.mean_tokens.sum(), 1), 1))
-        devices, fits, why = _room(shape, hardware, context, batch, reserve, size)
-        if not why:
-            here = rows.assign(devices=devices, batch=fits)
-            try:
-                parts.append(_answer(here, shape, hardware, clock, context, share_prompt, prefill, options))
-            except ValueError as error:
-                if clock is None:
-                    raise
-                why = f"{clock.label} cannot price it: {error}"
+        given = None if batch in ("fits", "endless") else max(float(batch), 1)
+        room = fit(shape, hardware, precision, context, given, reserve=reserve, devices=devices)
+        why, here = (
+            room.reason,
+            rows.assign(devices=room.devices, batch=room.batch if batch == "fits" else batch),
+        )
+        if batch == "endless":
+            why, here = "", rows.assign(devices=devices or 1, batch=np.inf)
+        try:
+            if not why:
+                parts.append(_answer(here, room, clock, context, share_prompt, prefill, options))
+        except ValueError as error:
+            if clock is None:
+                raise
+            why = f"{clock.label} cannot price it: {error}"
         if why:
             refused[key] = why
     if not parts:
-        raise ValueError(
-            f"no model can be served on {hardware.name}: {'; '.join(dict.fromkeys(refused.values()))}"
-        )
+        raise ValueError(f"no model can be served: {'; '.join(dict.fromkeys(refused.values()))}")
     return pd.concat(parts, ignore_index=True), refused
 
 
-def _room(
-    shape: ModelShape, hardware: Hardware, context: float, batch: float | str, reserve: float, size: float
-) -> tuple[int, float, str]:
-    """Devices, answers side by side, and why none fits. One device stands for the fewest that hold the model."""
-    if batch != "fits":
-        return hardware.n_devices, np.inf if batch == "endless" else float(batch), ""
-    for n in NODE if hardware.n_devices == 1 else (1,):
-        most = hardware.times(n)
-        fits = float(max_batch(shape, most, context, bytes_per_element=size, reserve=reserve))
-        if fits >= 1:
-            return most.n_devices, fits, ""
-    weights = f"{shape.n_params * size / 1e9:,.1f} GB of weights and an answer's cache"
-    return (
-        0,
-        0.0,
-        f"no room: {weights}, {most.name} has {most.memory / 1e9:,.0f} GB and {reserve:.0%} stay free",
-    )
+def stored(hardware: Hardware, precision: Precision | None, clock: Clock | None) -> Precision:
+    """How weights and cache are stored: as told, as the clock measured them, or all in the hardware's own precision."""
+    if isinstance(clock, Measured):
+        told = clock.silicon
+        require(
+            hardware.name == told.gpu,
+            f"the clock is of {told.gpu}, and hardware must be the same",
+            hardware.name,
+        )
+        require(precision is None, f"precision must be left to the clock ({clock.label})", str(precision))
+        return Precision(told.weights, told.kv, source="as measured")
+    own = hardware.precision
+    return precision or Precision(own, own, embedding=own)
 
 
 def _answer(
-    rows: pd.DataFrame, shape: ModelShape, hardware: Hardware, clock: Clock | None, context: float,
-    share_prompt: bool, prefill: bool, options: Mapping[str, Any],
+    rows: pd.DataFrame, room: Fit, clock: Clock | None, context: float, share_prompt: bool, prefill: bool,
+    options: Mapping[str, Any],
 ) -> pd.DataFrame:  # fmt: skip
     """`answers` for the rows of one server, which holds ``context`` tokens of each answer in the mean."""
-    peak, length = hardware.peak_flops / hardware.n_devices, rows.mean_tokens.to_numpy(float)
-    n_in, policy = rows.tokens_in.to_numpy(float), parse_policy(rows.policy.iloc[0])
-    devices, batch, inside = int(rows.devices.iloc[0]), float(rows.batch.iloc[0]), True
-    ttft = np.zeros(len(rows))
+    shape, hardware, precision, layout = room.shape, room.hardware, room.precision, room.layout
+    n_in, length = rows.tokens_in.to_numpy(float), rows.mean_tokens.to_numpy(float)
+    policy, devices, batch = (
+        parse_policy(rows.policy.iloc[0]),
+        int(rows.devices.iloc[0]),
+        float(rows.batch.iloc[0]),
+    )
+    prompt = ttft = np.zeros(len(rows))
+    inside, wave = True, np.zeros(len(rows))
     if isinstance(clock, Measured):
         require(np.isfinite(batch), "batch must be finite with a clock of measured kernels", batch)
         share = options.get("dense_layers", 0) / shape.n_layers
@@ -144,28 +151,44 @@ def _answer(
             own, dense = (
                 float(sum(clock.step(shape, batch, context, p, devices).values())) for p in (policy, Dense())
             )
-            ttft = prefill_seconds(shape, clock.silicon, n_in, devices) if prefill else ttft
-        tpot = (1 - share) * own + share * dense
-        each, wave = length * tpot * devices / batch * peak, 0.0
-        inside = bool(clock.silicon.inside(shape, batch, context, devices))
+            ttft = measured_prefill(shape, clock.silicon, n_in, devices) if prefill else ttft
+        tpot, prompt = (1 - share) * own + share * dense, ttft * devices
+        each, inside = (
+            length * tpot * devices / batch,
+            bool(clock.silicon.inside(shape, batch, context, devices)),
+        )
     else:
-        law = {"bytes_per_element": hardware.bytes_per_element, **options, "share_prompt": share_prompt}
+        law = {"bytes_per_element": precision.sizes, **options, "share_prompt": share_prompt}
         law |= {
             "batch": batch if np.isfinite(batch) else None,
             "n_out_sq": rows.mean_sq_tokens.to_numpy(float),
         }
         combine = law.pop("combine", "add")
+        priced = (cost_parts(shape, policy, n_in, length, n, **law) for n in (1, 2))
         first, both = (
-            decode_cost(shape, policy, n_in, length, n, **law).eflops(hardware, combine) for n in (1, 2)
+            np.sum([*step_seconds(hardware, precision, part, combine).values()], 0) for part in priced
         )
+        if devices > 1 and np.isfinite(
+            batch
+        ):  # what is copied to several devices, and what goes over their link
+            steps = (
+                step_parts(shape, batch, context, policy, precision=precision, layout=one)
+                for one in (layout, ALONE)
+            )
+            spread, alone = (
+                np.nansum([*step_seconds(hardware, precision, step, combine).values()]) for step in steps
+            )
+            first, both = (seconds * devices * spread / alone for seconds in (first, both))
         each, wave = both - first, 2 * first - both  # two side by side share a part of what they read
-        tpot = float(first.sum() / max(length.sum(), 1) / peak * batch / devices)
-        ttft = prefill_cost(shape, n_in).eflops(hardware, combine) / peak / devices if prefill else ttft
-    prompt = ttft * devices * peak
-    return rows.assign(
-        each=each + (0 if share_prompt else prompt), wave=wave, once=prompt if share_prompt else 0.0,
-        ttft=ttft, tpot=tpot, inside=inside,
-    )  # fmt: skip
+        tpot = float(first.sum() / max(length.sum(), 1) * batch / devices)
+        if prefill:
+            work = prefill_flops(shape, n_in)
+            prompt = work["parameters"] / precision.peak(hardware) + work["attention"] / hardware.peak_flops
+            ttft = prefill_seconds(shape, hardware, n_in, precision=precision, layout=layout)
+    each = each + (0 if share_prompt else prompt)
+    seconds = {"each": each, "wave": wave, "once": prompt if share_prompt else 0 * prompt}
+    eflops = {name: value * hardware.peak_flops for name, value in seconds.items()}
+    return rows.assign(**eflops, ttft=ttft, tpot=tpot, inside=inside)
 
 
 def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequence[int] = ()) -> pd.DataFrame:

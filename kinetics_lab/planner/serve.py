@@ -11,10 +11,11 @@ from typing import Any
 
 from kinetics_lab.cost.models import MODELS
 
-#: Engine -> how it starts, and its flags for devices, answers side by side and memory, and a cache in FP8.
+#: Engine -> how it starts, its flags for devices, answers side by side and memory, and the name of an FP8 cache.
 ENGINES = {
     "vLLM 0.8.5": ("vllm serve", "--tensor-parallel-size", "--max-num-seqs", "--gpu-memory-utilization", "fp8"),
-    "SGLang b36e8e1": ("python -m sglang.launch_server --model-path", "--tp-size", "--max-running-requests", "--mem-fraction-static", "fp8_e4m3"),
+    "SGLang b36e8e1": ("python -m sglang.launch_server --model-path", "--tp-size", "--max-running-requests",
+                       "--mem-fraction-static", "fp8_e4m3"),
 }  # fmt: skip
 
 
@@ -25,16 +26,16 @@ def checkpoint(model: str) -> str:
     return f"Qwen/Qwen3-{'-'.join(part.upper() for part in size.split('-'))}" if known else f"PATH/OF/{model}"
 
 
-def commands(setting: Mapping[Any, Any], precision: str, reserve: float = 0.1) -> dict[str, str]:
+def commands(setting: Mapping[Any, Any], weights: str, kv: str, reserve: float = 0.1) -> dict[str, str]:
     """Engine -> the command line that serves a row of a plan, or one sentence that begins with "none: "."""
-    found = dict[str, str]()
+    found, odd = dict[str, str](), [name for name in (weights, kv) if name not in ("bf16", "fp8", "paper")]
     for engine, (start, devices, batch, memory, fp8) in ENGINES.items():
         if setting["policy"] != "dense":
             found[engine] = (
                 f"none: no flag makes it read as {setting['policy']} does (`kinetics-lab generate --policy` can)"
             )
-        elif precision not in ("bf16", "fp8", "paper"):
-            found[engine] = f"none: no flag turns weights and cache into {precision}; that takes a checkpoint"
+        elif odd:
+            found[engine] = f"none: no flag turns a BF16 checkpoint into {odd[0]}"
         else:
             words = [
                 start,
@@ -42,8 +43,7 @@ def commands(setting: Mapping[Any, Any], precision: str, reserve: float = 0.1) -
                 "--dtype bfloat16",
                 f"{devices} {setting['devices']:.0f}",
             ]
-            words += [f"--quantization fp8 --kv-cache-dtype {fp8}"] * (precision == "fp8")
-            if setting["batch"] < float("inf"):
-                words.append(f"{batch} {setting['batch']:.0f}")
+            words += ["--quantization fp8"] * (weights == "fp8") + [f"--kv-cache-dtype {fp8}"] * (kv == "fp8")
+            words += [f"{batch} {setting['batch']:.0f}"] * (setting["batch"] < float("inf"))
             found[engine] = " ".join([*words, f"{memory} {1 - reserve:g}"])
     return found

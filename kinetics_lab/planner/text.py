@@ -61,7 +61,8 @@ def text(found: pd.DataFrame) -> str:
     unit, uniform, name = about["unit"], about["allocation"] == "uniform", about["strategy"].split(":")[0]
     lines = []
     for task, rows in found.groupby("task", sort=False):
-        lines.append(f"{task} on {about['device']}, {ALLOCATED[about['allocation']]};")
+        lines.append(f"{task} on {about['device']}, weights {about['weights']}, KV cache {about['kv']};")
+        lines.append(f"{ALLOCATED[about['allocation']]};")
         lines.append(f"{about['strategy']}: {STRATEGIES[name][1]};")
         lines.append(f"budget and cost in {UNITS[unit]} per problem, by {about['clock']}")
         head = f"{'budget':>7}  {'accuracy':15}{'halves':>11}{'dense':>7}{'cost':>9}{'answers':>8}"
@@ -103,14 +104,14 @@ def text(found: pd.DataFrame) -> str:
 
 def _start(found: pd.DataFrame) -> str:
     """What to start for each model and policy of a plan with one setting for all."""
-    if found.attrs["allocation"] != "uniform":
+    about, lines = found.attrs, list[str]()
+    if about["allocation"] != "uniform":
         return ""
-    lines = list[str]()
     for row in found[found.setting != ""].drop_duplicates(["model", "policy", "cap"]).to_dict("records"):
         lines.append(f"\n{row['model']}, {row['policy']}")
         lines += [
             f"  {engine}: {line}"
-            for engine, line in commands(row, found.attrs["precision"], found.attrs["reserve"]).items()
+            for engine, line in commands(row, about["weights"], about["kv"], about["reserve"]).items()
         ]
     return "\n\nTo start:" + "\n".join(lines) if lines else ""
 

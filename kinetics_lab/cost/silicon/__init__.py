@@ -186,7 +186,9 @@ class Silicon:
 
     def why_not(self, shape: ModelShape, tp: int = 1) -> str:
         """Why a model cannot be priced, or an empty text."""
-        if shape.kv_lora_rank:
+        if not shape.is_uniform:
+            return "its layers differ, or do not attend to the whole context"
+        if shape.is_mla:
             return "latent attention: no rows beside its other matrices"
         if shape.head_dim != HEAD_DIM:
             return f"heads of {shape.head_dim}, measured: {HEAD_DIM}"

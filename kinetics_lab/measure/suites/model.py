@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kinetics_lab.cost.families import from_hf_config
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.models import MODELS, find_model
 from kinetics_lab.cost.policies import BlockTopK, Dense, Policy, balanced_block_size
@@ -28,8 +29,10 @@ NAMES = ("qwen3-8b", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-14b", "qwen3
 #: code that are no view of a tensor (norms, rotary embedding, SwiGLU, residuals, routing), as the tests count them.
 SMALL_KERNELS = {"qwen3": 46, "qwen3-moe": 64}
 #: For rehearsals on a CPU.
-TINY = ModelShape(name="tiny", family="qwen3", n_layers=2, n_q_heads=4, n_kv_heads=2, head_dim=16, hidden=32, ffn=64,
-                  vocab=64, qk_norm=True)  # fmt: skip
+TINY = from_hf_config({
+    "architectures": ["Qwen3ForCausalLM"], "_name_or_path": "tiny", "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "hidden_size": 32, "intermediate_size": 64, "vocab_size": 64,
+})  # fmt: skip
 
 
 def shape_named(name: str) -> ModelShape:

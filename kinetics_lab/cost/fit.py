@@ -1,0 +1,199 @@
+"""What fits on how many devices: layouts of a model, the batch beside its weights, or the reason that none fits.
+
+A layout says how a model is spread. Tensor parallelism splits matrices and heads; it copies what cannot be split: a KV
+head where there are fewer heads than devices, a latent cache, index keys, norms, routers. Data parallel attention
+copies attention and splits the sequences instead. Routed experts are spread over all devices in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.precision import Precision
+from kinetics_lab.cost.shapes import ModelShape
+from kinetics_lab.cost.shapes.parts import Attention, Mixer
+from kinetics_lab.errors import require
+
+BF16 = Precision()
+COUNTS = (1, 2, 4, 8)  # devices of one node
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``tensor``: devices that share each layer; ``data``: groups of them, each with its own sequences."""
+
+    tensor: int = 1
+    data: int = 1
+
+    def __post_init__(self) -> None:
+        require(
+            self.tensor >= 1 and self.data >= 1,
+            "a layout needs tensor and data >= 1 (devices)",
+            (self.tensor, self.data),
+        )
+
+    @property
+    def devices(self) -> int:
+        """Devices in all."""
+        return self.tensor * self.data
+
+    def __str__(self) -> str:
+        names = [f"tensor parallel {self.tensor}"] * (self.tensor > 1) + [f"data parallel {self.data}"] * (
+            self.data > 1
+        )
+        return ", ".join(names) or "one device"
+
+    def why_not(self, shape: ModelShape) -> str:
+        """Why a model cannot be laid out so, or an empty text."""
+        for one in shape.mixers:
+            if not isinstance(one, Attention):
+                continue
+            if one.heads % self.tensor:
+                return f"{one.heads} query heads do not split over {self.tensor} devices"
+            if not one.latent and self.tensor % one.kv_heads and one.kv_heads % self.tensor:
+                return f"{one.kv_heads} KV heads neither split over {self.tensor} devices nor divide them"
+        return ""
+
+    def held(self, mixer: Mixer) -> dict[str, float]:
+        """The share of a mixer's cache that one device of a group holds, by kind."""
+        kv = 1.0
+        if isinstance(mixer, Attention) and not mixer.latent:
+            kv = max(1, mixer.kv_heads / self.tensor) / mixer.kv_heads
+        return {"kv": kv, "index": 1.0, "state": 1 / self.tensor, "conv": 1 / self.tensor}
+
+    def matrices(self, shape: ModelShape) -> dict[str, float]:
+        """The share of the parameters that one device holds, by kind (``PARAMETER_KINDS``)."""
+        share = dict.fromkeys(
+            ("mixer", "ffn", "shared", "other", "head", "embedding", "lookup"), 1 / self.tensor
+        )
+        copied = 0.0  # key and value projections of heads that two devices hold, and those down to a latent
+        for one, count in shape.mixers.items():
+            if isinstance(one, Attention) and one.owns:
+                copied += count * shape.hidden * one.entry * (self.held(one)["kv"] - 1 / self.tensor)
+        share["mixer"] += copied / max(shape.parameters["mixer"], 1)
+        return share | {"experts": 1 / self.devices, "router": 1.0, "vectors": 1.0}
+
+
+ALONE = Layout()  # one device
+
+
+# --- what fits ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A model on devices: the layout, the ``batch`` of sequences that fits beside the weights, or why none does.
+
+    ``weights``, ``sequence``: bytes that a device holds of the weights, and of each sequence of its group; ``memory``:
+    bytes it offers, the reserve taken off. ``batch`` is of all groups; 0 with a ``reason`` where nothing fits.
+    """
+
+    shape: ModelShape
+    hardware: Hardware
+    precision: Precision
+    layout: Layout
+    batch: int
+    weights: float
+    sequence: float
+    memory: float
+    reason: str = ""
+
+    @property
+    def devices(self) -> int:
+        """Devices in all."""
+        return self.layout.devices
+
+    def __str__(self) -> str:
+        if self.reason:
+            return self.reason
+        many = f"{self.devices} x {self.hardware.name}" if self.devices > 1 else f"one {self.hardware.name}"
+        return f"{self.shape.name} on {many} ({self.layout}): a batch of {self.batch:,}"
+
+
+def weight_bytes(shape: ModelShape, precision: Precision = BF16, layout: Layout = ALONE) -> float:
+    """Bytes of the weights that one device holds."""
+    share = layout.matrices(shape)
+    return sum(share[kind] * precision.bytes(kind) * count for kind, count in shape.parameters.items())
+
+
+def cache_bytes(
+    shape: ModelShape, context: ArrayLike, precision: Precision = BF16, layout: Layout = ALONE
+) -> np.ndarray:
+    """Bytes that one device of a group holds for one sequence of ``context`` tokens."""
+    context, total = np.asarray(context, float), np.zeros(np.shape(context))
+    for mixer, count in shape.mixers.items():
+        share = layout.held(mixer)
+        for kind, elements in mixer.stored(context).items():
+            total = total + count * share[kind] * precision.bytes(kind) * elements
+    return total
+
+
+def fit(
+    shape: ModelShape, hardware: Hardware, precision: Precision = BF16, context: float = 16384, batch: float | None = None,
+    *, reserve: float = 0.1, devices: int | None = None, layout: Layout | None = None,
+) -> Fit:  # fmt: skip
+    """The smallest number of devices that hold the model and ``batch`` sequences of ``context`` tokens (None: one).
+
+    Of several layouts on as many devices the one with room for most sequences. ``hardware`` is one device, ``reserve``
+    the share of its memory kept for activations and the allocator; ``devices`` or ``layout`` fix what is tried.
+    Raises ``ValueError`` for arguments out of range; what does not fit is no error but a ``reason``.
+    """
+    require(np.isfinite(context) and context > 0, "context must be positive and finite (tokens)", context)
+    require(0 <= reserve < 1, "reserve must be in [0, 1) (share of the memory)", reserve)
+    require(batch is None or batch >= 1, "batch must be at least 1 (sequences)", batch)
+    require(hardware.n_devices == 1, "hardware must be one device; give devices= or layout=", hardware.name)
+    wanted = 1 if batch is None else batch
+    tried = list[Fit]()
+    for count in COUNTS if devices is None and layout is None else (devices or layout.devices,):  # type: ignore[union-attr]
+        ways = (
+            [layout]
+            if layout
+            else [Layout(count // data, data) for data in (1, count)[: 1 + _copies(shape, count)]]
+        )
+        found = [
+            _filled(shape, hardware, precision, context, reserve, way)
+            for way in ways
+            if not way.why_not(shape)
+        ]
+        tried += found
+        if found and max(one.batch for one in found) >= wanted:
+            return max(found, key=lambda one: (one.batch, one.layout.tensor))
+    if not tried:
+        way = layout or Layout(devices or COUNTS[-1])
+        return Fit(
+            shape, hardware, precision, way, 0, np.nan, np.nan, np.nan, f"{shape.name}: {way.why_not(shape)}"
+        )
+    most = max(tried, key=lambda one: (one.batch, one.devices))
+    return Fit(**{**vars(most), "batch": 0, "reason": _reason(most, context, wanted)})
+
+
+def _copies(shape: ModelShape, count: int) -> bool:
+    """Whether tensor parallelism over so many devices would copy caches, so that data parallel attention may hold more."""
+    return count > 1 and any(
+        isinstance(one, Attention) and (one.latent or one.kv_heads < count) for one in shape.mixers
+    )
+
+
+def _filled(
+    shape: ModelShape, hardware: Hardware, precision: Precision, context: float, reserve: float, way: Layout
+) -> Fit:
+    weights, memory = weight_bytes(shape, precision, way), hardware.memory * (1 - reserve)
+    each = float(cache_bytes(shape, context, precision, way))
+    batch = max(int((memory - weights) // each), 0) * way.data if each else 0
+    return Fit(shape, hardware, precision, way, batch, weights, each, memory)
+
+
+def _reason(most: Fit, context: float, wanted: float) -> str:
+    """One sentence: what it takes, what there is, and what would hold it."""
+    whole, count = weight_bytes(most.shape, most.precision), most.devices
+    has = f"{count} x {most.hardware.name} {'has' if count == 1 else 'have'} {most.memory * count / 1e9:,.1f} GB"
+    what = f"{most.shape.name}: {whole / 1e9:,.1f} GB of weights"
+    if most.weights < most.memory:
+        what += f" and {wanted:,.0f} x {most.sequence / 1e9:,.2f} GB of cache a device"
+        return f"{what} at {context:,.0f} tokens; {has} beside the reserve, room for {most.batch:,} sequences"
+    room = most.memory
+    return f"{what}; {has} beside the reserve, {int(np.ceil(whole / room))} would hold them"
