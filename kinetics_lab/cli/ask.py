@@ -9,31 +9,38 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from kinetics_lab.cli.shared import NONE, Hardware, Precision
-
-TRIALS = [1, 2, 4, 8, 16, 32]
+from kinetics_lab.cli.shared import NONE, Hardware
 
 
 def plan(
     *,
     traces: Annotated[list[str], Option(metavar="FILE ...", help="trace files, or one summary (embedded)")] = NONE,
     budget: Annotated[list[float], Option(metavar="N ...", help="per problem, one or several")],
-    unit: Annotated[str, Option(help="of the budget: s (of one device) or eflops")] = "s",
+    unit: Annotated[str, Option(help="of the budget: s (of one device), usd or eflops")] = "s",
+    strategy: Annotated[str, Option(help="what is done with answers: until-right, best-of, majority, or "
+                                         "verified:HIT:FALSE_ALARM[:COST] (a judge's rates; a check's cost as a share of an answer's)")] = "until-right",
     hardware: Hardware = "h200",
-    precision: Precision = None,
+    weights: Annotated[str | None, Option(help="how weights are stored: bf16, fp8, nvfp4, mxfp4, int4 (bf16)")] = None,
+    kv: Annotated[str | None, Option(help="how the KV cache is stored (bf16)")] = None,
+    clock: Annotated[str | None, Option(help="kernels that NVIDIA's collector measured, h200:vllm for example (the device's peak rates)")] = None,
+    price: Annotated[float, Option(help="dollars an hour a device (chapter 35 has list prices)")] = float("nan"),
+    max_seconds_per_answer: Annotated[float, Option(help="limit of the time to an answer")] = float("inf"),
+    max_tpot: Annotated[float, Option(help="limit of the time per output token, s")] = float("inf"),
     model: Annotated[list[str], Option(metavar="NAME=SHAPE ...", help="shape of a model in the traces: a known name or a "
                                        "config.json (its NAME= only where several are unknown)")] = NONE,
-    allocation: Annotated[str, Option(help="uniform (one setting for all) or oracle (per problem)")] = "uniform",
+    allocation: Annotated[str, Option(help="uniform (one setting for all); in hindsight, each problem its own: oracle (caps every "
+                                           "cost, as the paper does) or hindsight (caps the mean)")] = "uniform",
     policies: Annotated[list[str], Option(metavar="POLICY ...", help="choose among these: dense, block_topk, topk:512, ...")] = NONE,
-    topk: Annotated[str, Option(help="oracle top-k: scan (score every key), free (the paper's), out")] = "scan",
-    trials: Annotated[list[int], Option(metavar="N ...", help="numbers of answers N")] = TRIALS,
+    topk: Annotated[str, Option(help="oracle top-k, which no engine offers: out, scan (score every key), free (the paper's)")] = "out",
+    trials: Annotated[list[int], Option(metavar="N ...", help="numbers of answers N (every one)")] = NONE,
     caps: Annotated[list[int], Option(metavar="N ...", help="lengths at which answers may be cut (tokens)")] = NONE,
     dense_layers: Annotated[int | None, Option(help="layers that stay dense (0; embedded traces: 1)")] = None,
-    batch: Annotated[str | None, Option(help="sequences that share the weights' traffic, or fits (endless)")] = None,
-    n_devices: Annotated[int, Option(help="devices whose memory holds a batch that fits")] = 1,
+    batch: Annotated[str, Option(help="answers side by side: a number, fits (what the memory holds) or endless (the paper's)")] = "fits",
+    devices: Annotated[int | None, Option(help="that serve a model together (the fewest that hold it)")] = None,
+    share_prompt: Annotated[bool, Option(help="answers to a problem share its prompt, as in the paper")] = False,
     as_json: Annotated[bool, Option("--json", help="JSON lines, with more columns")] = False,
 ) -> None:  # fmt: skip
-    """Find the best setting for a budget. Model, policy and number of trials, with accuracy, cost and how sure that is.
+    """Find the best setting for a budget. Model, policy and number of answers, with accuracy, cost, time and what to start.
 
     As a chapter with its figures, and as a page to send around:
 
@@ -42,19 +49,24 @@ def plan(
       -p traces "[mine.parquet]" -p dense_layers 0 -p budgets "[1, 5, 20]"
     """
     import kinetics_lab as lab
+    from kinetics_lab.cost.clock import parse_clock
+    from kinetics_lab.cost.precision import find_precision
     from kinetics_lab.planner import offers, text
 
     data = offers.load(traces)
     if not traces:
         print(f"kinetics-lab: no --traces: planning with {offers.EMBEDDED}", file=sys.stderr)
         dense_layers = offers.EMBEDDED_DENSE_LAYERS if dense_layers is None else dense_layers
-    device = lab.find_hardware(hardware, precision, n_devices)
+    timer = parse_clock(clock) if clock else None
     shapes = offers.own_models(offers.name_models(model, data))
     sequences: Any = batch
-    with suppress(TypeError, ValueError):  # None and "fits" stay
+    with suppress(ValueError):  # "fits" and "endless" stay
         sequences = float(sequences)
-    found = lab.plan(data, device, budget, unit=unit, allocation=allocation, policies=policies, topk=topk, trials=trials,
-                     caps=caps, shapes=shapes, batch=sequences, dense_layers=dense_layers or 0)  # fmt: skip
+    found = lab.plan(data, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies, topk=topk,
+                     trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense_layers or 0,
+                     clock=timer, hourly=price, devices=devices,
+                     precision=find_precision(weights, kv) if weights or kv else None, share_prompt=share_prompt,
+                     max_seconds=max_seconds_per_answer, max_tpot=max_tpot)  # fmt: skip
     for line in text.left_out(found):
         print(f"kinetics-lab: left out: {line}", file=sys.stderr)
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))

@@ -211,6 +211,35 @@ def uniform_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accu
     return Allocation(table, np.asarray(problems), costs, chosen.T)
 
 
+def mean_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accuracy") -> Allocation:
+    """For each problem its own setting, chosen in hindsight so that the MEAN cost over the problems stays below each cap.
+
+    Money goes where the next unit of it adds most to ``score``: up the concave hull of every problem's settings. No
+    allocation does better at the mean cost that this one has (between two steps of the hull some of a cap is left over).
+    """
+    costs = _check(table, costs, score)
+    problem, problems = pd.factorize(table.problem, sort=True)
+    price_, value = table.eflops.to_numpy(float), table[score].to_numpy(float)
+    steps = list[tuple[float, int, float, int]]()  # gain for each unit of cost, problem, cost, row
+    for i in range(len(problems)):
+        own = np.flatnonzero(problem == i)
+        own = own[pareto_frontier(price_[own], value[own])]
+        x, y, at = np.r_[0, price_[own]], np.r_[0, value[own]], 0
+        while at < len(own):
+            gains = (y[at + 1 :] - y[at]) / (x[at + 1 :] - x[at])
+            to = at + 1 + int(gains.argmax())
+            if gains.max() <= 0:
+                break
+            steps.append((-float(gains.max()), i, float(x[to] - x[at]), int(own[to - 1])))
+            at = to
+    steps.sort(key=lambda step: step[0])  # stable: a problem's own steps stay in order
+    taken = np.searchsorted(np.cumsum([cost for *_, cost, _ in steps]) / len(problems), costs, side="right")
+    rows = np.full((len(problems), len(costs)), -1)
+    for j, (_, i, _, row) in enumerate(steps):
+        rows[i, taken > j] = row
+    return Allocation(table, np.asarray(problems), costs, rows)
+
+
 def curves(
     table: pd.DataFrame,
     costs: ArrayLike,

@@ -143,6 +143,35 @@ def cheapest(
     return table, np.stack(winners, 1) if winners else np.empty((n_boot, 0), int)
 
 
+def cost_to_solve(
+    table: pd.DataFrame, levels: ArrayLike, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The least mean cost (eFLOPs) at which one setting for all problems solves a share of them; inf where none does.
+
+    ``weights`` [resample, problem]: see `problem_weights`. Two arrays: [level], on the problems themselves, and [resample, level], the
+    setting chosen anew in each resample. Settings that lack a problem are left out.
+    """
+    keys = ["model", "policy", "cap", "n_trials"]
+    wide = (
+        table.assign(cap=table.cap.fillna(0))
+        .pivot(index=keys, columns="problem", values=["accuracy", "eflops"])
+        .dropna()
+    )
+    accuracy, cost = (wide[name].to_numpy(float).T for name in ("accuracy", "eflops"))
+    require(
+        accuracy.size > 0,
+        "one setting at least must cover every problem",
+        table[keys].drop_duplicates().to_dict("records"),
+    )
+    whole = np.full((1, accuracy.shape[0]), 1 / accuracy.shape[0])
+    found = []
+    for some in (whole, weights):
+        solved, spent = (some @ values for values in (accuracy, cost))  # [resample, setting]
+        least = [np.where(solved >= level - 1e-12, spent, np.inf).min(1) for level in np.atleast_1d(levels)]
+        found.append(np.stack(least, 1))
+    return found[0][0], found[1]
+
+
 def advantage(
     base: Mapping[str, np.ndarray],
     other: Mapping[str, np.ndarray],

@@ -1,4 +1,4 @@
-"""What a plan chooses among: traces or their summary, model shapes, policies as a user can run them, prices."""
+"""What a plan chooses among: traces or their summary, model shapes, policies as a user can run them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.models import MODELS, find_model
 from kinetics_lab.cost.policies import POLICIES, TopK, parse_policy
-from kinetics_lab.cost.request import max_batch
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import lookup, require, unknown
-from kinetics_lab.laws.frontier import SETTING, SUMMARY, TRIALS, cost_table
+from kinetics_lab.laws.frontier import SETTING, SUMMARY
 from kinetics_lab.traces.read import read_traces
 from kinetics_lab.traces.table import check_traces, summary_of
 
@@ -123,14 +121,6 @@ def _summary(data: pd.DataFrame) -> pd.DataFrame:
     return data
 
 
-def counts(trials: Sequence[int]) -> list[int]:
-    """The numbers of answers N, ascending and each once."""
-    given = np.asarray(list(trials))
-    whole = given.size > 0 and given.dtype.kind in "iuf" and bool(((given % 1 == 0) & (given >= 1)).all())
-    require(whole, "trials must be whole numbers >= 1", list(trials))
-    return [int(n) for n in np.unique(given)]
-
-
 def offered(data: pd.DataFrame, topk: str) -> pd.DataFrame:
     """The data with oracle top-k as ``topk`` says (a key of ``TOPK``); "scan" renames topk:B to topk:B:false."""
     lookup(TOPK, topk, "topk")
@@ -169,38 +159,52 @@ def with_caps(data: pd.DataFrame, caps: Sequence[int]) -> pd.DataFrame:
     return data
 
 
-def price(
-    summary: pd.DataFrame, hardware: Hardware, trials: Sequence[int] = TRIALS, *,
-    shapes: Mapping[str, ModelShape] = MODELS, batch: float | str | None = None, reserve: float = 0.1, **options: Any,
-) -> pd.DataFrame:  # fmt: skip
-    """``cost_table`` and, for ``batch="fits"``, the batch that fits, with cached elements of the size it takes.
+def with_votes(summary: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """A column ``votes`` beside the summary of traces that have an ``answer``; one that was cut, or is missing, is no vote.
 
-    That is, for each task, model, policy and cap, how many sequences at all stages of their answers the memory
-    holds beside the weights and a ``reserve`` (chapter 15). Where not even one fits, rows are left out.
+    Raises ``ValueError`` where traces of a problem gave one answer and differ in whether it is right.
     """
-    trials = counts(trials)
-    most = int(summary.n_traces.max())
-    require(trials[0] <= most, f"no row has as many traces as trials={trials}", most)
-    summary = summary[summary.n_traces >= trials[0]]  # the others have nothing to price
-    if batch != "fits":
-        require(not isinstance(batch, str), "batch must be a number, 'fits' or None (endless)", batch)
-        return cost_table(summary, hardware, trials, shapes=shapes, batch=batch, **options)
-    keys = [name for name in ("task", "model", "policy", "cap") if name in summary]
-    size, parts = options.get("bytes_per_element", hardware.bytes_per_element), []
-    for _, rows in summary.groupby(keys, dropna=False, sort=False):
-        held = rows.tokens_in * rows.mean_tokens + rows.mean_sq_tokens / 2  # tokens, summed over the steps
-        context = max(held.sum() / max(rows.mean_tokens.sum(), 1), 1)
-        shape = lookup(shapes, rows.model.iloc[0], "model")
-        fits = float(max_batch(shape, hardware, context, bytes_per_element=size, reserve=reserve))
-        if fits >= 1:
-            parts.append(cost_table(rows, hardware, trials, shapes=shapes, batch=fits, **options))
-    room = f"{hardware.memory / 1e9:,.0f} GB"
-    require(len(parts) > 0, f"one model at least must fit in the memory of {hardware.name}", room)
-    return pd.concat(parts, ignore_index=True)
+    group = ["model", "task", "policy", "problem"]
+    held = {tuple(map(str, key)): rows for key, rows in traces.groupby(group, observed=True)}
+    found = list[tuple[tuple[int, bool | None], ...]]()
+    for row in summary.to_dict("records"):
+        rows = held[tuple(str(row[name]) for name in group)]
+        whole = rows.tokens_out <= row.get("cap", np.nan) if row.get("cap", np.nan) > 0 else ~rows.truncated
+        named = rows[whole & rows.answer.notna()].groupby("answer", observed=True).correct
+        both = named.nunique()
+        if (both > 1).any():
+            raise ValueError(
+                f"answer {both.idxmax()!r} to problem {row['problem']} must be right or wrong in all traces; got both"
+            )
+        sizes = zip(named.size().tolist(), named.first().tolist(), strict=True)
+        found.append(
+            (*((int(n), bool(right)) for n, right in sizes), (len(rows) - int(named.size().sum()), None))
+        )
+    return summary.assign(votes=pd.Series(found, index=summary.index, dtype=object))
+
+
+def who(table: pd.DataFrame) -> pd.Series:
+    """Model and policy: what one deploys."""
+    return table.model.astype(str) + ", " + table.policy.astype(str)
+
+
+def never_run(data: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Task -> "kind with models" -> reason: kinds of attention that the task's traces have, but not for these models."""
+    told = dict[str, dict[str, str]]()
+    kinds = data.policy.astype(str).str.split(":").str[0]
+    for task, rows in data.assign(kind=kinds).groupby("task", observed=True):
+        for kind, tried in rows.groupby("kind").model:
+            if lacks := [str(name) for name in rows.model.unique() if name not in set(tried)]:
+                told.setdefault(str(task), {})[f"{kind} with {', '.join(lacks)}"] = "never run"
+    return told
 
 
 def comparable(
-    rows: pd.DataFrame, priced: pd.DataFrame, names: set[str], trials: Sequence[int]
+    rows: pd.DataFrame,
+    priced: pd.DataFrame,
+    names: set[str],
+    trials: np.ndarray,
+    refused: Mapping[tuple[Any, ...], str],
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
     """The prices of settings that every problem of a task has: of the policies ``names``, and of dense attention.
 
@@ -209,7 +213,9 @@ def comparable(
     """
     size = rows.problem.nunique()
     table = priced[priced.groupby([*SETTING], dropna=False).problem.transform("nunique") == size]
-    left_out = _left_out(rows, table, trials)
+    left_out = _left_out(
+        rows, trials, {(*map(str, key[1:3]), np.nan_to_num(key[3])): why for key, why in refused.items()}
+    )
     chosen, dense = (table[table.policy.isin(some)] for some in (names, {"dense"}))
     if chosen.empty:
         lacks = f"no setting covers all {size} problems, as a comparison must"
@@ -218,30 +224,32 @@ def comparable(
     return chosen, dense, left_out
 
 
-def _left_out(rows: pd.DataFrame, table: pd.DataFrame, trials: Sequence[int]) -> dict[str, str]:
-    """What of a task's summary is not in the table of what can be chosen, or not for all ``trials``, and why."""
+def _left_out(
+    rows: pd.DataFrame, trials: np.ndarray, refused: Mapping[tuple[str, str, float], str]
+) -> dict[str, str]:
+    """What of a task's summary cannot be chosen, or not for all ``trials``, and why."""
     setting, problems = ["model", "policy", "cap"], rows.problem.unique()
     rows = rows.assign(cap=rows.cap.fillna(0) if "cap" in rows else 0)  # a cap of 0 stands for none
-    there = set(map(tuple, table[setting].fillna(0).to_numpy(object)))
     found: dict[str, dict[str, dict[str, list[str]]]] = {}  # model -> "model, policy" -> reason -> caps
     for key, part in rows.groupby(setting, sort=False, observed=True):
         model, policy, cap = map(str, key)
-        why = _why(part.set_index("problem").n_traces, problems, key in there, trials)
+        no = refused.get((model, policy, float(cap)), "")
+        why = _why(part.set_index("problem").n_traces, problems, no, trials)
         cut = f"cap {float(cap):.0f}" if float(cap) else "whole answers"
         found.setdefault(model, {}).setdefault(f"{model}, {policy}", {}).setdefault(why, []).append(cut)
     told = dict[str, str]()
-    for model, policies in found.items():
+    for name, policies in found.items():
         reasons = {}
-        for who, cuts in policies.items():
+        for who_, cuts in policies.items():
             several = len(cuts) > 1
             parts = [f"{why} ({', '.join(cut)})" if several else why for why, cut in cuts.items() if why]
-            reasons[who] = "; ".join(parts)
+            reasons[who_] = "; ".join(parts)
         alike = len(reasons) > 1 and len({*reasons.values()}) == 1
-        told |= {model: next(iter(reasons.values()))} if alike else reasons
-    return {who: why for who, why in told.items() if why}
+        told |= {name: next(iter(reasons.values()))} if alike else reasons
+    return {who_: why for who_, why in told.items() if why}
 
 
-def _why(n_traces: pd.Series, problems: np.ndarray, priced: bool, trials: Sequence[int]) -> str:
+def _why(n_traces: pd.Series, problems: np.ndarray, refused: str, trials: np.ndarray) -> str:
     """Why a setting with these traces, by problem, is not offered for all ``trials``; "" where it is."""
 
     def some(names: list[Any]) -> str:
@@ -254,9 +262,7 @@ def _why(n_traces: pd.Series, problems: np.ndarray, priced: bool, trials: Sequen
     each = f"({fewest} of {some(list(n_traces.index[n_traces == fewest]))})"
     if fewest < trials[0]:
         return f"too few traces for N = {', '.join(map(str, trials))} {each}"
-    if not priced:
-        return "no room in the memory"
-    return f"N > {fewest} takes more traces {each}" if fewest < trials[-1] else ""
+    return refused or (f"N > {fewest} takes more traces {each}" if fewest < trials[-1] else "")
 
 
 def by_reason(left_out: Mapping[str, str], most: int | None = None) -> list[str]:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from textwrap import wrap
+from typing import Any
+
 import pandas as pd
 
 from kinetics_lab.planner.offers import by_reason
 from kinetics_lab.planner.plan import UNITS
+from kinetics_lab.planner.serve import commands
+from kinetics_lab.planner.strategy import STRATEGIES
 
-ALLOCATED = {"uniform": "one setting for all problems", "oracle": "an oracle's choice for each problem"}
+ALLOCATED = {
+    "uniform": "one setting for all problems",
+    "oracle": "an oracle's choice for each problem, its cost capped",
+    "hindsight": "a choice in hindsight for each problem, the mean cost capped",
+}
 LEGEND = """
-accuracy  share of problems (%) that any of the N answers solves, and its {level:.0%} interval (bootstrap
-          over problems)
+accuracy  share of problems (%) that are solved, and its {level:.0%} interval (bootstrap over problems)
 halves    setting chosen on half of the answers, scored on the same / on the other half (N <= half)
-dense     the most that dense attention reaches for the same budget, allocated the same way"""
+dense     the most that dense attention reaches for the same budget, allocated the same way
+answers   drawn per problem, in the mean"""
 UNIFORM = """
 again     share of resamples (%) that choose this model and policy again; below: the best setting of
           another model or policy, and the share in which the choice beats it"""
-SCAN = "\ntopk:B:false scores every cached key to find its B tokens"
+ORACLE = "\nIt knows the traces' success rates, which no user does; capping each cost can even solve fewer."
+VOTE = "\nThe answers are not known: accuracy is what a vote reaches at least, if all wrong answers agree."
+SCAN = "\ntopk:B:false scores every cached key to find its B tokens, which no serving engine offers"
+ASSUMED = "\nsparse    was measured in no engine: it is given the efficiency of dense attention"
 FREE = "\n*         finds its tokens for nothing, which no engine can do"
 
 
@@ -30,36 +43,77 @@ def often(share: float) -> str:
     return ">99" if 0.995 <= share < 1 else percent(share, 0)
 
 
+def served(row: Mapping[Any, Any]) -> str:
+    """What a setting runs on, how long it takes and what it costs in money, as far as that is known."""
+    if row["batch"] == float("inf"):
+        parts = ["endless batch"]
+    else:
+        times = f"{row['ttft_s']:.2g} s to the first token, {row['tpot_s']:.2g} a token, {row['answer_s']:.3g} to an answer"
+        parts = [f"{row['devices']:.0f} device{'s' * (row['devices'] != 1)}, batch {row['batch']:.0f}", times]
+    if row["usd"] > 0:
+        parts.append(f"${row['usd']:.3g} (${row['usd_per_mtok']:.3g}/Mtok)")
+    return "; ".join(parts)
+
+
 def text(found: pd.DataFrame) -> str:
-    """The plan as a table of at most 100 columns (more for long names), with a legend."""
+    """The plan as a table of at most 100 columns (more for long names), with a legend and what to start."""
     about = found.attrs
-    unit, uniform = about["unit"], about["allocation"] == "uniform"
+    unit, uniform, name = about["unit"], about["allocation"] == "uniform", about["strategy"].split(":")[0]
     lines = []
     for task, rows in found.groupby("task", sort=False):
-        lines.append(f"{task} on {about['device']}, {ALLOCATED[about['allocation']]};")
-        lines.append(f"budget and cost in {UNITS[unit]} per problem, at peak rates")
-        head = f"{'budget':>7}  {'accuracy':15}{'halves':>11}{'dense':>7}{'cost':>9}{'tokens':>7}"
+        lines.append(f"{task} on {about['device']}, weights {about['weights']}, KV cache {about['kv']};")
+        lines.append(f"{ALLOCATED[about['allocation']]};")
+        lines.append(f"{about['strategy']}: {STRATEGIES[name][1]};")
+        lines.append(f"budget and cost in {UNITS[unit]} per problem, by {about['clock']}")
+        head = f"{'budget':>7}  {'accuracy':15}{'halves':>11}{'dense':>7}{'cost':>9}{'answers':>8}"
         lines.append(head + (f"{'again':>6}  run" if uniform else "  most frequent setting"))
         for row in rows.to_dict("records"):
             start = f"{row[f'budget_{unit}']:>7.4g}  "
             if row["setting"]:
                 spread = f"{percent(row['accuracy'])} ({percent(row['low'], 0)}-{percent(row['high'], 0)})"
                 halves = f"{percent(row['seen'])}/{percent(row['unseen'])}"
-                tokens = f"{row['tokens'] / 1000:.3g}K" if row["tokens"] >= 1000 else f"{row['tokens']:.0f}"
                 start += f"{spread:15}{halves:>11}{percent(row['dense']):>7}"
-                start += f"{row[f'cost_{unit}']:>9.3g}{tokens:>7}"
+                start += f"{row[f'cost_{unit}']:>9.3g}{row['draws']:>8.3g}"
                 run = row["setting"] + (" *" if row["oracle"] else "")
                 share = f"{often(row['again']):>6}  {run}"
                 lines.append(start + (share if uniform else f"  {percent(row['share'], 0)}%: {run}"))
+                if uniform:
+                    lines.append(f"{'':9}{served(row)}")
                 if row["runner_up"]:
                     other = f"{percent(row['runner_up_accuracy'])}, beaten in {often(row['beats'])}%"
                     lines.append(f"{'':9}{other:55}  {row['runner_up']}")
             if row["note"]:
-                lines.append((" " * 9 if row["setting"] else start) + row["note"])
+                told = wrap(row["note"], 90, break_long_words=False)
+                lines += [(" " * 9 if row["setting"] or i else start) + part for i, part in enumerate(told)]
         lines.append("")
+    assumed = about["measured"] and bool((found.policy.isin(["dense", ""])).eq(False).any())
     scans = bool(found.policy.str.contains(":false").any())
-    legend = LEGEND + UNIFORM * uniform + SCAN * scans + FREE * bool(found.oracle.any())
-    return "\n".join(lines) + legend.format(level=about["level"])
+    legend = (
+        LEGEND
+        + (UNIFORM if uniform else ORACLE)
+        + VOTE * (name == "majority")
+        + SCAN * scans
+        + ASSUMED * assumed
+    )
+    return (
+        "\n".join(lines)
+        + (legend + FREE * bool(found.oracle.any())).format(level=about["level"])
+        + _start(found)
+    )
+
+
+def _start(found: pd.DataFrame) -> str:
+    """What to start for each model and policy of a plan with one setting for all."""
+    about, lines = found.attrs, list[str]()
+    if about["allocation"] != "uniform":
+        return ""
+    for row in found[found.setting != ""].drop_duplicates(["model", "policy", "cap"]).to_dict("records"):
+        lines.append(f"\n{row['model']}, {row['policy']}")
+        lines += [
+            f"  {engine}: {line}"
+            for engine, line in commands(row, about["weights"], about["kv"], about["reserve"]).items()
+        ]
+    return "\n\nTo start:" + "\n".join(lines) if lines else ""
 
 
 def left_out(found: pd.DataFrame) -> list[str]:

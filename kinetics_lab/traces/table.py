@@ -151,7 +151,7 @@ def check_traces(table: pd.DataFrame) -> pd.DataFrame:
     """The trace table in its own form, or one ValueError naming column, row, value and what would be right.
 
     Returns a new DataFrame: columns in the order of ``COLUMNS``, text columns as category, ``trial``, ``tokens_in``,
-    ``tokens_out`` as int32, ``correct`` and ``truncated`` as bool. Raises for missing columns, an empty table, numbers
+    ``tokens_out`` as int32, ``correct`` and ``truncated`` as bool; a column ``answer`` stays (what was answered, for votes). Raises for missing columns, an empty table, numbers
     out of range, a (model, task, policy, problem, trial) that occurs twice, and prompts of different length within one
     problem.
     """
@@ -165,6 +165,8 @@ def check_traces(table: pd.DataFrame) -> pd.DataFrame:
         made[name] = _numbers(table, name, least, 2**31 - 1)
     made |= {name: _numbers(table, name, 0, 1) for name in ("correct", "truncated")}
     result = pd.DataFrame({name: made[name] for name in COLUMNS})
+    if "answer" in table:
+        result["answer"] = pd.Categorical(table["answer"])
     for row, what in chain(repeats(result, partial(_row, result)), uneven_prompts(result)):
         raise ValueError(f"trace table: {_row(result, row)}: {what}")
     return result

@@ -1,0 +1,217 @@
+"""What an answer costs, how long it takes and what it runs on; and what a strategy makes of that.
+
+The cost of an answer comes from the law at a device's peak rates, a lower bound, or from a clock of measured kernels. Costs are
+eFLOPs: the FLOP that the device could have done in the time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kinetics_lab.cost.clock import Clock, Measured
+from kinetics_lab.cost.fit import ALONE, Fit, fit
+from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.models import MODELS
+from kinetics_lab.cost.policies import Dense, parse_policy
+from kinetics_lab.cost.precision import Precision
+from kinetics_lab.cost.request import cost_parts
+from kinetics_lab.cost.shapes import ModelShape
+from kinetics_lab.cost.silicon.grid import OutsideGridWarning
+from kinetics_lab.cost.silicon.serving import prefill_seconds as measured_prefill
+from kinetics_lab.cost.step import prefill_flops, prefill_seconds, step_parts, step_seconds
+from kinetics_lab.errors import lookup, require
+from kinetics_lab.planner.strategy import BestOf, Majority, Strategy
+
+SERVER = ["task", "model", "policy", "cap"]  # what answers on one server have in common
+
+
+def counts(trials: Sequence[int], most: int) -> np.ndarray:
+    """Numbers of answers N, ascending, each once. For none every one up to 64, and steps of a tenth beyond, up to ``most``."""
+    given = np.asarray(list(trials))
+    if not given.size:
+        far = 64 * 1.1 ** np.arange(1 + np.log(max(most, 64) / 64) / np.log(1.1))
+        every = np.unique(np.r_[1:65, far.astype(int), most])
+        return every[every <= most]
+    whole = given.dtype.kind in "iuf" and bool(((given % 1 == 0) & (given >= 1)).all())
+    require(whole, "trials must be whole numbers >= 1", list(trials))
+    require(given.min() <= most, f"no row has as many traces as trials={given.tolist()}", most)
+    return np.unique(given).astype(int)
+
+
+def price(
+    summary: pd.DataFrame, hardware: Hardware, trials: Sequence[int] = (), *,
+    strategy: Callable[[Any], Strategy] = BestOf, hourly: float = np.nan, **terms: Any,
+) -> tuple[pd.DataFrame, dict[tuple[Any, ...], str]]:  # fmt: skip
+    """`drawn` of `answers`, and what cannot be served: SERVER -> why. ``hourly``: dollars an hour a device, for a column ``usd``."""
+    require(not hourly <= 0, "price must be positive (dollars an hour a device)", hourly)
+    least = counts(trials, int(summary.n_traces.max()))[0]
+    one, refused = answers(summary[summary.n_traces >= least], hardware, **terms)
+    table = drawn(one, strategy, trials)
+    return table.assign(usd=table.eflops / hardware.peak_flops * hourly / 3600), refused
+
+
+def answers(
+    summary: pd.DataFrame, hardware: Hardware, *, shapes: Mapping[str, ModelShape] = MODELS, precision: Precision | None = None,
+    batch: float | str = "fits", devices: int | None = None, reserve: float = 0.1, clock: Clock | None = None,
+    share_prompt: bool = False, prefill: bool = True, **options: Any,
+) -> tuple[pd.DataFrame, dict[tuple[Any, ...], str]]:  # fmt: skip
+    """What one answer costs, for each row of the summary, and what cannot be served: SERVER -> why.
+
+    Args:
+        hardware: one device. precision: how weights and cache are stored; None: in the hardware's own, or the clock's.
+        batch: answers decoded side by side, which share the weights' traffic: "fits" (what the memory holds beside the weights
+            and a ``reserve``), a number, or "endless", which asks for no memory. devices: that serve a model together; None: the fewest that hold it.
+        clock: of measured kernels; None for the law. It times every token of a server alike.
+        share_prompt: answers to a problem share its prompt, read and stored once; else each reads its own.
+        prefill: count the reading of the prompt. options: of ``decode_cost`` (dense_layers, ...), and ``combine``.
+
+    Columns beside the summary's: ``each``, ``wave`` and ``once``, the eFLOPs of an answer, of what answers side by side share, and of what
+    all to a problem do; ``devices``, ``batch``; ``ttft`` and ``tpot``, seconds to the first and per further token; ``inside``, whether
+    the clock has measured there.
+    """
+    number = isinstance(batch, (int, float)) and 0 < batch < np.inf
+    require(
+        number or batch in ("fits", "endless"), "batch must be a number above 0, 'fits' or 'endless'", batch
+    )
+    combine = options.get("combine", "add")
+    require(
+        combine == "add" or not share_prompt,
+        "share_prompt needs combine='add', by which shared costs add up",
+        combine,
+    )
+    require(devices is None or devices >= 1, "devices must be at least 1", devices)
+    precision = stored(hardware, precision, clock)
+    summary = summary if "cap" in summary else summary.assign(cap=np.nan)
+    parts, refused = list[pd.DataFrame](), dict[tuple[Any, ...], str]()
+    for key, rows in summary.groupby(SERVER, dropna=False, sort=False, observed=True):
+        shape = lookup(shapes, rows.model.iloc[0], "model")
+        held = rows.tokens_in * rows.mean_tokens + rows.mean_sq_tokens / 2  # tokens, summed over the steps
+        context = float(max(held.sum() / max(rows.mean_tokens.sum(), 1), 1))
+        given = None if batch in ("fits", "endless") else max(float(batch), 1)
+        room = fit(shape, hardware, precision, context, given, reserve=reserve, devices=devices)
+        why, here = (
+            room.reason,
+            rows.assign(devices=room.devices, batch=room.batch if batch == "fits" else batch),
+        )
+        if batch == "endless":
+            why, here = "", rows.assign(devices=devices or 1, batch=np.inf)
+        try:
+            if not why:
+                parts.append(_answer(here, room, clock, context, share_prompt, prefill, options))
+        except ValueError as error:
+            if clock is None:
+                raise
+            why = f"{clock.label} cannot price it: {error}"
+        if why:
+            refused[key] = why
+    if not parts:
+        raise ValueError(f"no model can be served: {'; '.join(dict.fromkeys(refused.values()))}")
+    return pd.concat(parts, ignore_index=True), refused
+
+
+def stored(hardware: Hardware, precision: Precision | None, clock: Clock | None) -> Precision:
+    """How weights and cache are stored: as told, as the clock measured them, or all in the hardware's own precision."""
+    if isinstance(clock, Measured):
+        told = clock.silicon
+        require(
+            hardware.name == told.gpu,
+            f"the clock is of {told.gpu}, and hardware must be the same",
+            hardware.name,
+        )
+        require(precision is None, f"precision must be left to the clock ({clock.label})", str(precision))
+        return Precision(told.weights, told.kv, source="as measured")
+    own = hardware.precision
+    return precision or Precision(own, own, embedding=own)
+
+
+def _answer(
+    rows: pd.DataFrame, room: Fit, clock: Clock | None, context: float, share_prompt: bool, prefill: bool,
+    options: Mapping[str, Any],
+) -> pd.DataFrame:  # fmt: skip
+    """`answers` for the rows of one server, which holds ``context`` tokens of each answer in the mean."""
+    shape, hardware, precision, layout = room.shape, room.hardware, room.precision, room.layout
+    n_in, length = rows.tokens_in.to_numpy(float), rows.mean_tokens.to_numpy(float)
+    policy, devices, batch = (
+        parse_policy(rows.policy.iloc[0]),
+        int(rows.devices.iloc[0]),
+        float(rows.batch.iloc[0]),
+    )
+    prompt = ttft = np.zeros(len(rows))
+    inside, wave = True, np.zeros(len(rows))
+    if isinstance(clock, Measured):
+        require(np.isfinite(batch), "batch must be finite with a clock of measured kernels", batch)
+        share = options.get("dense_layers", 0) / shape.n_layers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OutsideGridWarning)  # `inside` says it
+            own, dense = (
+                float(sum(clock.step(shape, batch, context, p, devices).values())) for p in (policy, Dense())
+            )
+            ttft = measured_prefill(shape, clock.silicon, n_in, devices) if prefill else ttft
+        tpot, prompt = (1 - share) * own + share * dense, ttft * devices
+        each, inside = (
+            length * tpot * devices / batch,
+            bool(clock.silicon.inside(shape, batch, context, devices)),
+        )
+    else:
+        law = {"bytes_per_element": precision.sizes, **options, "share_prompt": share_prompt}
+        law |= {
+            "batch": batch if np.isfinite(batch) else None,
+            "n_out_sq": rows.mean_sq_tokens.to_numpy(float),
+        }
+        combine = law.pop("combine", "add")
+        priced = (cost_parts(shape, policy, n_in, length, n, **law) for n in (1, 2))
+        first, both = (
+            np.sum([*step_seconds(hardware, precision, part, combine).values()], 0) for part in priced
+        )
+        if devices > 1 and np.isfinite(
+            batch
+        ):  # what is copied to several devices, and what goes over their link
+            steps = (
+                step_parts(shape, batch, context, policy, precision=precision, layout=one)
+                for one in (layout, ALONE)
+            )
+            spread, alone = (
+                np.nansum([*step_seconds(hardware, precision, step, combine).values()]) for step in steps
+            )
+            first, both = (seconds * devices * spread / alone for seconds in (first, both))
+        each, wave = both - first, 2 * first - both  # two side by side share a part of what they read
+        tpot = float(first.sum() / max(length.sum(), 1) * batch / devices)
+        if prefill:
+            work = prefill_flops(shape, n_in)
+            prompt = work["parameters"] / precision.peak(hardware) + work["attention"] / hardware.peak_flops
+            ttft = prefill_seconds(shape, hardware, n_in, precision=precision, layout=layout)
+    each = each + (0 if share_prompt else prompt)
+    seconds = {"each": each, "wave": wave, "once": prompt if share_prompt else 0 * prompt}
+    eflops = {name: value * hardware.peak_flops for name, value in seconds.items()}
+    return rows.assign(**eflops, ttft=ttft, tpot=tpot, inside=inside)
+
+
+def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequence[int] = ()) -> pd.DataFrame:
+    """What the strategy makes of answers: a row for each of them and each N (see `counts`) up to its traces.
+
+    Columns beside those of `answers`: ``n_trials``, ``accuracy``, ``best_case`` (of a vote whose answers are not known; ``accuracy`` is the
+    worst then), ``draws``, ``tokens`` and ``eflops`` of a problem, ``answer_s``: seconds to the answer, at most. A wave of k answers side by
+    side takes as long as its longest, which is at most sqrt(Var) (k - 1) / sqrt(2k - 1) above the mean length, whatever the distribution
+    (Hartley and David 1954, Gumbel 1954); for k = 1 the mean time is exact.
+    """
+    wanted = counts(trials, int(one.n_traces.max()))
+    table = one.loc[one.index.repeat(len(wanted))].assign(n_trials=np.tile(wanted, len(one)))
+    table = table[table.n_trials <= table.n_traces].reset_index(drop=True)
+    plan, votes = strategy(table.n_trials.to_numpy()), table.get("votes")
+    n, c = table.n_traces.to_numpy(int), table.n_correct.to_numpy(int)
+    found = plan.of(n, c, None if votes is None else votes.tolist())
+    accuracy = best = found.accuracy.round(12)  # equal but for rounding is equal
+    if isinstance(plan, Majority) and votes is None:
+        best = Majority(plan.trials, "differ").of(n, c).accuracy.round(12)
+    k, mean = np.broadcast_to(plan.at_once, n.shape), table.mean_tokens.to_numpy(float)
+    spread = np.sqrt(np.maximum(table.mean_sq_tokens - mean**2, 0)) * (k - 1) / np.sqrt(2 * k - 1)
+    return table.assign(
+        accuracy=accuracy, best_case=best, draws=found.draws, tokens=found.draws * mean,
+        eflops=found.paid * table.each + found.waves * table.wave + table.once,
+        answer_s=found.waves * (table.ttft + (mean + spread) * table.tpot),
+    )  # fmt: skip
