@@ -492,7 +492,10 @@ def test_the_digest_follows_the_kernels_source(tmp_path, monkeypatch):
     (package / "dense.py").write_text("x = 1\n")
     second = bench_module.kernels_digest()
     (package / "dense.py").write_text("x = 2\n")
-    assert len({first, second, bench_module.kernels_digest()}) == 3
+    third = bench_module.kernels_digest()
+    assert len({first, second, third}) == 3
+    (package / "ladder.py").write_text("x = 3\n")  # kernels to learn from, which nothing times
+    assert bench_module.kernels_digest() == third
 
 
 # ---- FlexAttention as a peer ----------------------------------------------------------------------------------
