@@ -6,7 +6,6 @@ import gc
 import hashlib
 import importlib.util
 import os
-import re
 import subprocess
 import tempfile
 from collections.abc import Collection
@@ -21,6 +20,7 @@ CPU = "cpu-interpreter"  # label and folder of rehearsals on a CPU, which are no
 HOST = "host"  # this computer's own processor, timed in plain PyTorch and fp32: measurements
 #: Digests that changed because code moved and not because it changed: the old one, and the one it has now.
 MOVED = {"4dfd68209990": "a234d5732b9a"}
+LEAST, LEAST_FP8 = (8, 0), (8, 9)  # compute capabilities from which on the kernels run, and those of fp8
 
 
 def kernels_digest(device: str = "cuda") -> str:
@@ -57,6 +57,7 @@ def code_state(device: str = "cuda") -> Row:
         "kernels_digest": kernels_digest(device),
         **{name: decode.version_of(name) for name in ("torch", "triton", "transformers")},
         "flashinfer": decode.version_of("flashinfer-python"),
+        "flash_attn": decode.version_of("flash-attn-3") or decode.version_of("flash-attn"),
     }
 
 
@@ -67,7 +68,8 @@ class Bench:
     device: str  # "cuda", HOST, or CPU for a rehearsal in Triton's interpreter
     gpu: str  # its name, or that of the processor
     timer: WallTimer
-    uuid: str = ""
+    driver: str | None = None
+    capability: tuple[int, int] = LEAST  # compute capability of a GPU: (9, 0) is sm_90
     floor_us: float | None = None  # what the timer says of a call that does next to nothing
     peers: dict[str, str] = field(default_factory=dict)  # name: "" where it has run, else why not
     code: Row = field(default_factory=code_state)  # read once: the code that runs, not the files of later
@@ -75,7 +77,7 @@ class Bench:
     @property
     def folder(self) -> str:
         """Name of the folder its rows go to: "nvidia-h200"."""
-        return re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
+        return timers.folder_of(self.gpu)
 
     @property
     def on_gpu(self) -> bool:
@@ -103,13 +105,9 @@ class Bench:
         return {f"{name}_{key}": value for name, t in timings.items() for key, value in t.items()}
 
     def provenance(self) -> Row:
-        """The columns that say where and by which code a row was measured, and the clocks at this moment."""
-        query = ("--query-gpu=driver_version,clocks.sm,clocks.mem", "--format=csv,noheader,nounits")
-        seen = (_output("nvidia-smi", "-i", self.uuid, *query) if self.on_gpu else None) or ""
-        driver, *clocks = seen.split(", ") if seen.count(", ") == 2 else (None, "", "")
-        sm, memory = (int(mhz) if mhz.isdigit() else None for mhz in clocks)
-        origin = {"device": self.device, "gpu": self.gpu, "driver": driver, "sm_mhz": sm, "mem_mhz": memory}
-        return {**origin, "timer_floor_us": self.floor_us, **self.code}
+        """The columns that say where and by which code a row was measured, and what the GPU did meanwhile."""
+        origin = {"device": self.device, "gpu": self.gpu, "driver": self.driver}
+        return {**origin, **self.timer.seen, "timer_floor_us": self.floor_us, **self.code}
 
     def has_memory(self, needed: float) -> bool:
         """Whether ``needed`` bytes are free, after giving back what earlier cases left."""
@@ -137,7 +135,7 @@ def open_bench(device: str, out: Path) -> Bench:
     """The bench of this machine's GPU ("cuda") or of its processor ("host"), or a rehearsal ("cpu").
 
     Only a temporary folder takes the rows of a rehearsal. Raises ``RuntimeError`` without PyTorch, or on any other
-    device than the host without Triton and GPU, ``ValueError`` for a rehearsal's ``out`` elsewhere.
+    device than the host without Triton and a GPU of sm_80 or newer, ``ValueError`` for a rehearsal's ``out`` elsewhere.
     """
     needed = ("torch",) if device == HOST else ("torch", "triton")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -157,8 +155,14 @@ def open_bench(device: str, out: Path) -> Bench:
     if not torch.cuda.is_available():
         instead = "--dry-run lists the cases, and --device host times this computer's own processor"
         raise RuntimeError(f"measuring needs a CUDA GPU, and PyTorch sees none: {instead}")
-    bench = Bench("cuda", torch.cuda.get_device_name(0), CudaTimer())
-    bench.uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    name, capability = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
+    if capability < LEAST:
+        newer = "sm_80 or newer (A100, A10, RTX 30 and later)"
+        raise RuntimeError(f"measuring needs a GPU of {newer}; got {name}, sm_{capability[0]}{capability[1]}")
+    timers.this_gpu()  # before anything is taken of it
+    uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    driver = _output("nvidia-smi", "-i", uuid, "--query-gpu=driver_version", "--format=csv,noheader")
+    bench = Bench("cuda", name, CudaTimer(uuid), driver, capability)
     one = torch.zeros(1, device="cuda")
     bench.floor_us = time_together({"floor": lambda: one.add_(1)}, bench.timer)["floor"]["us"]
     return bench

@@ -19,7 +19,7 @@ import pandas as pd
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.data import data_dir
 from kinetics_lab.errors import require, unknown
-from kinetics_lab.measure.limits import Rates
+from kinetics_lab.measure.limits import Rates, memory_of
 from kinetics_lab.measure.runner import measured_rates, read_rows
 from kinetics_lab.measure.suites import chosen_suites, measure
 
@@ -81,7 +81,7 @@ def rows(
         folder = Path(measurements or Path(run) / "measurements")
         told = partial(print, flush=True)
         gpu = measure(f"roofline,{suite}", folder, device=device, say=told)[0].parent.name
-    rates = measured_rates(folder, gpu)
+    rates, memory = measured_rates(folder, gpu), memory_of(gpu)
     there = sorted(path.name for path in folder.glob("*") if path.is_dir())
     if measurements and gpu not in there:
         raise unknown(f"{folder}: gpu", gpu, there or ["none"])
@@ -97,9 +97,9 @@ def rows(
         good = table[same & table["error"].isna()].reset_index(drop=True)
         if len(good):
             title = f"Measured on {', '.join(good['gpu'].unique())}"
-            said = _provenance(good, table[same], int((~same).sum()), len(found.cases_on(device)))
+            said = _provenance(good, table[same], int((~same).sum()), len(found.cases_on(device, memory)))
             return Rows(gpu, title, True, good, rates, said, folder)
-    limits = pd.DataFrame([case | found.predict(case, rates) for case in found.cases_on(device)])
+    limits = pd.DataFrame([case | found.predict(case, rates) for case in found.cases_on(device, memory)])
     tried = f"; {len(table)} cases were tried and failed: {table['error'].iloc[0]}" if len(table) else ""
     gpu_command = "make gpu, on a machine with this GPU"
     said = {
@@ -113,7 +113,8 @@ def rows(
 def _provenance(good: pd.DataFrame, kept: pd.DataFrame, others: int, cases: int) -> dict[str, str]:
     """Where rows come from, and what is missing among them."""
     suite, on_gpu = good["suite"].iloc[0], good["device"].eq("cuda").all()
-    found = good[["driver", "torch", "triton", "flashinfer", "transformers", "commit"]].apply(
+    names = ["driver", "torch", "triton", "flashinfer", "flash_attn", "transformers", "commit"]
+    found = good.reindex(columns=names).apply(
         lambda column: ", ".join(sorted(set(column.dropna().astype(str)))) or "none"
     )
     libraries = found.drop("commit") if on_gpu else found[["torch", "transformers"]]
