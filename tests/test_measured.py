@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kinetics_lab import cli
 from kinetics_lab.book.runs import run_notebook
 from kinetics_lab.measure import limits
 from kinetics_lab.measure import rows as measured
-from kinetics_lab.measure.bench import CPU
+from kinetics_lab.measure.bench import CPU, code_state
 from kinetics_lab.measure.suites import SUITES
 from kinetics_lab.measure.timelaw import FORMS, TimeLaw, fit_time_law, halves
 
@@ -44,6 +45,89 @@ def test_without_rows_the_limits_are_shown_and_called_so(tmp_path, monkeypatch):
         assert timed == {"round_us"}
         assert "4.80 TB/s and 990 TFLOP/s (datasheet h200)" in repr(found)
         assert 'class="admonition warning"' in found._repr_html_()
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory):
+    """A folder of rows of all suites, as somebody would send them."""
+    out = tmp_path_factory.mktemp("sent")
+    clean = {"commit": "0123456789" * 4, "dirty": False, "triton": "3.7.1"}
+    write(out, *SUITES, code=code_state() | clean)
+    return out / GPU
+
+
+def test_rows_that_are_what_they_say_pass_the_check(sent):
+    for suite in SUITES:
+        measured.check(sent / f"{suite}.parquet")
+
+
+def test_the_command_checks_a_folder(sent, tmp_path, capsys):
+    assert cli.main(["measure", "--check", str(sent)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{sent / name}.parquet: as it should be" for name in sorted(SUITES)
+    ]
+    assert cli.main(["measure", "--check", str(tmp_path)]) == 2
+    assert "--check must be a folder with Parquet files of rows; got " in capsys.readouterr().err
+
+
+def test_the_rows_of_the_book_pass_the_check():
+    files = sorted((Path(__file__).parent.parent / "data" / "measurements").glob("*/*.parquet"))
+    assert files
+    for file in files:
+        measured.check(file)
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "message"),
+    [
+        (
+            "gpu",
+            lambda x: "NVIDIA H200",
+            "gpu must be that of the folder synthetic-rows-of-a-test-no-h200; got 'NVIDIA H200'",
+        ),
+        ("suite", lambda x: "dense", "suite must be the name of the file; got 'dense'"),
+        (
+            "device",
+            lambda x: CPU,
+            "device must be cuda or host: a rehearsal is no measurement; got 'cpu-interpreter'",
+        ),
+        ("commit", lambda x: "unknown", "commit must be the 40 digits of a commit; got 'unknown'"),
+        ("commit", lambda x: None, "commit must be the 40 digits of a commit; got "),
+        ("dirty", lambda x: True, "dirty must be False: measured by code that is committed; got True"),
+        ("kernels_digest", lambda x: "x" * 12, "kernels_digest must be 12 hexadecimal digits; got 'xxx"),
+        ("date", lambda x: "yesterday", "date must be a time in UTC; got 'yesterday'"),
+        ("driver", lambda x: None, "driver must be a version; got "),
+        ("triton", lambda x: None, "triton must be a version; got "),
+        ("bytes", lambda x: x - 1, "bytes must be as the suite counts it; got "),
+        ("limit_us", lambda x: 0.9 * x, "limit_us must be as the suite counts it; got "),
+        ("budget", lambda x: 256, "batch must be of a case that no other row has; got 4096"),
+        ("step_us", lambda x: 0.0, "step_us must be positive, between its percentiles; got 0.0"),
+        ("step_us", lambda x: 2 * x, "step_us must be positive, between its percentiles; got "),
+        ("share_of_limit", lambda x: 1.2, "share_of_limit must be at most 1.1; got 1.2"),
+    ],
+)
+def test_a_row_that_cannot_be_is_named(sent, tmp_path, column, change, message):
+    rows = pd.read_parquet(sent / "topk.parquet")
+    rows[column] = [change(x) if i == 1 else x for i, x in enumerate(rows[column])]
+    if column == "budget":  # the case of row 2, said by row 1
+        for name in ("block", "window", "page"):
+            rows.loc[1, name] = rows.loc[2, name]
+    file = tmp_path / GPU / "topk.parquet"
+    file.parent.mkdir()
+    rows.to_parquet(file)
+    named = 2 if column == "budget" else 1
+    with pytest.raises(ValueError, match=re.escape(f"{file}, row {named}: {message}")):
+        measured.check(file)
+
+
+def test_a_file_that_is_no_suite_or_lacks_columns_is_named(sent, tmp_path):
+    with pytest.raises(ValueError, match=r"times.parquet: suite 'times' is not known"):
+        measured.check(tmp_path / GPU / "times.parquet")
+    file = tmp_path / GPU / "topk.parquet"
+    file.parent.mkdir()
+    pd.read_parquet(sent / "topk.parquet").drop(columns=["commit", "step_us"]).to_parquet(file)
+    with pytest.raises(ValueError, match=r"columns of topk must be there; got \['commit', 'step_us'\]"):
+        measured.check(file)
 
 
 def test_limits_take_measured_rates_as_soon_as_there_are_some(tmp_path):
