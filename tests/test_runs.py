@@ -264,7 +264,13 @@ def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(house, keys):
 def test_a_changed_data_file_makes_stale_what_reads_it(house, keys):
     manifest = house / "data" / "MANIFEST.toml"
     whole, before = manifest.read_text(), keys()
-    for name, readers in (("printed_rows", {"10", "13"}), ("ladder_walks", PART_4), ("kernels_sm90", {"22"})):
+    for name, readers in (
+        ("printed_rows", {"10", "13"}),
+        ("ladder_walks", PART_4),
+        ("kernels_sm90", {"27"}),
+        ("kernel_bytes", {"22", "27"}),
+        ("silicon_search", {"22"}),
+    ):
         head, _, rest = whole.partition(f"[{name}]")
         manifest.write_text(f"{head}[{name}]" + rest.replace('sha256 = "', 'sha256 = "0', 1))
         after = keys()
