@@ -269,7 +269,6 @@ def test_a_changed_data_file_makes_stale_what_reads_it(house, keys):
         ("ladder_walks", PART_4),
         ("kernels_sm90", {"27"}),
         ("kernel_bytes", {"22", "27"}),
-        ("silicon_search", {"22"}),
     ):
         head, _, rest = whole.partition(f"[{name}]")
         manifest.write_text(f"{head}[{name}]" + rest.replace('sha256 = "', 'sha256 = "0', 1))
