@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib.util
+import io
 import os
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from kinetics_lab import decode
 from kinetics_lab.measure import timers
 from kinetics_lab.measure.timers import Calls, CudaTimer, HostTimer, Row, WallTimer, time_together
 
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout
 CPU = "cpu-interpreter"  # label and folder of rehearsals on a CPU, which are not measurements
 HOST = "host"  # this computer's own processor, timed in plain PyTorch and fp32: measurements
 #: Digests that changed because code moved and not because it changed: the old one, and the one it has now.
@@ -31,10 +34,25 @@ def kernels_digest(device: str = "cuda") -> str:
         if spec is None or not spec.submodule_search_locations:
             cure = "install kinetics-lab or set PYTHONPATH=kernels"
             raise RuntimeError(f"kinetics_kernels cannot be imported: {cure}")
-        paths = sorted(Path(spec.submodule_search_locations[0]).glob("*.py"))
-        paths = [path for path in paths if path.stem != "ladder"]  # small kernels to learn from, never timed
-    whole = b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in paths)
-    return hashlib.sha256(whole).hexdigest()[:12]
+        paths = list(Path(spec.submodule_search_locations[0]).glob("*.py"))
+    return _digest({path.name: path.read_bytes() for path in paths})
+
+
+def digest_at(commit: str) -> str | None:
+    """The same of the kernels as a commit has them; None where this checkout does not know it."""
+    command = ("git", "-C", str(ROOT), "archive", commit, "kernels/kinetics_kernels")
+    try:
+        made = subprocess.run(command, capture_output=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    with tarfile.open(fileobj=io.BytesIO(made)) as archive:
+        files = {Path(one.name).name: archive.extractfile(one) for one in archive if one.name.endswith(".py")}
+        return _digest({name: file.read() for name, file in files.items() if file})
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    kept = sorted(name for name in files if name != "ladder.py")  # small kernels to learn from, never timed
+    return hashlib.sha256(b"".join(name.encode() + b"\0" + files[name] for name in kept)).hexdigest()[:12]
 
 
 def _output(*command: str) -> str | None:
@@ -47,10 +65,9 @@ def _output(*command: str) -> str | None:
 
 def code_state(device: str = "cuda") -> Row:
     """The code's part of the provenance. A copy without git may be told its ``commit`` by $KINETICS_COMMIT."""
-    root = Path(__file__).resolve().parents[2]
-    checkout = (root / "pyproject.toml").is_file() and (root / "kernels").is_dir()  # not a folder around us
-    commit = _output("git", "-C", str(root), "rev-parse", "HEAD") if checkout else None
-    changed = _output("git", "-C", str(root), "status", "--porcelain", "--", "kinetics_lab", "kernels")
+    checkout = (ROOT / "pyproject.toml").is_file() and (ROOT / "kernels").is_dir()  # not a folder around us
+    commit = _output("git", "-C", str(ROOT), "rev-parse", "HEAD") if checkout else None
+    changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", "kinetics_lab", "kernels")
     return {
         "commit": commit or os.environ.get("KINETICS_COMMIT", "unknown"),
         "dirty": None if commit is None else bool(changed),

@@ -19,7 +19,7 @@ import pandas as pd
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.data import data_dir
 from kinetics_lab.errors import lookup, require, unknown
-from kinetics_lab.measure.bench import HOST
+from kinetics_lab.measure.bench import HOST, digest_at
 from kinetics_lab.measure.limits import Rates, memory_of
 from kinetics_lab.measure.runner import measured_rates, read_rows
 from kinetics_lab.measure.suites import SUITES, chosen_suites, measure
@@ -150,14 +150,12 @@ def _clocks(good: pd.DataFrame) -> str:
 def check(path: str | Path) -> None:
     """Whether a file of rows, ``<gpu>/<suite>.parquet``, can be what that device left: ``ValueError`` with the row that cannot.
 
-    A row must name its device, a commit without changes, the digest of the source and the versions; stand there once; have the
+    A row must name its device, a commit without changes, the digest of the source that it had there and the versions; stand there once; have the
     bytes, FLOP and limit that the suite counts; and have times in order, none faster than its bytes can move.
     """
     path = Path(path)
-    suite, table = (
-        lookup(SUITES, path.stem, f"{path}: suite"),
-        read_rows(path.parent.parent, path.parent.name, path.stem),
-    )
+    suite = lookup(SUITES, path.stem, f"{path}: suite")
+    table = read_rows(path.parent.parent, path.parent.name, suite.name)
     case, counted = list(suite.cases(False)[0]), ["bytes", "flops", "limit_us"]
     told = [
         "device",
@@ -172,23 +170,29 @@ def check(path: str | Path) -> None:
         "error",
         "share_of_limit",
     ]
-    missing = sorted(
-        {*case, *counted, *told, suite.headline, "rate_bytes_per_s", "rate_flops_per_s"} - set(table)
-    )
+    rates = ["rate_bytes_per_s", "rate_flops_per_s"]
+    missing = sorted({*case, *counted, *told, *rates, suite.headline} - set(table))
     require(not missing, f"{path}: columns of {suite.name} must be there", missing)
     good, on_host = table[table["error"].isna()], table["device"].eq(HOST)
     current = good[good["suite_version"].eq(suite.version)]
     again = pd.DataFrame([
-        suite.predict(row, Rates(row["rate_bytes_per_s"], row["rate_flops_per_s"], ""))  # type: ignore[arg-type]
+        suite.predict(row, Rates(row[rates[0]], row[rates[1]], ""))  # type: ignore[arg-type]
         for row in current.to_dict("records")
     ], index=current.index, columns=counted)  # fmt: skip
+    commits = table["commit"].astype("string")
+    there = {
+        one: digest_at(one) for one in commits[commits.str.fullmatch("[0-9a-f]{40}").fillna(False)].unique()
+    }
+    source = commits.map(there).where(~on_host)  # a host's lies elsewhere
+    same, unknown_there = source.eq(table["kernels_digest"]), source.isna()
     ends = [good[suite.headline.replace("_us", end)] for end in ("_p20_us", "_us", "_p80_us")]
     rules = [
         ("gpu", f"that of the folder {path.parent.name}", table["gpu"].map(folder_of).eq(path.parent.name)),
         ("suite", "the name of the file", table["suite"].eq(suite.name)),
         ("device", "cuda or host: a rehearsal is no measurement", table["device"].isin(["cuda", HOST])),
-        ("commit", "the 40 digits of a commit", table["commit"].str.fullmatch("[0-9a-f]{40}")),
-        ("dirty", "False: measured by code that is committed", table["dirty"].eq(False)),
+        ("commit", "the 40 digits of a commit", commits.str.fullmatch("[0-9a-f]{40}")),
+        ("kernels_digest", "that of the source at the row's commit", unknown_there | same),
+        ("dirty", "False: measured by code that is committed", table["dirty"].eq(False) | table["dirty"].isna() & same),
         ("kernels_digest", "12 hexadecimal digits", table["kernels_digest"].str.fullmatch("[0-9a-f]{12}")),
         ("date", "a time in UTC", table["date"].str.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")),
         ("torch", "a version", table["torch"].notna()),
