@@ -632,6 +632,16 @@ def test_a_dry_run_prints_the_plan_and_needs_no_torch(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_is_of_the_gpu_that_is_asked_for(tmp_path):
+    suite = [SUITES["topk"]]
+    assert measure.dry_run(suite, tmp_path, "nvidia-l40s")[0].startswith("limits of nvidia-l40s at 0.86 TB/s")
+    small = measure.dry_run(suite, tmp_path, "nvidia-l40s")
+    assert all("batch=4096" in line or "batch=2048" in line for line in small[2:-1])
+    assert limits.listed("nvidia-a100-sxm4-80gb") == "a100"
+    assert limits.listed("nvidia-geforce-rtx-4090") is None
+    assert limits.memory_of("nvidia-a100-sxm4-80gb") == 80e9
+
+
 def test_all_suites_are_planned_within_a_quarter_of_an_hour(tmp_path):
     lines = measure.dry_run(SUITES.values(), tmp_path)
     seconds = float(lines[-1].split()[1])
@@ -642,6 +652,7 @@ def test_all_suites_are_planned_within_a_quarter_of_an_hour(tmp_path):
     ("arguments", "code", "message"),
     [
         (["--suite", "topkk"], 2, "suite 'topkk' is not known; did you mean topk?"),
+        (["--dry-run", "--gpu", "nvidia-h20"], 2, "gpu 'nvidia-h20' is not known; did you mean nvidia-h200"),
         (["--budget-seconds", "0"], 2, "budget_s must be positive (seconds); got 0.0"),
         (["--device", "cpu", "--out", "data/measurements"], 2, "rows of --device cpu are no measurements"),
         (["--device", "cpu", "--out", "/srv/rows"], 2, "--out must be a folder under"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.measure.timers import Row
 
+GPUS = [f"nvidia-{name}" for name, hardware in HARDWARE.items() if hardware.source.startswith("NVIDIA")]
 SHAPE = ("batch", "kv_heads", "group", "head_dim", "context", "page")  # of an attention step
 
 

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.data import data_dir
 from kinetics_lab.errors import lookup, require, unknown
 from kinetics_lab.measure.bench import HOST, digest_at
-from kinetics_lab.measure.limits import Rates, memory_of
+from kinetics_lab.measure.limits import GPUS, Rates, memory_of
 from kinetics_lab.measure.runner import measured_rates, read_rows
 from kinetics_lab.measure.suites import SUITES, chosen_suites, measure
 from kinetics_lab.measure.timers import folder_of
@@ -90,8 +89,7 @@ def rows(
     if measurements and gpu not in there:
         raise unknown(f"{folder}: gpu", gpu, there or ["none"])
     if gpu not in there and math.isnan(rates.bandwidth):
-        listed = [f"nvidia-{name}" for name, hw in HARDWARE.items() if hw.source.startswith("NVIDIA")]
-        raise unknown("gpu", gpu, [*there, *listed])
+        raise unknown("gpu", gpu, [*there, *GPUS])
     table = read_rows(folder, gpu, suite)
     if len(table):
         require(table["device"] == device, f"{gpu}/{suite}: rows must be of device {device}", table["device"])

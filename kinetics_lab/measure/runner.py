@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from kinetics_lab.errors import sentence
+from kinetics_lab.errors import sentence, unknown
 from kinetics_lab.files import write_table
 from kinetics_lab.measure.bench import HOST, MOVED, Bench, Row, kernels_digest
-from kinetics_lab.measure.limits import Rates, datasheet_rates, memory_of
+from kinetics_lab.measure.limits import GPUS, Rates, datasheet_rates, listed, memory_of
 from kinetics_lab.measure.timers import WARM_S, CudaTimer, rounds, this_gpu
 
 SHARE = 0.95  # of the memory that was free, which a case may take
@@ -216,6 +216,8 @@ def dry_run(suites: Iterable[Suite], out: Path, gpu: str = "") -> list[str]:
 
     ``gpu``: "nvidia-a100"; by default this machine's, or else "nvidia-h200".
     """
+    if gpu and not listed(gpu):
+        raise unknown("gpu", gpu, GPUS)
     gpu, memory = (gpu, memory_of(gpu)) if gpu else this_gpu() or ("nvidia-h200", memory_of("nvidia-h200"))
     rates = measured_rates(out, gpu)
     lines = [f"limits of {gpu} at {rates}; seconds are estimated from them, before kernels are compiled"]
