@@ -269,6 +269,7 @@ def test_a_changed_data_file_makes_stale_what_reads_it(house, keys):
         ("printed_rows", {"10", "13"}),
         ("ladder_walks", PART_4),
         ("kernels_sm90", {"27"}),
+        ("kernels_by_architecture", {"27"}),
         ("kernel_bytes", {"22", "27"}),
     ):
         head, _, rest = whole.partition(f"[{name}]")
