@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slow test-triton36 gpu gpu-check sanitize lab serve lint pdf clean constraints
+.PHONY: help book test test-slow test-triton36 gpu gpu-check has-gpu sanitize lab serve lint pdf clean constraints
 
 help:  ## print this list
 	@echo "Kinetics Lab: make TARGET"
@@ -48,18 +48,26 @@ test-triton36: $(KERNELS)  ## the kernels once more under Triton 3.6, which many
 # (5.17 or newer): make gpu GPU_PYTHON=python3.
 # More options for pytest, where it has the plugin "-n 8": make gpu-check GPU_PYTHON=python3 PYTEST="-n 8".
 MEASUREMENTS ?= data/measurements
+SUITES ?= all
 ON_GPU = PYTHONPATH=.:kernels$${PYTHONPATH:+:$$PYTHONPATH} $(SANITIZER) $(or $(GPU_PYTHON),$(BIN)/python)
 SMALL = "tests/kernels/test_dense.py::test_groups[1-5]" "tests/kernels/test_dense.py::test_groups[3-8]" \
   "tests/kernels/test_sparse.py::test_block_topk_from_end_to_end[1-5]" "tests/kernels/test_append.py::test_refresh_makes_the_same_search_keys[33]"
 
-gpu: $(if $(GPU_PYTHON),,$(KERNELS))  ## time the kernels on this GPU, then run its chapters; a stopped run goes on (GPU_PYTHON=python3: no install)
-	@files=$$($(ON_GPU) -m kinetics_lab.cli measure --suite all --out $(MEASUREMENTS)) && echo "$$files" && \
+gpu: has-gpu $(if $(GPU_PYTHON),,$(KERNELS))  ## time the kernels on this GPU, then run its chapters; a stopped run goes on (GPU_PYTHON=python3: no install)
+	@files=$$($(ON_GPU) -m kinetics_lab.cli measure --suite $(SUITES) --out $(MEASUREMENTS)) || exit 1; echo "$$files"; \
+	folder=$$(dirname $$(echo "$$files" | tail -1)); $(ON_GPU) -m kinetics_lab.cli measure --check $$folder || true; \
 	if $(ON_GPU) -c 'import altair, ipykernel, papermill' 2>/dev/null; \
-	then for page in notebooks/2*.ipynb; do $(ON_GPU) -m kinetics_lab.cli run $$page -o _build/gpu/$$(basename $$page .ipynb) \
-	  -p gpu $$(basename $$(dirname $$(echo "$$files" | tail -1))) -p measurements $(abspath $(MEASUREMENTS)) || exit 1; done; \
+	then for page in notebooks/2[0-5]*.ipynb; do $(ON_GPU) -m kinetics_lab.cli run $$page -o _build/gpu/$$(basename $$page .ipynb) \
+	  -p gpu $$(basename $$folder) -p measurements $(abspath $(MEASUREMENTS)) || exit 1; done; \
 	else echo "papermill, ipykernel or altair is not installed: the chapters of Part II were left out"; fi
 
-gpu-check: $(if $(GPU_PYTHON),,$(KERNELS))  ## the kernels' tests, compiled on this GPU, and compute-sanitizer where it is found
+# Before anything is installed: PyTorch takes gigabytes.
+has-gpu:
+	@command -v nvidia-smi >/dev/null || { echo "this needs an NVIDIA GPU and its driver, and nvidia-smi is not on the PATH"; exit 1; }
+	@cap=$$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1); \
+	case "$$cap" in [1-7].*) echo "the kernels need compute capability 8.0 (sm_80: A100, A10, RTX 30) or newer; this GPU has $$cap"; exit 1;; esac
+
+gpu-check: has-gpu $(if $(GPU_PYTHON),,$(KERNELS))  ## the kernels' tests, compiled on this GPU, and compute-sanitizer where it is found
 	@$(ON_GPU) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check needs a CUDA GPU, and PyTorch sees none")'
 	@failed=0; $(ON_GPU) -m pytest $(PYTEST) -k "not test_any and not table" tests/kernels || failed=1; \
 	$(ON_GPU) -m pytest $(PYTEST) -m gpu tests/test_hf.py || failed=1; \

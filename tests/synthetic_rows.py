@@ -45,7 +45,15 @@ def made_up(suite):
         limit, noise = found["limit_us"], np.random.default_rng(int(found["bytes"]) % 2**32)
         shares = {
             "roofline": {"time": 0.88} | ({"copy": 0.9} if case.get("kind") == "both" else {}),
-            "dense": {"ours": 0.9, "sdpa": 0.7, "flex": 0.6, "flashinfer": 0.85},
+            "dense": {
+                "ours": 0.9,
+                "sdpa": 0.7,
+                "flex": 0.6,
+                "flashinfer": 0.85,
+                "flashinfer_paged": 0.91,
+                "flash_attn": 0.88,
+            },
+            "ragged": {"ours": 0.87, "flashinfer": 0.8},
             "topk": dict.fromkeys(
                 ("append", "score", "score_select", "select", "torch_topk", "attend", "step"), 0.8
             ),
@@ -67,7 +75,7 @@ def made_up(suite):
         if "copy" in shares:
             row |= {"bandwidth": 4.3e12, "matrix_rate": 7.9e14, "intensity": 7.9e14 / 4.3e12}
         if suite.name == "dense":
-            row |= {"sdpa_distance": 1e-3, "flex_distance": 1e-3, "flashinfer_distance": 1e-3}
+            row |= {f"{name}_distance": 1e-3 for name in shares if name != "ours"}
         if suite.name == "topk":
             row["torch_topk_agrees"] = 1.0
         if suite.name == "layer":

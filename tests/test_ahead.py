@@ -63,7 +63,7 @@ def looked_for(kernel, *args, grid, warmup, **options):
 
 
 JITFunction.run = looked_for
-for name in ("dense", "topk", "layer", "validate", "fp8"):
+for name in ("dense", "topk", "layer", "ragged", "validate", "fp8"):
     for case in SUITES[name].cases(True)[::6]:
         assert not (error := ahead.compile_case((90, 132), (SUITES[name], case))), error
 print(len(seen) > 200, all(seen))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from kinetics_lab import cli
 from kinetics_lab.book.runs import run_notebook
+from kinetics_lab.measure import bench as bench_module
 from kinetics_lab.measure import limits
 from kinetics_lab.measure import rows as measured
-from kinetics_lab.measure.bench import CPU
+from kinetics_lab.measure.bench import CPU, code_state
+from kinetics_lab.measure.runner import expected_seconds
 from kinetics_lab.measure.suites import SUITES
 from kinetics_lab.measure.timelaw import FORMS, TimeLaw, fit_time_law, halves
 
@@ -44,6 +49,151 @@ def test_without_rows_the_limits_are_shown_and_called_so(tmp_path, monkeypatch):
         assert timed == {"round_us"}
         assert "4.80 TB/s and 990 TFLOP/s (datasheet h200)" in repr(found)
         assert 'class="admonition warning"' in found._repr_html_()
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory):
+    """A folder of rows of all suites, as somebody would send them."""
+    out = tmp_path_factory.mktemp("sent")
+    clean = {"commit": "0123456789" * 4, "dirty": False, "triton": "3.7.1"}
+    write(out, *SUITES, code=code_state() | clean)
+    return out / GPU
+
+
+def test_rows_that_are_what_they_say_pass_the_check(sent):
+    for suite in SUITES:
+        measured.check(sent / f"{suite}.parquet")
+
+
+def test_the_command_checks_a_folder(sent, tmp_path, capsys):
+    assert cli.main(["measure", "--check", str(sent)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{sent / name}.parquet: as it should be" for name in sorted(SUITES)
+    ]
+    assert cli.main(["measure", "--check", str(tmp_path)]) == 2
+    assert "--check must be a folder with Parquet files of rows; got " in capsys.readouterr().err
+
+
+def test_the_page_says_how_long_it_takes():
+    """Minutes of the page On your GPU: free memory, GB/s and TFLOP/s of a row make its times."""
+    page = Path(__file__).parent.parent / "book" / "on-your-gpu.md"
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in page.read_text().splitlines()
+        if re.match(r"\| .* \| \d", line)
+    ]
+    assert len(rows) == 6
+    for name, memory, bandwidth, matrix, whole, kernels in rows:
+        rates, free = (
+            limits.Rates(float(bandwidth) * 1e9, float(matrix) * 1e12, "datasheet"),
+            float(memory) * 2**30,
+        )
+        minutes = {
+            suite: sum(
+                expected_seconds(SUITES[suite].predict(case, rates))
+                for case in SUITES[suite].cases_on("cuda", free)
+            )
+            / 60
+            for suite in SUITES
+        }
+        assert int(whole) == round(sum(minutes.values())), name
+        assert int(kernels) == round(sum(minutes.values()) - minutes["model"]), name
+
+
+def test_the_rows_of_the_book_pass_the_check():
+    files = sorted((Path(__file__).parent.parent / "data" / "measurements").glob("*/*.parquet"))
+    assert files
+    for file in files:
+        measured.check(file)
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "message"),
+    [
+        (
+            "gpu",
+            lambda x: "NVIDIA H200",
+            "gpu must be that of the folder synthetic-rows-of-a-test-no-h200; got 'NVIDIA H200'",
+        ),
+        ("suite", lambda x: "dense", "suite must be the name of the file; got 'dense'"),
+        (
+            "device",
+            lambda x: CPU,
+            "device must be cuda or host: a rehearsal is no measurement; got 'cpu-interpreter'",
+        ),
+        ("commit", lambda x: "unknown", "commit must be the 40 digits of a commit; got 'unknown'"),
+        ("commit", lambda x: None, "commit must be the 40 digits of a commit; got "),
+        ("dirty", lambda x: True, "dirty must be False: measured by code that is committed; got True"),
+        ("kernels_digest", lambda x: "x" * 12, "kernels_digest must be 12 hexadecimal digits; got 'xxx"),
+        ("date", lambda x: "yesterday", "date must be a time in UTC; got 'yesterday'"),
+        ("driver", lambda x: None, "driver must be a version; got "),
+        ("triton", lambda x: None, "triton must be a version; got "),
+        ("bytes", lambda x: x - 1, "bytes must be as the suite counts it; got "),
+        ("limit_us", lambda x: 0.9 * x, "limit_us must be as the suite counts it; got "),
+        ("budget", lambda x: 256, "batch must be of a case that no other row has; got 4096"),
+        ("step_us", lambda x: 0.0, "step_us must be positive, between its percentiles; got 0.0"),
+        ("step_us", lambda x: 2 * x, "step_us must be positive, between its percentiles; got "),
+        ("share_of_limit", lambda x: 1.2, "share_of_limit must be at most 1.1; got 1.2"),
+    ],
+)
+def test_a_row_that_cannot_be_is_named(sent, tmp_path, column, change, message):
+    rows = pd.read_parquet(sent / "topk.parquet")
+    rows[column] = [change(x) if i == 1 else x for i, x in enumerate(rows[column])]
+    if column == "budget":  # the case of row 2, said by row 1
+        for name in ("block", "window", "page"):
+            rows.loc[1, name] = rows.loc[2, name]
+    file = tmp_path / GPU / "topk.parquet"
+    file.parent.mkdir()
+    rows.to_parquet(file)
+    named = 2 if column == "budget" else 1
+    with pytest.raises(ValueError, match=re.escape(f"{file}, row {named}: {message}")):
+        measured.check(file)
+
+
+def test_rows_of_a_copy_without_git_need_the_source_of_their_commit(sent, tmp_path, monkeypatch):
+    rows = pd.read_parquet(sent / "topk.parquet").assign(dirty=None)
+    file = tmp_path / GPU / "topk.parquet"
+    file.parent.mkdir()
+    rows.to_parquet(file)
+    with pytest.raises(
+        ValueError, match="row 0: dirty must be False: measured by code that is committed; got None"
+    ):
+        measured.check(file)  # a commit that nobody here knows
+    monkeypatch.setattr(measured, "digest_at", lambda commit: rows["kernels_digest"][0])
+    measured.check(file)
+    monkeypatch.setattr(measured, "digest_at", lambda commit: "0" * 12)
+    with pytest.raises(
+        ValueError, match="row 0: kernels_digest must be that of the source at the row's commit; got "
+    ):
+        measured.check(file)
+
+
+def test_the_source_of_a_commit_has_the_digest_it_had_as_files(tmp_path, monkeypatch):
+    source = tmp_path / "kernels" / "kinetics_kernels"
+    source.mkdir(parents=True)
+    files = {"b.py": b"x = 1\n", "a.py": b"", "ladder.py": b"never timed\n", "notes.md": b"not code\n"}
+    for name, content in files.items():
+        (source / name).write_bytes(content)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    (source / "b.py").write_bytes(b"x = 2\n")  # not committed
+    monkeypatch.setattr(bench_module, "ROOT", tmp_path)
+    assert bench_module.digest_at(commit) == hashlib.sha256(b"a.py\0b.py\0x = 1\n").hexdigest()[:12]
+    assert bench_module.digest_at("0" * 40) is None
+
+
+def test_a_file_that_is_no_suite_or_lacks_columns_is_named(sent, tmp_path):
+    with pytest.raises(ValueError, match=r"times.parquet: suite 'times' is not known"):
+        measured.check(tmp_path / GPU / "times.parquet")
+    file = tmp_path / GPU / "topk.parquet"
+    file.parent.mkdir()
+    pd.read_parquet(sent / "topk.parquet").drop(columns=["commit", "step_us"]).to_parquet(file)
+    with pytest.raises(ValueError, match=r"columns of topk must be there; got \['commit', 'step_us'\]"):
+        measured.check(file)
 
 
 def test_limits_take_measured_rates_as_soon_as_there_are_some(tmp_path):

@@ -14,10 +14,12 @@ from kinetics_lab.errors import among, lookup, require
 
 def measure(
     *,
-    suite: Annotated[str, Option(help="all, or a list: roofline,dense,topk,layer,validate,fp8,model")] = "all",
+    suite: Annotated[str, Option(help="all, or a list: roofline,dense,topk,layer,ragged,validate,fp8,model")] = "all",
     out: Annotated[Path, Option("-o", "--out", help="folder of the rows")] = Path("data", "measurements"),
     budget_seconds: Annotated[float, Option(help="start no case beyond")] = float("inf"),
     dry_run: Annotated[bool, Option("--dry-run", help="list cases, limits, seconds and memory; needs no GPU")] = False,
+    gpu: Annotated[str, Option(help="of a dry run: nvidia-a100, nvidia-l40s (this machine's, or else nvidia-h200)")] = "",
+    check: Annotated[Path | None, Option(help="a folder of rows, data/measurements/nvidia-l4, to check before you send it")] = None,
     device: Annotated[str, Option(help="cuda: the GPU; host: this computer's processor, in plain PyTorch (roofline,model); "
                                   "cpu: a rehearsal in Triton's interpreter, no measurement")] = "cuda",
 ) -> None:  # fmt: skip
@@ -26,9 +28,18 @@ def measure(
     from kinetics_lab.measure.runner import dry_run as listing
 
     among(("cuda", "host", "cpu"), device, "device")
+    if check:
+        from kinetics_lab.measure.rows import check as checked
+
+        files = sorted(check.glob("*.parquet"))
+        require(files != [], "--check must be a folder with Parquet files of rows", str(check))
+        for file in files:
+            checked(file)
+            print(f"{file}: as it should be")
+        return
     if dry_run:
         require(device == "cuda", "--dry-run is for a GPU: --device must be cuda", device)
-        print(*listing(suites.chosen_suites(suite), out), sep="\n")
+        print(*listing(suites.chosen_suites(suite), out, gpu), sep="\n")
         return
     print(*suites.measure(suite, out, budget_s=budget_seconds, device=device), sep="\n")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib.util
+import io
 import os
-import re
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -17,10 +18,12 @@ from kinetics_lab import decode
 from kinetics_lab.measure import timers
 from kinetics_lab.measure.timers import Calls, CudaTimer, HostTimer, Row, WallTimer, time_together
 
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout
 CPU = "cpu-interpreter"  # label and folder of rehearsals on a CPU, which are not measurements
 HOST = "host"  # this computer's own processor, timed in plain PyTorch and fp32: measurements
 #: Digests that changed because code moved and not because it changed: the old one, and the one it has now.
 MOVED = {"4dfd68209990": "a234d5732b9a"}
+LEAST, LEAST_FP8 = (8, 0), (8, 9)  # compute capabilities from which on the kernels run, and those of fp8
 
 
 def kernels_digest(device: str = "cuda") -> str:
@@ -31,9 +34,25 @@ def kernels_digest(device: str = "cuda") -> str:
         if spec is None or not spec.submodule_search_locations:
             cure = "install kinetics-lab or set PYTHONPATH=kernels"
             raise RuntimeError(f"kinetics_kernels cannot be imported: {cure}")
-        paths = sorted(Path(spec.submodule_search_locations[0]).glob("*.py"))
-    whole = b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in paths)
-    return hashlib.sha256(whole).hexdigest()[:12]
+        paths = list(Path(spec.submodule_search_locations[0]).glob("*.py"))
+    return _digest({path.name: path.read_bytes() for path in paths})
+
+
+def digest_at(commit: str) -> str | None:
+    """The same of the kernels as a commit has them; None where this checkout does not know it."""
+    command = ("git", "-C", str(ROOT), "archive", commit, "kernels/kinetics_kernels")
+    try:
+        made = subprocess.run(command, capture_output=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    with tarfile.open(fileobj=io.BytesIO(made)) as archive:
+        files = {Path(one.name).name: archive.extractfile(one) for one in archive if one.name.endswith(".py")}
+        return _digest({name: file.read() for name, file in files.items() if file})
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    kept = sorted(name for name in files if name != "ladder.py")  # small kernels to learn from, never timed
+    return hashlib.sha256(b"".join(name.encode() + b"\0" + files[name] for name in kept)).hexdigest()[:12]
 
 
 def _output(*command: str) -> str | None:
@@ -46,16 +65,16 @@ def _output(*command: str) -> str | None:
 
 def code_state(device: str = "cuda") -> Row:
     """The code's part of the provenance. A copy without git may be told its ``commit`` by $KINETICS_COMMIT."""
-    root = Path(__file__).resolve().parents[2]
-    checkout = (root / "pyproject.toml").is_file() and (root / "kernels").is_dir()  # not a folder around us
-    commit = _output("git", "-C", str(root), "rev-parse", "HEAD") if checkout else None
-    changed = _output("git", "-C", str(root), "status", "--porcelain", "--", "kinetics_lab", "kernels")
+    checkout = (ROOT / "pyproject.toml").is_file() and (ROOT / "kernels").is_dir()  # not a folder around us
+    commit = _output("git", "-C", str(ROOT), "rev-parse", "HEAD") if checkout else None
+    changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", "kinetics_lab", "kernels")
     return {
         "commit": commit or os.environ.get("KINETICS_COMMIT", "unknown"),
         "dirty": None if commit is None else bool(changed),
         "kernels_digest": kernels_digest(device),
         **{name: decode.version_of(name) for name in ("torch", "triton", "transformers")},
         "flashinfer": decode.version_of("flashinfer-python"),
+        "flash_attn": decode.version_of("flash-attn-3") or decode.version_of("flash-attn"),
     }
 
 
@@ -66,7 +85,8 @@ class Bench:
     device: str  # "cuda", HOST, or CPU for a rehearsal in Triton's interpreter
     gpu: str  # its name, or that of the processor
     timer: WallTimer
-    uuid: str = ""
+    driver: str | None = None
+    capability: tuple[int, int] = LEAST  # compute capability of a GPU: (9, 0) is sm_90
     floor_us: float | None = None  # what the timer says of a call that does next to nothing
     peers: dict[str, str] = field(default_factory=dict)  # name: "" where it has run, else why not
     code: Row = field(default_factory=code_state)  # read once: the code that runs, not the files of later
@@ -74,7 +94,7 @@ class Bench:
     @property
     def folder(self) -> str:
         """Name of the folder its rows go to: "nvidia-h200"."""
-        return re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
+        return timers.folder_of(self.gpu)
 
     @property
     def on_gpu(self) -> bool:
@@ -102,13 +122,9 @@ class Bench:
         return {f"{name}_{key}": value for name, t in timings.items() for key, value in t.items()}
 
     def provenance(self) -> Row:
-        """The columns that say where and by which code a row was measured, and the clocks at this moment."""
-        query = ("--query-gpu=driver_version,clocks.sm,clocks.mem", "--format=csv,noheader,nounits")
-        seen = (_output("nvidia-smi", "-i", self.uuid, *query) if self.on_gpu else None) or ""
-        driver, *clocks = seen.split(", ") if seen.count(", ") == 2 else (None, "", "")
-        sm, memory = (int(mhz) if mhz.isdigit() else None for mhz in clocks)
-        origin = {"device": self.device, "gpu": self.gpu, "driver": driver, "sm_mhz": sm, "mem_mhz": memory}
-        return {**origin, "timer_floor_us": self.floor_us, **self.code}
+        """The columns that say where and by which code a row was measured, and what the GPU did meanwhile."""
+        origin = {"device": self.device, "gpu": self.gpu, "driver": self.driver}
+        return {**origin, **self.timer.seen, "timer_floor_us": self.floor_us, **self.code}
 
     def has_memory(self, needed: float) -> bool:
         """Whether ``needed`` bytes are free, after giving back what earlier cases left."""
@@ -136,7 +152,7 @@ def open_bench(device: str, out: Path) -> Bench:
     """The bench of this machine's GPU ("cuda") or of its processor ("host"), or a rehearsal ("cpu").
 
     Only a temporary folder takes the rows of a rehearsal. Raises ``RuntimeError`` without PyTorch, or on any other
-    device than the host without Triton and GPU, ``ValueError`` for a rehearsal's ``out`` elsewhere.
+    device than the host without Triton and a GPU of sm_80 or newer, ``ValueError`` for a rehearsal's ``out`` elsewhere.
     """
     needed = ("torch",) if device == HOST else ("torch", "triton")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -156,8 +172,14 @@ def open_bench(device: str, out: Path) -> Bench:
     if not torch.cuda.is_available():
         instead = "--dry-run lists the cases, and --device host times this computer's own processor"
         raise RuntimeError(f"measuring needs a CUDA GPU, and PyTorch sees none: {instead}")
-    bench = Bench("cuda", torch.cuda.get_device_name(0), CudaTimer())
-    bench.uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    name, capability = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
+    if capability < LEAST:
+        newer = "sm_80 or newer (A100, A10, RTX 30 and later)"
+        raise RuntimeError(f"measuring needs a GPU of {newer}; got {name}, sm_{capability[0]}{capability[1]}")
+    timers.this_gpu()  # before anything is taken of it
+    uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    driver = _output("nvidia-smi", "-i", uuid, "--query-gpu=driver_version", "--format=csv,noheader")
+    bench = Bench("cuda", name, CudaTimer(uuid), driver, capability)
     one = torch.zeros(1, device="cuda")
     bench.floor_us = time_together({"floor": lambda: one.add_(1)}, bench.timer)["floor"]["us"]
     return bench

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
 
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.measure.timers import Row
 
+GPUS = [f"nvidia-{name}" for name, hardware in HARDWARE.items() if hardware.source.startswith("NVIDIA")]
 SHAPE = ("batch", "kv_heads", "group", "head_dim", "context", "page")  # of an attention step
 
 
@@ -27,17 +29,42 @@ class Rates:
         return max(moved / self.bandwidth, flops / self.matrix) * 1e6
 
 
+def listed(gpu: str) -> str | None:
+    """The hardware that a GPU's folder names: "a100" of "nvidia-a100-sxm4-80gb"; None where none is listed."""
+    return max((name for name in HARDWARE if f"-{name}-" in f"-{gpu}-"), key=len, default=None)
+
+
 def datasheet_rates(gpu: str) -> Rates:
     """Dense bf16 peak and bandwidth of a GPU by its folder ("nvidia-h200"); NaN for one that is not listed."""
-    for name in gpu.split("-"):
-        if name in HARDWARE:
-            return Rates(HARDWARE[name].bandwidth, HARDWARE[name].at("bf16").peak_flops, f"datasheet {name}")
+    if name := listed(gpu):
+        return Rates(HARDWARE[name].bandwidth, HARDWARE[name].at("bf16").peak_flops, f"datasheet {name}")
     return Rates(math.nan, math.nan, "none")
+
+
+def memory_of(gpu: str) -> float:
+    """Memory of a GPU by its folder, bytes by the datasheet; an H200's where it is not listed."""
+    return HARDWARE[listed(gpu) or "h200"].memory
 
 
 def attention_case(*numbers: int) -> Row:
     """Key columns of an attention step: requests, KV heads, query heads a KV head, ..., tokens a page."""
     return dict(zip(SHAPE, numbers, strict=True))
+
+
+def lengths_of(case: Row) -> list[int]:
+    """Tokens of each request: ``context`` of all, unless ``lengths`` says "straggler" or "lognormal".
+
+    A straggler has ``context`` tokens beside others of ``typical``. Log-normal lengths have that median and a standard
+    deviation of 0.8 in the logarithm; they end at ``context``, and are whole pages.
+    """
+    batch, longest, kind = case["batch"], case["context"], case.get("lengths", "equal")
+    if kind == "equal":
+        return [longest] * batch
+    if kind == "straggler":
+        return [case["typical"]] * (batch - 1) + [longest]
+    draw, page = random.Random(0), case["page"]
+    drawn = (min(draw.lognormvariate(math.log(case["typical"]), 0.8), longest) for _ in range(batch))
+    return [math.ceil(tokens / page) * page for tokens in drawn]
 
 
 def block_topk_case(budget: int, block: int, window: int = 1) -> Row:

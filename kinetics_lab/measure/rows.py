@@ -16,12 +16,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.data import data_dir
-from kinetics_lab.errors import require, unknown
-from kinetics_lab.measure.limits import Rates
+from kinetics_lab.errors import lookup, require, unknown
+from kinetics_lab.measure.bench import HOST, digest_at
+from kinetics_lab.measure.limits import GPUS, Rates, memory_of
 from kinetics_lab.measure.runner import measured_rates, read_rows
-from kinetics_lab.measure.suites import chosen_suites, measure
+from kinetics_lab.measure.suites import SUITES, chosen_suites, measure
+from kinetics_lab.measure.timers import folder_of
+
+FASTEST = 1.1  # largest share of a limit that a row may reach: what is faster has not done the work
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,12 @@ def rows(
         folder = Path(measurements or Path(run) / "measurements")
         told = partial(print, flush=True)
         gpu = measure(f"roofline,{suite}", folder, device=device, say=told)[0].parent.name
-    rates = measured_rates(folder, gpu)
+    rates, memory = measured_rates(folder, gpu), memory_of(gpu)
     there = sorted(path.name for path in folder.glob("*") if path.is_dir())
     if measurements and gpu not in there:
         raise unknown(f"{folder}: gpu", gpu, there or ["none"])
     if gpu not in there and math.isnan(rates.bandwidth):
-        listed = [f"nvidia-{name}" for name, hw in HARDWARE.items() if hw.source.startswith("NVIDIA")]
-        raise unknown("gpu", gpu, [*there, *listed])
+        raise unknown("gpu", gpu, [*there, *GPUS])
     table = read_rows(folder, gpu, suite)
     if len(table):
         require(table["device"] == device, f"{gpu}/{suite}: rows must be of device {device}", table["device"])
@@ -97,9 +99,9 @@ def rows(
         good = table[same & table["error"].isna()].reset_index(drop=True)
         if len(good):
             title = f"Measured on {', '.join(good['gpu'].unique())}"
-            said = _provenance(good, table[same], int((~same).sum()), len(found.cases_on(device)))
+            said = _provenance(good, table[same], int((~same).sum()), len(found.cases_on(device, memory)))
             return Rows(gpu, title, True, good, rates, said, folder)
-    limits = pd.DataFrame([case | found.predict(case, rates) for case in found.cases_on(device)])
+    limits = pd.DataFrame([case | found.predict(case, rates) for case in found.cases_on(device, memory)])
     tried = f"; {len(table)} cases were tried and failed: {table['error'].iloc[0]}" if len(table) else ""
     gpu_command = "make gpu, on a machine with this GPU"
     said = {
@@ -113,7 +115,8 @@ def rows(
 def _provenance(good: pd.DataFrame, kept: pd.DataFrame, others: int, cases: int) -> dict[str, str]:
     """Where rows come from, and what is missing among them."""
     suite, on_gpu = good["suite"].iloc[0], good["device"].eq("cuda").all()
-    found = good[["driver", "torch", "triton", "flashinfer", "transformers", "commit"]].apply(
+    names = ["driver", "torch", "triton", "flashinfer", "flash_attn", "transformers", "commit"]
+    found = good.reindex(columns=names).apply(
         lambda column: ", ".join(sorted(set(column.dropna().astype(str)))) or "none"
     )
     libraries = found.drop("commit") if on_gpu else found[["torch", "transformers"]]
@@ -123,9 +126,86 @@ def _provenance(good: pd.DataFrame, kept: pd.DataFrame, others: int, cases: int)
         "Versions": ", ".join(f"{name} {value}" for name, value in libraries.items()),
         "Commit": found["commit"] + ", with changes" * bool(good["dirty"].eq(True).any()),
         "Date": days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
+        "Clocks": _clocks(good),
         "Cases": f"{len(good)} of {cases} of the suite “{suite}”",
         "Failed": f"{len(failed)} cases, the first with: {failed.iloc[0]}" if len(failed) else "",
         "Left out": f"{others} rows of an older version of the suite or of other kernels" if others else "",
         "Mind": "" if good["current"].all() else f"the {what} changed since",
     }
     return {term: text for term, text in said.items() if text}
+
+
+def _clocks(good: pd.DataFrame) -> str:
+    """What the GPU did while it was timed; nothing where nobody looked."""
+    seen = good.reindex(columns=["sm_mhz", "power_w", "throttle"]).dropna(subset=["sm_mhz"])
+    if seen.empty:
+        return ""
+    held = int(seen["throttle"].fillna("nothing").ne("nothing").sum())
+    low, high, power = seen["sm_mhz"].min(), seen["sm_mhz"].max(), seen["power_w"].max()
+    return f"{low:,.0f} to {high:,.0f} MHz and up to {power:,.0f} W under load, held back in {held} of {len(seen)} cases"
+
+
+def check(path: str | Path) -> None:
+    """Whether a file of rows, ``<gpu>/<suite>.parquet``, can be what that device left: ``ValueError`` with the row that cannot.
+
+    A row must name its device, a commit without changes, the digest of the source that it had there and the versions; stand there once; have the
+    bytes, FLOP and limit that the suite counts; and have times in order, none faster than its bytes can move.
+    """
+    path = Path(path)
+    suite = lookup(SUITES, path.stem, f"{path}: suite")
+    table = read_rows(path.parent.parent, path.parent.name, suite.name)
+    case, counted = list(suite.cases(False)[0]), ["bytes", "flops", "limit_us"]
+    told = [
+        "device",
+        "gpu",
+        "commit",
+        "dirty",
+        "kernels_digest",
+        "torch",
+        "triton",
+        "driver",
+        "date",
+        "error",
+        "share_of_limit",
+    ]
+    rates = ["rate_bytes_per_s", "rate_flops_per_s"]
+    missing = sorted({*case, *counted, *told, *rates, suite.headline} - set(table))
+    require(not missing, f"{path}: columns of {suite.name} must be there", missing)
+    good, on_host = table[table["error"].isna()], table["device"].eq(HOST)
+    current = good[good["suite_version"].eq(suite.version)]
+    again = pd.DataFrame([
+        suite.predict(row, Rates(row[rates[0]], row[rates[1]], ""))  # type: ignore[arg-type]
+        for row in current.to_dict("records")
+    ], index=current.index, columns=counted)  # fmt: skip
+    commits = table["commit"].astype("string")
+    there = {
+        one: digest_at(one) for one in commits[commits.str.fullmatch("[0-9a-f]{40}").fillna(False)].unique()
+    }
+    source = commits.map(there).where(~on_host)  # a host's lies elsewhere
+    same, unknown_there = source.eq(table["kernels_digest"]), source.isna()
+    ends = [good[suite.headline.replace("_us", end)] for end in ("_p20_us", "_us", "_p80_us")]
+    rules = [
+        ("gpu", f"that of the folder {path.parent.name}", table["gpu"].map(folder_of).eq(path.parent.name)),
+        ("suite", "the name of the file", table["suite"].eq(suite.name)),
+        ("device", "cuda or host: a rehearsal is no measurement", table["device"].isin(["cuda", HOST])),
+        ("commit", "the 40 digits of a commit", commits.str.fullmatch("[0-9a-f]{40}")),
+        ("kernels_digest", "that of the source at the row's commit", unknown_there | same),
+        ("dirty", "False: measured by code that is committed", table["dirty"].eq(False) | table["dirty"].isna() & same),
+        ("kernels_digest", "12 hexadecimal digits", table["kernels_digest"].str.fullmatch("[0-9a-f]{12}")),
+        ("date", "a time in UTC", table["date"].str.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")),
+        ("torch", "a version", table["torch"].notna()),
+        ("triton", "a version", table["triton"].notna() | on_host),
+        ("driver", "a version", table["driver"].notna() | on_host),
+        (case[0], "of a case that no other row has", ~table.duplicated([*case, "suite_version", "kernels_digest"])),
+        (suite.headline, "positive, between its percentiles", (ends[0] > 0) & (ends[0] <= ends[1]) & (ends[1] <= ends[2])),
+        ("share_of_limit", f"at most {FASTEST}", ~(good["share_of_limit"] > FASTEST)),
+        *((name, "as the suite counts it", _equal(current[name], again[name])) for name in counted),
+    ]  # fmt: skip
+    for column, rule, kept in rules:
+        for row in kept.index[~kept.fillna(False).astype(bool)]:
+            require(False, f"{path}, row {row}: {column} must be {rule}", table[column].tolist()[row])
+
+
+def _equal(one: pd.Series, other: pd.Series) -> pd.Series:
+    """Whether numbers are equal up to rounding, or neither is known."""
+    return (one.sub(other).abs() <= 1e-9 * one.abs()) | (one.isna() & other.isna())

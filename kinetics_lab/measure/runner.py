@@ -18,21 +18,32 @@ from pathlib import Path
 
 import pandas as pd
 
-from kinetics_lab.errors import sentence
+from kinetics_lab.errors import sentence, unknown
 from kinetics_lab.files import write_table
 from kinetics_lab.measure.bench import HOST, MOVED, Bench, Row, kernels_digest
-from kinetics_lab.measure.limits import Rates, datasheet_rates
-from kinetics_lab.measure.timers import WARM_S, CudaTimer, rounds
+from kinetics_lab.measure.limits import GPUS, Rates, datasheet_rates, listed, memory_of
+from kinetics_lab.measure.timers import WARM_S, CudaTimer, rounds, this_gpu
+
+SHARE = 0.95  # of the memory that was free, which a case may take
 
 
 def measured_rates(out: Path, gpu: str) -> Rates:
-    """The newest rates of the roofline suite under ``out``; the datasheet's before it has run."""
+    """The newest rates of the roofline suite under ``out``; the datasheet's before it has run.
+
+    A GPU's bandwidth is the larger of what copies and reads reach: attention hardly writes. (On a host that of copies.)
+    """
     table, known = read_rows(out, gpu, "roofline"), ["bandwidth", "matrix_rate"]
     found = table.dropna(subset=known).sort_values("date") if "matrix_rate" in table else table[:0]
     if found.empty:
         return datasheet_rates(gpu)
     bandwidth, matrix = found[known].iloc[-1].tolist()
-    return Rates(bandwidth, matrix, "measured")
+    reads = (
+        table[table["kind"].eq("read") & table["device"].eq("cuda")]
+        .sort_values("date")
+        .groupby("size")
+        .tail(1)
+    )
+    return Rates(max([bandwidth, *(reads["bytes"] / reads["time_us"] * 1e6).dropna()]), matrix, "measured")
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,8 @@ class Suite:
     """What is measured. Raise ``version`` when a column changes its meaning: older rows then stay apart.
 
     ``cases(on_gpu)``: key columns; tiny ones for the interpreter. ``host``: those for a computer's own processor, if
-    any. ``predict(case, rates)``: ``bytes``, ``flops``, ``limit_us`` and others, with ``memory_bytes`` (peak) and
+    any. ``filling(memory)``: those for a GPU with so many bytes free; without it ``cases`` are made to fit.
+    ``predict(case, rates)``: ``bytes``, ``flops``, ``limit_us`` and others, with ``memory_bytes`` (peak) and
     ``round_us`` (limit of everything one round times) for planning. ``measure(case, bench)``: measured columns.
     ``headline``: the column the limit belongs to.
     """
@@ -52,22 +64,42 @@ class Suite:
     predict: Callable[[Row, Rates], Row]
     measure: Callable[[Row, Bench], Row]
     host: Callable[[], list[Row]] = list
+    filling: Callable[[float], list[Row]] | None = None
 
     @property
     def stamp(self) -> Row:
         """The columns by which a row belongs to this suite."""
         return {"suite": self.name, "suite_version": self.version}
 
-    def cases_on(self, device: str) -> list[Row]:
-        """The cases on "cuda", on the host, or in a rehearsal."""
-        return self.host() if device == HOST else self.cases(device == "cuda")
+    def cases_on(self, device: str, memory: float | None = None) -> list[Row]:
+        """The cases on "cuda", on the host, or in a rehearsal. ``memory``: a GPU's, bytes; by default what this one has free."""
+        if device != "cuda":
+            return self.host() if device == HOST else self.cases(False)
+        memory = memory or (this_gpu() or ("", memory_of("nvidia-h200")))[1]
+        return self.filling(memory) if self.filling else self.fitting(SHARE * memory)
+
+    def fitting(self, memory: float) -> list[Row]:
+        """The cases, their batch (or size) halved until they take at most ``memory`` bytes; those that never do are left out."""
+        found: list[Row] = []
+        for case in self.cases(True):
+            size = "batch" if "batch" in case else "size"
+            while (too_large := self.needs(case) > memory) and case.get(size, 1) > 1:
+                case = case | {size: case[size] // 2}
+            if not too_large and case not in found:
+                found.append(case)
+        return found
+
+    def needs(self, case: Row) -> float:
+        """Bytes that a case takes at most."""
+        return float(self.predict(case, Rates(1.0, 1.0, "none"))["memory_bytes"])
 
 
 def expected_seconds(predicted: Row) -> float:
-    """Seconds a case takes, compilation apart: set-up, filling memory, warming, repetitions at 70 % of the limit."""
+    """Seconds a case takes: set-up, filling memory, warming, repetitions at 70 % of the limit; and PyTorch's compiler."""
     limit_us = predicted["round_us"] if math.isfinite(predicted["round_us"]) else 0.0  # no rates: no estimate
     round_s = limit_us * 1e-6 / 0.7 + 0.5e-3
-    return 0.4 + WARM_S + predicted["memory_bytes"] / 0.4e12 + (rounds(round_s, CudaTimer) + 6) * round_s
+    timed_s = WARM_S + predicted["memory_bytes"] / 0.4e12 + (rounds(round_s, CudaTimer) + 6) * round_s
+    return 0.4 + timed_s + predicted.get("compile_s", 0.0)
 
 
 def read_rows(out: Path, gpu: str, suite: str) -> pd.DataFrame:
@@ -86,7 +118,9 @@ def read_rows(out: Path, gpu: str, suite: str) -> pd.DataFrame:
 def write_rows(path: Path, rows: list[Row]) -> None:
     """All rows of a suite at once: whenever the run is stopped, the file is whole, the old one or the new."""
     table = pd.DataFrame(rows)
-    texts = table.columns.intersection(["error", "driver", "flashinfer", "transformers"])
+    texts = table.columns.intersection(
+        ["error", "driver", "throttle", "flashinfer", "flash_attn", "transformers"]
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, table.astype(dict.fromkeys(texts, "string")))  # also while every value is missing
 
@@ -130,7 +164,6 @@ def run_suite(
     """
     rates = datasheet_rates(bench.folder) if suite.name == "roofline" else measured_rates(out, bench.folder)
     rows, count = kept_rows(suite, out, bench), len(suite.cases_on(bench.device))
-    origin, seen = bench.provenance(), -math.inf
     rated: Row = {"rate_bytes_per_s": rates.bandwidth, "rate_flops_per_s": rates.matrix}
     rated["rates_from"] = rates.source
     if todo is None:
@@ -138,13 +171,11 @@ def run_suite(
     say(f"{suite.name}: {len(todo)} of {count} cases to measure, limits from rates: {rates.source}")
     for number, case in enumerate(todo, 1):
         start, predicted = time.monotonic(), suite.predict(case, rates)
-        if start + expected_seconds(predicted) + predicted.get("compile_s", 0.0) > deadline:
+        if start + expected_seconds(predicted) > deadline:
             rest = f"{len(todo) - number + 1} cases are left; the same command goes on from here"
             say(f"{suite.name}: the time is up, {rest}")
             return False
         measured, error = _measure(suite, case, predicted, bench)
-        if start > seen + 20:  # nvidia-smi is slow: the clocks under load, every 20 seconds
-            origin, seen = bench.provenance(), start
         predicted = {key: value for key, value in predicted.items() if key not in ("round_us", "compile_s")}
         result = f"error: {error}"
         if error is None:
@@ -153,7 +184,8 @@ def run_suite(
             measured |= {"share_of_limit": share, "bytes_per_s": predicted["bytes"] / us * 1e6}
             result = f"{us:.1f} us, {share:.0%} of the limit"
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        row = case | predicted | rated | measured | {"error": error} | suite.stamp | origin | {"date": date}
+        row = case | predicted | rated | measured | {"error": error} | suite.stamp | bench.provenance()
+        row |= {"date": date}
         rows = [old for old in rows if not is_of(old, case, suite, bench)] + [row]
         write_rows(out / bench.folder / f"{suite.name}.parquet", rows)
         say(f"{suite.name} {number}/{len(todo)} {words(case)}: {result} ({time.monotonic() - start:.1f} s)")
@@ -179,13 +211,20 @@ def words(case: Row) -> str:
     return " ".join(f"{key}={value}" for key, value in case.items())
 
 
-def dry_run(suites: Iterable[Suite], out: Path, gpu: str = "nvidia-h200") -> list[str]:
-    """Lines of a dry run: every case with limit, expected seconds and memory. Needs no GPU and no PyTorch."""
+def dry_run(suites: Iterable[Suite], out: Path, gpu: str = "") -> list[str]:
+    """Lines of a dry run: every case with limit, expected seconds and memory. Needs no GPU and no PyTorch.
+
+    ``gpu``: "nvidia-a100"; by default this machine's, or else "nvidia-h200".
+    """
+    if gpu and not listed(gpu):
+        raise unknown("gpu", gpu, GPUS)
+    gpu, memory = (gpu, memory_of(gpu)) if gpu else this_gpu() or ("nvidia-h200", memory_of("nvidia-h200"))
     rates = measured_rates(out, gpu)
-    lines = [f"limits of {gpu} at {rates}; seconds are estimated from them, without compilation"]
+    lines = [f"limits of {gpu} at {rates}; seconds are estimated from them, before kernels are compiled"]
     total = 0.0
     for suite in suites:
-        predicted = [(case, suite.predict(case, rates)) for case in suite.cases(True)]
+        cases = suite.cases_on("cuda", memory)
+        predicted = [(case, suite.predict(case, rates)) for case in cases]
         costs = [(expected_seconds(p), p["memory_bytes"] / 1e9) for _, p in predicted]
         seconds, peak = sum(s for s, _ in costs), max(gb for _, gb in costs)
         total += seconds

@@ -7,8 +7,11 @@ the timed call to pay for. Calls that are compared are timed in alternation.
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
+import re
+import subprocess
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -23,6 +26,15 @@ Row = dict[str, Any]
 Call = Callable[[], Any]
 Calls = Mapping[str, Call]
 WARM_S = 0.15  # of load before a case is timed
+#: What nvidia-smi is asked while calls are timed: columns of a row, and its names for them.
+ASKED = {
+    "sm_mhz": "clocks.sm",
+    "mem_mhz": "clocks.mem",
+    "power_w": "power.draw",
+    "throttle": "clocks_throttle_reasons.active",
+}
+#: Bits of the last that tell what holds the clocks back (nvml.h); the others mean an idle GPU or somebody's setting.
+THROTTLES = {0x4: "power", 0x8: "hardware", 0x20: "temperature", 0x40: "temperature", 0x80: "power"}
 
 
 def summary(seconds: Iterable[float], how: str) -> Row:
@@ -40,6 +52,13 @@ class WallTimer:
 
     least, most, target_s = 1, 1, 0.0
     broken = ""  # why nothing can be timed in this process any more
+    seen: Row = dict.fromkeys(ASKED)  # of the device while the last calls were timed
+
+    def watch(self) -> None:
+        """Begin to look at clocks and power; :meth:`watched` ends it."""
+
+    def watched(self) -> None:
+        """Note in ``seen`` what the device did under load."""
 
     def warm(self) -> None:
         """Keep the device busy for a while: its clocks fell while a case was compiled, and need tens of milliseconds."""
@@ -72,12 +91,35 @@ class CudaTimer(WallTimer):
 
     least, most, target_s = 20, 100, 0.25
 
-    def __init__(self) -> None:
+    looking: subprocess.Popen[str] | None = None
+
+    def __init__(self, uuid: str) -> None:
         import torch
 
+        self.uuid = uuid
         l2 = torch.cuda.get_device_properties(0).L2_cache_size
         self.buffer = torch.randn(l2, device="cuda")  # fp32: four times the cache
         self.sink = torch.zeros((), device="cuda")
+
+    def watch(self) -> None:
+        query = f"--query-gpu={','.join(ASKED.values())} --format=csv,noheader,nounits"
+        command = f"nvidia-smi -i {self.uuid} {query}".split()
+        try:
+            self.looking = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+        except OSError:  # no such command here
+            self.looking = None
+
+    def watched(self) -> None:
+        """As above; the GPU is kept busy until nvidia-smi has looked, for it is slower than a short case."""
+        self.seen = dict.fromkeys(ASKED)
+        if self.looking:
+            end = time.perf_counter() + 5.0
+            while self.looking.poll() is None and time.perf_counter() < end:
+                self.load()
+            self.looking.kill()
+            self.seen = told(self.looking.communicate()[0])
 
     def load(self) -> None:
         import torch
@@ -117,6 +159,18 @@ class CudaTimer(WallTimer):
         return float(start.elapsed_time(stop)) * 1e-3
 
 
+def told(line: str) -> Row:
+    """Columns from a line of nvidia-smi: MHz, MHz, W, and what holds the clocks back; None where it does not say."""
+    found: Row = dict.fromkeys(ASKED)
+    for name, value in zip(ASKED, line.strip().split(", "), strict=False):
+        if value.startswith("0x"):
+            held = {why for bit, why in THROTTLES.items() if int(value, 16) & bit}
+            found[name] = ", ".join(sorted(held)) or "nothing"
+        elif value.replace(".", "", 1).isdigit():
+            found[name] = float(value)
+    return found
+
+
 def time_together(
     calls: Calls, timer: WallTimer, resets: Calls | None = None, optional: Collection[str] = ()
 ) -> dict[str, Row]:
@@ -140,9 +194,11 @@ def time_together(
     timer.warm()
     trial_s = sum(timer.seconds(timer.sample(run, reset[name])) for name, (run, _) in runs.items())
     samples: dict[str, list[Any]] = {name: [] for name in runs}
+    timer.watch()
     for _ in range(rounds(trial_s, timer)):
         for name, (run, _) in runs.items():
             samples[name].append(timer.sample(run, reset[name]))
+    timer.watched()
     timed = {name: summary(map(timer.seconds, samples[name]), how) for name, (_, how) in runs.items()}
     return timed | failed
 
@@ -159,6 +215,25 @@ def _told(file: str, field: str) -> str | None:
     except OSError:
         return None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), None)
+
+
+def folder_of(name: str) -> str:
+    """The folder of a device's rows: "nvidia-h200"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+@functools.cache
+def this_gpu() -> tuple[str, float] | None:
+    """Folder of this machine's GPU, and the whole GiB (in bytes) that were free when this was first asked; None without.
+
+    Rounded and asked once, so that a run that goes on plans the same cases.
+    """
+    try:
+        import torch
+
+        return folder_of(torch.cuda.get_device_name(0)), torch.cuda.mem_get_info()[0] // 2**30 * 2.0**30
+    except (ImportError, RuntimeError, AssertionError):
+        return None
 
 
 def free_memory() -> float:

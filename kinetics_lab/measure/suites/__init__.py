@@ -1,7 +1,7 @@
-"""What is measured on a GPU: roofline, dense, topk, layer, validate, fp8, model; and the limit of every case.
+"""What is measured on a GPU: roofline, dense, topk, layer, ragged, validate, fp8, model; and the limit of every case.
 
 All but roofline and model are decode steps of one decoder layer on one GPU: 2-byte elements (in fp8, keys and values
-of one byte beside), random data, every request at the same length, its pages in random order. A layer is its four
+of one byte beside), random data, every request at the same length (but in ragged), its pages in random order. A layer is its four
 matrix products, the append and the attention; norms, rotary embedding, activation function, residuals and
 communication are left out, with dense attention as with sparse. The other columns of a row are in
 :mod:`kinetics_lab.measure.runner`.
@@ -15,17 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kinetics_lab.errors import lookup, require
-from kinetics_lab.measure.bench import HOST, open_bench
-from kinetics_lab.measure.runner import Suite, left, run_suite, tell
+from kinetics_lab.measure.bench import HOST, LEAST_FP8, open_bench
+from kinetics_lab.measure.runner import Suite, expected_seconds, left, measured_rates, run_suite, tell
 from kinetics_lab.measure.suites.attention import BUDGETS, DENSE, FP8, PAPER, TOPK
 from kinetics_lab.measure.suites.layers import LAYER, VALIDATE
+from kinetics_lab.measure.suites.ragged import RAGGED
 from kinetics_lab.measure.suites.roofline import ROOFLINE
 from kinetics_lab.measure.suites.steps import MODEL
 
 __all__ = ["BUDGETS", "PAPER", "SUITES", "chosen_suites", "measure"]
 
 #: In the order of measurement: the first gives the rates that the others' limits are made of.
-SUITES = {suite.name: suite for suite in (ROOFLINE, DENSE, TOPK, LAYER, VALIDATE, FP8, MODEL)}
+SUITES = {suite.name: suite for suite in (ROOFLINE, DENSE, TOPK, LAYER, RAGGED, VALIDATE, FP8, MODEL)}
 
 
 def chosen_suites(names: str, device: str = "cuda") -> list[Suite]:
@@ -48,13 +49,22 @@ def measure(
     chosen, deadline = chosen_suites(names, device), time.monotonic() + budget_s
     require(budget_s > 0, "budget_s must be positive (seconds)", budget_s)
     bench = open_bench(device, out)
+    if bench.on_gpu and bench.capability < LEAST_FP8 and FP8 in chosen:
+        say(
+            f"{FP8.name}: left out, {bench.gpu} has no conversion from fp8; sm_89 or newer has (RTX 40, L4, H100)"
+        )
+        chosen.remove(FP8)
     todo = {suite.name: left(suite, out, bench) for suite in chosen}
     if bench.on_gpu:
         from kinetics_lab.measure.ahead import compile_ahead
 
-        launching = [suite for suite in chosen if suite.name != "roofline"]
-        ahead = [(suite, case) for suite in launching for cases in todo[suite.name] for case in cases]
-        compile_ahead(ahead, deadline, say)
+        planned = [(suite, case) for suite in chosen for part in todo[suite.name] for case in part]
+        rates = measured_rates(out, bench.folder)
+        minutes = sum(expected_seconds(suite.predict(case, rates)) for suite, case in planned) / 60
+        about = "about" if math.isfinite(rates.bandwidth) else "at least"  # nothing is known of its speed yet
+        then = "once kernels are compiled; a stopped run goes on with the same command"
+        say(f"{bench.gpu}: {len(planned)} cases, {about} {minutes:.0f} minutes {then}")
+        compile_ahead([(suite, case) for suite, case in planned if suite is not ROOFLINE], deadline, say)
     # What failed before comes after all else: it may end this process as it ended the one before.
     passes = [(suite, todo[suite.name][0]) for suite in chosen]
     passes += [(suite, todo[suite.name][1]) for suite in chosen if todo[suite.name][1]]

@@ -18,9 +18,10 @@ from kinetics_lab.measure.limits import (
     block_size,
     block_topk_case,
     kv_bytes,
+    lengths_of,
     limits,
 )  # fmt: skip
-from kinetics_lab.measure.peers import PEERS
+from kinetics_lab.measure.peers import PEERS, RAGGED_PEERS
 from kinetics_lab.measure.runner import Suite
 from kinetics_lab.measure.timers import Call
 
@@ -38,7 +39,10 @@ def random_tensor(bench: Bench, *size: int, scale: float = 1.0) -> Any:
 
 
 def filled_cache(case: Row, bench: Bench) -> tuple[Any, Any, dict[str, Call]]:
-    """``q [B, Hq, D]``, a full cache, and the resets: full again, or one token short for calls that append."""
+    """``q [B, Hq, D]``, a full cache, and the resets: full again, or one token short for calls that append.
+
+    Only the pages that requests fill have memory; beyond them a row of the page table names page 0.
+    """
     import torch
     from kinetics_kernels import PagedKVCache
 
@@ -46,18 +50,25 @@ def filled_cache(case: Row, bench: Bench) -> tuple[Any, Any, dict[str, Call]]:
     batch, kv_heads, group, head_dim, context, page = (case[name] for name in SHAPE)
     q = random_tensor(bench, batch, kv_heads * group, head_dim)
     block = block_size(case)
-    pages = batch * math.ceil(context / block) * block // page
-    table = torch.randperm(pages, device=q.device).int().view(batch, -1)
+    lengths = lengths_of(case)
+    owned = [
+        math.ceil(tokens / block) * block // page for tokens in (*lengths, context)
+    ]  # pages; the last: a row's width
+    full, used = (torch.tensor(x, dtype=torch.int32, device=q.device) for x in (lengths, owned[:-1]))
+    table = torch.zeros(batch, owned[-1], dtype=torch.int32, device=q.device)
+    mine = torch.arange(owned[-1], device=q.device) < used[:, None]
+    table = table.masked_scatter(mine, torch.randperm(sum(owned[:-1]), device=q.device).int())
     cache = PagedKVCache(batch, kv_heads, head_dim, context, page_size=page, block_size=block, page_table=table,
-                         n_pages=pages, dtype=q.dtype, device=q.device)  # fmt: skip
+                         n_pages=sum(owned[:-1]), dtype=q.dtype, device=q.device)  # fmt: skip
     cache.k.normal_()
     cache.v.normal_()
-    for tokens in (context - 1, context):  # first the sum of the block that an append closes, then all means
-        cache.lengths.fill_(tokens)
+    short = full - 1
+    for tokens in (short, full):  # first the sum of the block that an append closes, then all means
+        cache.lengths.copy_(tokens)
         cache.refresh()
     appending = ("append", "step", "layer", "dense_layer")
-    one_short = dict.fromkeys(appending, lambda: cache.lengths.fill_(context - 1))
-    return q, cache, {"": lambda: cache.lengths.fill_(context), **one_short}
+    one_short = dict.fromkeys(appending, lambda: cache.lengths.copy_(short))
+    return q, cache, {"": lambda: cache.lengths.copy_(full), **one_short}
 
 
 def attend_of(case: Row, cache: Any) -> Callable[[Any], Any]:
@@ -96,8 +107,8 @@ def _dense_limits(case: Row, rates: Rates) -> Row:
     }
 
 
-def _measure_dense(case: Row, bench: Bench) -> Row:
-    """Ours and every peer that runs: times, and the relative distance of the peer's output from ours."""
+def measure_beside_peers(case: Row, bench: Bench) -> Row:
+    """Ours and, where it is dense, every peer that runs: times, and the relative distance of its output from ours."""
     import torch
 
     q, cache, resets = filled_cache(case, bench)
@@ -105,7 +116,9 @@ def _measure_dense(case: Row, bench: Bench) -> Row:
     calls: dict[str, Call] = {"ours": lambda: attend(q)}
     ours = attend(q).float()
     row: Row = {}
-    for name, make in PEERS.items():
+    for name, make in ({} if case.get("budget") else PEERS).items():
+        if "lengths" in case and name not in RAGGED_PEERS:
+            continue
         if name == "flex" and bench.on_gpu and (case["group"], case["page"]) != (4, 16):
             continue  # it is compiled anew for every case, which takes longer than all there is to time
         if bench.peers.get(name):  # it never ran here: its build is not tried again for every case
@@ -234,6 +247,6 @@ def _measure_fp8(case: Row, bench: Bench) -> Row:
     return row | {"fp8_distance": distance, "speedup": row["bf16_us"] / row["fp8_us"]}
 
 
-DENSE = Suite("dense", 1, "ours_us", _dense_cases, _dense_limits, _measure_dense)
+DENSE = Suite("dense", 1, "ours_us", _dense_cases, _dense_limits, measure_beside_peers)
 TOPK = Suite("topk", 1, "step_us", _topk_cases, _topk_limits, _measure_topk)
 FP8 = Suite("fp8", 1, "fp8_us", _fp8_cases, _fp8_limits, _measure_fp8)

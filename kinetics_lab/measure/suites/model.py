@@ -8,14 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kinetics_lab.cost.families import from_hf_config
-from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.models import MODELS, find_model
 from kinetics_lab.cost.policies import BlockTopK, Dense, Policy, balanced_block_size
 from kinetics_lab.cost.request import Cost, cost_parts
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import require
 from kinetics_lab.measure.bench import Row
-from kinetics_lab.measure.limits import Rates, element
+from kinetics_lab.measure.limits import Rates, element, memory_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,10 +66,10 @@ def filling(memory: float) -> list[Row]:
 
 
 def model_cases(on_gpu: bool) -> list[Row]:
-    """What 90 % of the memory holds, of this GPU or else of an H200."""
+    """What 90 % of an H200's memory holds."""
     if not on_gpu:
         return [{"model": "tiny", "batch": 2, "context": 64, "page": PAGE, "budget": 32, "block": 16}]
-    return filling(device_memory())
+    return filling(memory_of("nvidia-h200"))
 
 
 def host_cases() -> list[Row]:
@@ -80,23 +79,6 @@ def host_cases() -> list[Row]:
         for name in ("qwen3-0.6b", "qwen3-1.7b")
         for context in (1024, 2048, 4096, 8192, 16384, 32768)
     ]  # fmt: skip
-
-
-def device_memory() -> float:
-    """Memory of this machine's GPU, bytes; without one, of an H200."""
-    try:
-        import torch
-
-        return float(torch.cuda.get_device_properties(0).total_memory)
-    except (ImportError, RuntimeError, AssertionError):  # no GPU here: planning for one
-        return memory_of("nvidia-h200")
-
-
-def memory_of(gpu: str) -> float:
-    """Memory of a GPU by its folder ("nvidia-a100"), bytes by the datasheet; an H200's where it is not listed."""
-    return next(
-        (HARDWARE[name].memory for name in gpu.split("-") if name in HARDWARE), HARDWARE["h200"].memory
-    )
 
 
 def policy_of(case: Row) -> BlockTopK:

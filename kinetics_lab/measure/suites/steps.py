@@ -13,16 +13,17 @@ from typing import Any
 from kinetics_lab.cost.policies import Dense
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import sentence
+from kinetics_lab.measure import timers
 from kinetics_lab.measure.bench import Bench, Row
 from kinetics_lab.measure.runner import Suite
 from kinetics_lab.measure.suites.model import (
-    device_memory,
+    filling,
     host_cases,
     model_cases,
     model_limits,
     policy_of,
     shape_named,
-)  # fmt: skip
+)
 from kinetics_lab.measure.timers import Call
 
 
@@ -130,10 +131,10 @@ def _measure_model(case: Row, bench: Bench) -> Row:
     row |= {"speedup": row["dense_us"] / row["sparse_us"], "tokens_per_s": batch / row["sparse_us"] * 1e6,
             "first_dense_speedup": row["dense_us"] / row["first_dense_us"],
             "dense_tokens_per_s": batch / row["dense_us"] * 1e6}  # fmt: skip
-    row["gpu_memory_bytes"] = device_memory() if bench.on_gpu else None
+    row["gpu_memory_bytes"] = (timers.this_gpu() or ("", None))[1]
     if "peer_us" in row:
         row["peer_over_dense"] = row["peer_us"] / row["dense_us"]
     return row
 
 
-MODEL = Suite("model", 1, "sparse_us", model_cases, model_limits, _measure_model, host_cases)
+MODEL = Suite("model", 1, "sparse_us", model_cases, model_limits, _measure_model, host_cases, filling)
