@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.errors import require
-from kinetics_lab.traces.trial import TraceFileError, records, stem_of
+from kinetics_lab.traces.sources import records
+from kinetics_lab.traces.trial import TraceFileError, stem_of
 
 #: The columns of a summary by the names that others give them; blanks and capitals do not matter.
 NAMES = {name: name for name in ("problem", "n_traces", "n_correct", "mean_tokens", "mean_sq_tokens")}

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import warnings
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +20,29 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import among, lookup, require
 from kinetics_lab.traces.formats import PARSERS, recognise
-from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, repeats, uneven_prompts
-from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, records, spelling, token_counter
+from kinetics_lab.traces.formats.tables import OURS
+from kinetics_lab.traces.sources import KNOWN, MOST, records
+from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, normal_answer, repeats
+from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, spelling, token_counter
 
-_KNOWN = re.compile(r"\.(jsonl|csv|parquet)(\.gz)?$")
+_LONGEST_ANSWER = 200  # characters; what is longer is no final answer
 
 
 class _Trials:
-    """Trials in compact arrays, 30 bytes each whatever their text was, and the bad lines so far."""
+    """Trials in compact arrays, 42 bytes each whatever their text was, and the bad lines so far."""
 
     def __init__(self, skip_bad: int) -> None:
         self.groups: dict[tuple[str, ...], int] = {}  # (model, task, policy, problem) -> code
+        self.answers = {"": 0}  # final answer -> code
         kinds = {"group": "i", "tokens_in": "i", "tokens_out": "i", "correct": "b", "truncated": "b"}
-        kinds |= {"trial": "i", "mark": "q", "line": "i"}
+        kinds |= {"trial": "i", "request": "q", "text": "q", "answer": "i", "line": "i"}
         self.columns = {name: array(kind) for name, kind in kinds.items()}
         self.appends = [column.append for column in self.columns.values()]
         self.starts: list[int] = []  # first row of each file
         self.paths: list[Path] = []
-        self.skip_bad, self.bad = skip_bad, list[str]()
+        self.skip_bad, self.bad, self.notes = skip_bad, list[str](), list[str]()
 
     def __len__(self) -> int:
         return len(self.columns["line"])
@@ -58,10 +60,17 @@ class _Trials:
                 if not text.strip():
                     raise ValueError(f"{name} is empty")
             self.groups[group] = len(self.groups)
+        if len(self) > MOST:
+            raise TraceFileError(
+                f"more than {MOST:,} trials, which is what fits into memory; read the files in parts"
+            )
         for trial in trials:
-            code = self.groups[trial[:4]]
-            mark = 0 if trial.mark is None else hash((code, trial.mark))
-            row = (code, *trial[4:9], mark, line)  # in the order of the columns
+            code, text = self.groups[trial[:4]], trial.text
+            said = trial.answer if len(trial.answer) <= _LONGEST_ANSWER else ""
+            answer = self.answers.setdefault(said, len(self.answers)) if said else 0
+            request = 0 if trial.request is None else hash((code, trial.request, text))
+            same = hash((code, text)) if len(text) >= 200 else 0  # shorter ones may well agree by chance
+            row = (code, *trial[4:9], request, same, answer, line)  # in the order of the columns
             for append, value in zip(self.appends, row, strict=True):
                 append(value)
 
@@ -88,24 +97,58 @@ class _Trials:
         names = zip(GROUP, zip(*self.groups, strict=True), strict=True)
         texts: dict[str, Any] = {name: pd.Categorical(values).take(rows["group"]) for name, values in names}
         table = pd.DataFrame(texts | rows | flags, copy=False)
-        table = without(uneven_prompts(table))
-        what = "a copied line, or not sampled at all: the same answer, word for word, or the same request"
-        table = without(again(table.loc[table["mark"] != 0, ["mark"]], what, self.where))
+        asked = table.loc[table["request"] != 0, ["request"]]
+        table = without(again(asked, "a copied line: the same answer to the same request", self.where))
+        self._note_copies(table)
+        table["tokens_in"] = self._prompts(table)
         bare = table["trial"] < 0  # numbered in the order read
         group = table.loc[bare, "group"]
         table.loc[bare, "trial"] = group.groupby(group).cumcount().astype(np.int32)
-        table = table[COLUMNS]
+        table = table[[*COLUMNS, "answer"]]
         if not bare.all():  # else nothing can be there twice
             table = without(repeats(table, self.where))
+        codes = table.pop("answer")
+        if len(self.answers) > 1:
+            answers = np.array([normal_answer(text) for text in self.answers], object)
+            table = table.assign(answer=pd.Categorical(answers[codes]))
         if len(table) == len(self):
             return table
         used = {name: table[name].cat.remove_unused_categories() for name in GROUP}
         return table.assign(**used).reset_index(drop=True)
 
+    def _note_copies(self, table: pd.DataFrame) -> None:
+        """Equal answers are samples, too; how many there are tells of a file given twice, or of no sampling at all."""
+        texts = table["text"][table["text"] != 0]
+        if same := int(texts.duplicated().sum()):
+            self.notes.append(
+                f"{same:,} of {len(table):,} answers equal an earlier one to the same problem, word for word; they count as "
+                "samples (a file given twice under two names looks like this, and so does greedy decoding)"
+            )
+
+    def _prompts(self, table: pd.DataFrame) -> pd.Series:
+        """The longest length reported of each problem's prompt: servers report what their cache did not hold."""
+        problems = table.groupby(["model", "task", "problem"], observed=True, sort=False)["tokens_in"]
+        found, longest, names = (
+            table["tokens_in"].to_numpy(),
+            problems.transform("max"),
+            table["problem"].to_numpy(),
+        )
+        if (none := longest.to_numpy() < 1).any():
+            row = int(none.argmax())
+            rule = f"tokens_in must be >= 1 in one trace at least of problem {names[row]}; got 0"
+            raise ValueError(f"{self.where(table.index[row])}: {rule}")
+        if (uneven := found != longest.to_numpy()).any():
+            row, many = int(uneven.argmax()), len(set(names[uneven]))
+            self.notes.append(
+                f"the prompt has several lengths in {many:,} problems (a cache, or another template), the longest is taken: "
+                f"problem {names[row]} has {found[row]} tokens at {self.where(table.index[row])} and {longest.iloc[row]} elsewhere"
+            )
+        return longest
+
 
 def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
     """Add the trials of one file."""
-    parse, promised, line = None, None, 0
+    parse, promised, line, run.path = None, None, 0, path
     before, skipped = len(trials), len(trials.bad)
     trials.starts.append(before)
     trials.paths.append(path)
@@ -113,19 +156,20 @@ def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
     with path.open("rb") as file, shown as bar:
         try:
             for line, record in records(file):
+                run.line = line
                 bar.update(file.tell() - bar.n)
                 try:
                     if isinstance(record, ValueError):
                         raise record
                     if parse is None:
-                        promised, name = record.get("total_example"), form or recognise(path, record)
+                        promised, name = record.get("total_example"), form or recognise(path, record, run)
                         parse = PARSERS[name](path, record, run)
                         if name == "kinetics":  # that was the metadata
                             continue
                     trials.add(line, list(parse(record)))
                 except TraceFileError:
                     raise
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     trials.refuse(f"{path}:{line}: {error}")
         except (TraceFileError, csv.Error) as error:
             raise ValueError(f"{path}:{line}: {error}" if line else f"{path}: {error}") from None
@@ -145,9 +189,11 @@ def _paths(given: Any) -> list[Path]:
     for path in map(Path, [given] if isinstance(given, (str, os.PathLike)) else given):
         inside = [path]
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if _KNOWN.search(p.name)]
+            inside = [p for p in sorted(path.rglob("*")) if KNOWN.search(p.name)]
             if not inside:
-                raise ValueError(f"{path}: no .jsonl, .csv or .parquet file in this folder")
+                raise ValueError(
+                    f"{path}: no .jsonl, .json, .csv, .tsv, .parquet or .eval file in this folder"
+                )
         elif not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         found += inside
@@ -160,8 +206,29 @@ def _paths(given: Any) -> list[Path]:
     return found
 
 
-def _warn_of_uneven(table: pd.DataFrame) -> None:
-    """Report problems with fewer trials than others of the same model, task and policy."""
+def _reports(table: pd.DataFrame, run: Run, trials: _Trials) -> Iterator[str]:
+    """What a reader of the table must know: bad lines, lengths that may be too short, problems with fewer trials."""
+    if bad := trials.bad:
+        yield f"skipped {len(bad)} bad lines: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
+    seen, empty, many = run.seen, int((table["tokens_out"] == 0).sum()), f"{len(table):,} answers"
+    if empty:
+        yield f"{empty:,} of {many} have no tokens at all: an answer that was not logged has an unusable length"
+    if seen["thoughtless"]:
+        yield (
+            f"{seen['thoughtless']:,} of {seen['texts']:,} lengths were counted from texts that show no thinking (no </think>, no "
+            "reasoning beside the answer): if the model thought, it was cut before logging, and these lengths are unusable"
+        )
+    if seen["short"]:
+        yield (
+            f"{seen['short']:,} of {seen['counts']:,} answers have more text than the tokens counted for them can hold (over 10 "
+            "characters each): these counts leave something out, the reasoning perhaps"
+        )
+    if seen["beside"]:
+        yield (
+            f"{seen['beside']:,} answers have tokens in the total, or in reasoning_tokens, that the completion's count does not hold; "
+            "they were added to the answers' lengths as reasoning"
+        )
+    yield from trials.notes
     sizes = table.groupby(GROUP, observed=True).size()
     for (model, task, policy), group in sizes.groupby(GROUP[:3], observed=True):
         few = group[group < group.max()]
@@ -170,7 +237,7 @@ def _warn_of_uneven(table: pd.DataFrame) -> None:
             names = ", ".join(f"{name} ({size})" for name, size in zip(problems[:5], few[:5], strict=True))
             names += ", ..." if len(few) > 5 else ""
             what = f"{len(few)} of {len(group)} problems have fewer than {group.max()} trials: {names}"
-            warnings.warn(f"{model}, {task}, {policy}: {what}", stacklevel=3)
+            yield f"{model}, {task}, {policy}: {what}"
 
 
 def read_traces(
@@ -178,40 +245,43 @@ def read_traces(
     tokenizer: Tokenizer | str | None = None,
     model: str | None = None, task: str | None = None, policy: str | None = None, format: str | None = None,
     limit: float | None = None, metric: str | None = None, prompt: Callable[[str], str] | None = None,
-    skip_bad: int = 0,
+    columns: Mapping[str, str] | None = None, skip_bad: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """The checked trace table (see ``check_traces``) of one or more files, or of all files in a folder.
 
     Problems are named by ``problem_id`` of the question's text (or by the id the file gives), trials are numbered
     in the order read, over all files; ``.gz`` files are read as they are. Progress goes to stderr where that is a
     terminal. Formats, recognised by content or ``format`` (see ``traces.formats``): kinetics (the published data set
-    and this package's own), lm-eval, requests (vLLM, SGLang, OpenAI), table (CSV, Parquet or JSON lines with the
-    table's columns).
+    and this package's own), lm-eval, inspect, evalscope, requests (vLLM, SGLang, OpenAI, Anthropic), table (CSV,
+    Parquet, JSON with the table's columns). JSON may be lines or a document. Where final answers are logged, the
+    table has a column ``answer``.
 
     tokenizer: where no counts are stored, a function from text to a number of tokens or to its ids, or a
     tokenizer's name on the hub or file (package ``tokenizers``, extra ``traces``); special tokens are not counted.
     model, task, policy: for files that do not say; where both say, they must agree (a server's model name apart).
     limit: generation limit in tokens, for files that do not say which answers it cut; tokens counted anew differ by
     a few (30,738 to 30,778 for a limit of 30,767 in the paper's own tables): give the smallest that counts as cut.
-    metric: the score of lm-eval that says what is right. prompt: makes the text the model saw of a bare question.
+    metric: the score of a harness that says what is right. prompt: makes the text the model saw of a bare question.
+    columns: their names of a table's columns -> ours (``formats.tables.OURS``); "usage.output_tokens" is a field of a field.
 
     Raises ValueError with file, line, value and what would be right: for broken lines beyond ``skip_bad`` (those
     skipped are listed in a warning), and for anything wrong with a file as a whole: no trials, name against
-    metadata, two models, two filters, counts promised and found. Warns where problems have unequally many trials.
+    metadata, two models, two filters, two scales, counts promised and found, more than memory holds. Warns where
+    lengths may lack reasoning, of equal answers, of prompts of several lengths, and of unequally many trials.
     """
     require(skip_bad >= 0, "skip_bad must be >= 0", skip_bad)
     if format is not None:
         lookup(PARSERS, format, "trace format")
+    for ours in (columns or {}).values():
+        among(OURS, ours, "columns: a column of ours")
     policy = None if policy is None else spelling(policy)
     files, trials = _paths(paths), _Trials(skip_bad)
-    run = Run(model, task, policy, limit, metric, prompt, token_counter(tokenizer))
+    run = Run(model, task, policy, limit, metric, prompt, token_counter(tokenizer), columns or {})
     for path in files:
         _read_file(path, run, format, trials)
     if not len(trials):
         raise ValueError(f"no trials are left in {files[0]} after bad lines: {trials.bad[0]}")
     table = trials.table()
-    if bad := trials.bad:
-        shown = "; ".join(bad[:5]) + ("; ..." if len(bad) > 5 else "")
-        warnings.warn(f"skipped {len(bad)} bad lines: {shown}", stacklevel=2)
-    _warn_of_uneven(table)
+    for message in _reports(table, run, trials):
+        warnings.warn(message, stacklevel=2)
     return table
