@@ -23,6 +23,7 @@ from tqdm import tqdm
 from kinetics_lab.errors import among, lookup, require
 from kinetics_lab.traces.formats import PARSERS, recognise
 from kinetics_lab.traces.formats.tables import OURS
+from kinetics_lab.traces.said import shortened
 from kinetics_lab.traces.sources import KNOWN, MOST, records
 from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, normal_answer, repeats
 from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, spelling, token_counter
@@ -55,24 +56,33 @@ class _Trials:
             raise ValueError(message + which if self.skip_bad else message)
 
     def add(self, line: int, trials: list[Trial]) -> None:
-        for group in {trial[:4] for trial in trials} - self.groups.keys():
-            for name, text in zip(GROUP, group, strict=True):
-                if not text.strip():
-                    raise ValueError(f"{name} is empty")
-            self.groups[group] = len(self.groups)
         if len(self) > MOST:
             raise TraceFileError(
                 f"more than {MOST:,} trials, which is what fits into memory; read the files in parts"
             )
-        for trial in trials:
-            code, text = self.groups[trial[:4]], trial.text
-            said = trial.answer if len(trial.answer) <= _LONGEST_ANSWER else ""
-            answer = self.answers.setdefault(said, len(self.answers)) if said else 0
+        codes = [self._code(trial[:4]) for trial in trials]  # all of a line's trials are added, or none
+        for code, trial in zip(codes, trials, strict=True):
+            text, answer = trial.text, 0
+            if trial.answer and len(trial.answer) <= _LONGEST_ANSWER:
+                said = trial.answer.encode("utf-8", "replace").decode()
+                answer = self.answers.setdefault(said, len(self.answers))
             request = 0 if trial.request is None else hash((code, trial.request, text))
             same = hash((code, text)) if len(text) >= 200 else 0  # shorter ones may well agree by chance
             row = (code, *trial[4:9], request, same, answer, line)  # in the order of the columns
             for append, value in zip(self.appends, row, strict=True):
                 append(value)
+
+    def _code(self, group: tuple[str, ...]) -> int:
+        if (code := self.groups.get(group)) is not None:
+            return code
+        for name, text in zip(GROUP, group, strict=True):
+            if not text.strip():
+                raise ValueError(f"{name} is empty")
+            if "\x1b" in text or text != text.encode("utf-8", "replace").decode():
+                raise ValueError(
+                    f"{name} must be plain text, without escapes or surrogates; got {shortened(text)}"
+                )
+        return self.groups.setdefault(group, len(self.groups))
 
     def where(self, row: int) -> str:
         return f"{self.paths[bisect_right(self.starts, row) - 1]}:{self.columns['line'][row]}"
@@ -148,7 +158,7 @@ class _Trials:
 
 def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
     """Add the trials of one file."""
-    parse, promised, line, run.path = None, None, 0, path
+    parse, promised, line, run.path, run.scales = None, None, 0, path, {}
     before, skipped = len(trials), len(trials.bad)
     trials.starts.append(before)
     trials.paths.append(path)
@@ -157,7 +167,8 @@ def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
         try:
             for line, record in records(file):
                 run.line = line
-                bar.update(file.tell() - bar.n)
+                if not line % 64:
+                    bar.update(file.tell() - bar.n)
                 try:
                     if isinstance(record, ValueError):
                         raise record
@@ -171,6 +182,7 @@ def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
                     raise
                 except (ValueError, RecursionError) as error:
                     trials.refuse(f"{path}:{line}: {error}")
+            bar.update(file.tell() - bar.n)
         except (TraceFileError, csv.Error) as error:
             raise ValueError(f"{path}:{line}: {error}" if line else f"{path}: {error}") from None
         except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:

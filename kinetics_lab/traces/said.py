@@ -41,7 +41,8 @@ def shortened(value: object) -> str:
 def part_of(record: Record, name: str) -> Record:
     """The object ``record[name]``, empty where there is none; anything else is refused."""
     value = record.get(name)
-    require(value is None or isinstance(value, dict), f"{name} must be a JSON object", value)
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object; got {shortened(value)}")
     return value or {}
 
 
@@ -65,12 +66,9 @@ def spoken(part: Any) -> str:
         return "".join(map(spoken, part))
     if not isinstance(part, dict):
         return ""
-    thought = next(
-        (part[name] for name in _THOUGHTS if part.get(name)), ""
-    )  # some servers give it under two names
-    return (
-        spoken(thought) + spoken(part.get("message")) + spoken(part.get("content")) + spoken(part.get("text"))
-    )
+    thought = next(filter(None, map(part.get, _THOUGHTS)), "")  # some servers give it under two names
+    parts = (thought, part.get("message"), part.get("content"), part.get("text"))
+    return "".join([spoken(one) for one in parts if one])
 
 
 def thinks(part: Any) -> bool:
@@ -93,22 +91,30 @@ def cut_by(reason: Any) -> bool:
     return _ENDED[name]
 
 
+def _first(said: Record, names: tuple[str, ...]) -> str | None:
+    for name in names:
+        if said.get(name) not in (None, ""):
+            return name
+    return None
+
+
 def usage_of(said: Record, seen: Counter[str]) -> tuple[int | None, int | None]:
     """Tokens of prompt and completion by any of their names, None where not said; a total settles what they leave out.
 
     Some servers count cached prompt tokens, and some the reasoning, beside these two and only in the total. Reasoning
     found so is added, and counted in ``seen["beside"]``.
     """
-    names = [next((n for n in names if said.get(n) not in (None, "")), None) for names in (PROMPT, OUTPUT)]
+    names = [_first(said, PROMPT), _first(said, OUTPUT)]
     prompt, output = (None if name is None else whole_number(said[name], name) for name in names)
     if prompt is None or output is None:
         return prompt, output
+    beside, total = 0, said.get("total_tokens")
+    if total is not None and (beside := whole_number(total, "total_tokens") - prompt - output) <= 0:
+        return prompt, output  # as nearly all are
     cached = sum(whole_number(said[name], name) for name in _CACHED if said.get(name) is not None)
     details = part_of(said, "completion_tokens_details") or part_of(said, "output_tokens_details") or said
     thought = whole_number(details.get("reasoning_tokens") or 0, "reasoning_tokens")
-    if (total := said.get("total_tokens")) is not None:
-        beside = whole_number(total, "total_tokens") - prompt - output
-    else:  # Anthropic's input_tokens are those that no cache had
+    if total is None:  # Anthropic's input_tokens are those that no cache had
         beside = cached if names[0] == "input_tokens" and _CACHED[0] in said else 0
         beside = thought if thought > output and not beside else beside
     if beside <= 0:

@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +22,7 @@ DOCUMENT = 2**27  # bytes of a JSON document, which has to be in memory as a who
 MOST = 10_000_000  # trials: their table then takes about 1 GB
 KNOWN = re.compile(r"\.(jsonl|json|csv|tsv|parquet|eval)(\.gz)?$")
 Records = Iterator[tuple[int, Record | ValueError]]
+_DECODE = json.JSONDecoder().decode
 
 
 def records(file: BinaryIO) -> Records:
@@ -50,21 +50,20 @@ def _lines(data: Any) -> Iterator[bytes]:
 
 def _json(data: Any) -> Records:
     """A record a line; or a whole document, where the first line is no object or the only one."""
-    lines = enumerate(_lines(data), 1)
-    head = next(((number, line) for number, line in lines if line.strip()), None)
+    lines = ((number, line) for number, line in enumerate(_lines(data), 1) if not line.isspace())
+    head = next(lines, None)
     if head is None:
         return
-    first = _parsed(*head)
-    second = next(((number, line) for number, line in lines if line.strip()), None)
+    head = (head[0], head[1].removeprefix(codecs.BOM_UTF8))
+    first, second = _parsed(*head), next(lines, None)
     if second is not None and isinstance(first[1], dict):
         yield first
-        for number, line in chain([second], lines):
-            if line.strip():
-                yield _parsed(number, line)
+        yield _parsed(*second)
+        for number, line in lines:
+            yield _parsed(number, line)
         return
     text = head[1] + (second[1] if second else b"")
-    document = head[1].lstrip(b"\xef\xbb\xbf \t")[:1] in (b"[", b"{")
-    if document:
+    if head[1].lstrip()[:1] in (b"[", b"{"):
         text += data.read(DOCUMENT + 1 - len(text))
         if len(text) > DOCUMENT:
             raise TraceFileError(
@@ -78,13 +77,13 @@ def _json(data: Any) -> Records:
             pass
     data.seek(0)  # so it is lines, of which the first is broken
     for number, line in enumerate(_lines(data), 1):
-        if line.strip():
+        if not line.isspace():
             yield _parsed(number, line)
 
 
 def _parsed(number: int, line: bytes) -> tuple[int, Record | ValueError]:
     try:
-        record = json.loads(line)
+        record = _DECODE(line.decode())
     except (ValueError, RecursionError) as error:
         text = line[:40].decode("utf-8", "replace").rstrip()
         return number, ValueError(f"not a JSON object but {text!r} ({error})")

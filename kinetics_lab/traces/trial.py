@@ -121,7 +121,9 @@ class Run:
     prompts: dict[str, int] = field(default_factory=dict)  # tokens of each prompt, counted once
     path: Path = Path()
     line: int = 0
-    scales: dict[tuple[Path, str], tuple[str, int]] = field(default_factory=dict)
+    scales: dict[str, tuple[str, int]] = field(
+        default_factory=dict
+    )  # of this file's verdicts, and since which line
     seen: Counter[str] = field(default_factory=Counter)
 
     def said(self, name: str) -> Any:
@@ -144,7 +146,7 @@ class Run:
         verdict = _VERDICTS.get(text)
         require(verdict is not None, f"{name} must be 0, 1 or 100 (or true, false)", value)
         if (scale := _SCALES.get(text)) is not None:
-            other, line = self.scales.setdefault((self.path, name), (scale, self.line))
+            other, line = self.scales.setdefault(name, (scale, self.line))
             if other != scale:
                 here = f"{name} is {value} here and {other.removeprefix('of ')} at {self.path}:{line}"
                 raise TraceFileError(

@@ -131,7 +131,8 @@ def inspect(path: Path, first: Record, run: Run) -> Parse:
         which, scores = f"sample {record.get('id')}", part_of(record, "scores")
         if record.get("error"):
             raise ValueError(f"{which} failed ({shortened(record['error'])}); skip_bad leaves it out")
-        messages = [m for m in record.get("messages") or [] if isinstance(m, dict)]
+        logged = record.get("messages")
+        messages = [m for m in logged if isinstance(m, dict)] if isinstance(logged, list) else []
         calls = sum(m.get("role") == "assistant" and m.get("source") != "input" for m in messages)
         if calls > 1:
             raise ValueError(f"{which} called its model {calls} times: that is no one answer to a prompt")
@@ -191,7 +192,7 @@ def evalscope(path: Path, first: Record, run: Run) -> Parse:
         yield run.answer(
             names, problem_id(prompt), choice or field_of(score, "prediction", str, "the answer"), right,
             counts=usage_of(part_of(output, "usage"), run.seen), prompt=prompt, reason=choice.get("stop_reason"),
-            request=part_of(choice, "message").get("id"), final=score.get("extracted_prediction"),
+            request=str(part_of(choice, "message").get("id") or "") or None, final=score.get("extracted_prediction"),
         )  # fmt: skip
 
     return parse

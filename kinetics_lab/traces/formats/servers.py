@@ -21,7 +21,7 @@ def requests(path: Path, first: Record, run: Run) -> Parse:
     ``content``, ``stop_reason``. All also as ``response``, ``response.body`` or ``result.message``. SGLang:
     ``meta_info`` with counts and ``finish_reason.type``.
     """
-    models: set[str] = set()
+    models, policy = set[str](), run.said("policy")
 
     def parse(record: Record) -> Iterable[Trial]:
         body = _body(record)
@@ -32,18 +32,18 @@ def requests(path: Path, first: Record, run: Run) -> Parse:
             raise TraceFileError(f"answers of two models in one file ({both}); one file per model, please")
         model = run.model or (model_name(name) if isinstance(name, str) else run.said("model"))
         task = record["task"] if isinstance(record.get("task"), str) else run.said("task")
-        problem, prompt = _problem(record, body)
-        meta, names = part_of(body, "meta_info"), (model, task, run.said("policy"))
+        meta, names = part_of(body, "meta_info"), (model, task, policy)
         tokens_in, counted = usage_of(part_of(body, "usage") or meta, run.seen)
         if (ids := body.get("prompt_token_ids")) is not None:
             require(isinstance(ids, list) and ids, "prompt_token_ids must be a list of token ids", ids)
             tokens_in = len(ids)
+        problem, prompt = _problem(record, body, tokens_in is None)
         answers = _answers(body, meta)
         label = record.get("request_id") or body.get("id") or meta.get("id") or record.get("id")
         verdicts, lengths = _verdicts(record, answers, run), _lengths(answers, counted, run)
         for place, (answer, tokens) in enumerate(zip(answers, lengths, strict=True)):
             yield run.answer(
-                names, problem, answer if spoken(answer) else str(_ids(answer) or ""), verdicts[place],
+                names, problem, answer if _ids(answer) is None else spoken(answer) or str(_ids(answer)), verdicts[place],
                 counts=(tokens_in, tokens), prompt=prompt, reason=answer.get("finish_reason", answer.get("stop_reason")),
                 request=(str(label), place) if label else None,
             )  # fmt: skip
@@ -82,8 +82,26 @@ def _answers(body: Record, meta: Record) -> list[Record]:
     return answers
 
 
-def _problem(record: Record, body: Record) -> tuple[str, str | None]:
-    """Name of the problem (its id, or the hash of its text) and the text of the prompt where there is one."""
+def _problem(record: Record, body: Record, needed: bool) -> tuple[str, str | None]:
+    """Name of the problem (its id, or the hash of its text) and, where it is needed, the text of the prompt."""
+    for name in ("problem", "problem_id"):
+        value = record.get(name)
+        if type(value) is int:
+            return str(value), _asked(record, body) if needed else None
+        if isinstance(value, str) and value.strip():
+            text = (_asked(record, body) or value) if needed else None
+            return (problem_id(value) if re.search(r"\s", value) else value), text
+    if (asked := _asked(record, body)) is not None:
+        return problem_id(asked), asked
+    if isinstance(own := record.get("custom_id"), str) and own.strip():
+        return own, None
+    raise ValueError(
+        "no problem: give each line a problem (its id) or the prompt's text as prompt or messages"
+    )
+
+
+def _asked(record: Record, body: Record) -> str | None:
+    """The text of the prompt, or of the last message of the user."""
     request = part_of(record, "request")
     asked = (record, body, request, part_of(request, "body"))
     messages: list[Any] = next(
@@ -93,18 +111,7 @@ def _problem(record: Record, body: Record) -> tuple[str, str | None]:
     texts += [
         spoken(m.get("content")) for m in messages[::-1] if isinstance(m, dict) and m.get("role") == "user"
     ]
-    text = next((t for t in texts if isinstance(t, str) and t.strip()), None)
-    for name in ("problem", "problem_id", *(["custom_id"] if text is None else [])):
-        value = record.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value), text
-        if isinstance(value, str) and value.strip():
-            return (problem_id(value), text or value) if re.search(r"\s", value) else (value, text)
-    if text is None:
-        raise ValueError(
-            "no problem: give each line a problem (its id) or the prompt's text as prompt or messages"
-        )
-    return problem_id(text), text
+    return next((t for t in texts if isinstance(t, str) and t.strip()), None)
 
 
 def _ids(answer: Record) -> Any:
@@ -137,8 +144,9 @@ def _lengths(answers: list[Record], counted: int | None, run: Run) -> list[int |
 def _verdicts(record: Record, answers: list[Record], run: Run) -> list[bool]:
     """One verdict for each answer, from the answers themselves or from beside them."""
     key = "correct" if "correct" in record or "correct" in answers[0] else "score"
-    found: Any = [part_of(a, "review").get("result") for a in answers]  # evalscope before 1.0
-    if not all("review" in answer for answer in answers):
+    if "review" in answers[0]:  # evalscope before 1.0
+        found: Any = [part_of(answer, "review").get("result") for answer in answers]
+    else:
         found = [a[key] for a in answers] if all(key in a for a in answers) else record.get(key, [])
     found = found if isinstance(found, list) else [found]
     if len(found) != len(answers):
