@@ -24,7 +24,7 @@ from kinetics_lab.errors import among, lookup, require
 from kinetics_lab.traces.formats import PARSERS, recognise
 from kinetics_lab.traces.formats.tables import OURS
 from kinetics_lab.traces.said import shortened
-from kinetics_lab.traces.sources import KNOWN, MOST, records
+from kinetics_lab.traces.sources import MOST, paths_of, records
 from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, normal_answer, repeats
 from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, spelling, token_counter
 
@@ -40,13 +40,13 @@ class _Trials:
         kinds = {"group": "i", "tokens_in": "i", "tokens_out": "i", "correct": "b", "truncated": "b"}
         kinds |= {"trial": "i", "request": "q", "text": "q", "answer": "i", "line": "i"}
         self.columns = {name: array(kind) for name, kind in kinds.items()}
-        self.appends = [column.append for column in self.columns.values()]
+        self.fresh = list[tuple[Any, ...]]()  # rows that are not in the columns yet
         self.starts: list[int] = []  # first row of each file
         self.paths: list[Path] = []
         self.skip_bad, self.bad, self.notes = skip_bad, list[str](), list[str]()
 
     def __len__(self) -> int:
-        return len(self.columns["line"])
+        return len(self.columns["line"]) + len(self.fresh)
 
     def refuse(self, message: str) -> None:
         """Count a bad line; one more than allowed is an error."""
@@ -60,7 +60,10 @@ class _Trials:
             raise TraceFileError(
                 f"more than {MOST:,} trials, which is what fits into memory; read the files in parts"
             )
-        codes = [self._code(trial[:4]) for trial in trials]  # all of a line's trials are added, or none
+        known = self.groups.get
+        codes: list[Any] = [known(trial[:4]) for trial in trials]
+        if None in codes:  # all of a line's trials are added, or none
+            codes = [self._code(trial[:4]) for trial in trials]
         for code, trial in zip(codes, trials, strict=True):
             text, answer = trial.text, 0
             if trial.answer and len(trial.answer) <= _LONGEST_ANSWER:
@@ -68,13 +71,16 @@ class _Trials:
                 answer = self.answers.setdefault(said, len(self.answers))
             request = 0 if trial.request is None else hash((code, trial.request, text))
             same = hash((code, text)) if len(text) >= 200 else 0  # shorter ones may well agree by chance
-            row = (code, *trial[4:9], request, same, answer, line)  # in the order of the columns
-            for append, value in zip(self.appends, row, strict=True):
-                append(value)
+            self.fresh.append((code, *trial[4:9], request, same, answer, line))  # in the order of the columns
+        if len(self.fresh) > 4096:
+            self.settle()
+
+    def settle(self) -> None:
+        for column, values in zip(self.columns.values(), zip(*self.fresh, strict=True), strict=False):
+            column.extend(values)
+        self.fresh.clear()
 
     def _code(self, group: tuple[str, ...]) -> int:
-        if (code := self.groups.get(group)) is not None:
-            return code
         for name, text in zip(GROUP, group, strict=True):
             if not text.strip():
                 raise ValueError(f"{name} is empty")
@@ -102,6 +108,7 @@ class _Trials:
                 told.add(place)
             return table.drop(wrong) if wrong else table  # a large one is not copied for nothing
 
+        self.settle()
         rows = {name: np.frombuffer(column, column.typecode) for name, column in self.columns.items()}
         flags = {name: rows[name].view(np.bool_) for name in ("correct", "truncated")}
         names = zip(GROUP, zip(*self.groups, strict=True), strict=True)
@@ -195,29 +202,6 @@ def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
         raise ValueError(f"{path}: {promise}; is it whole?")
 
 
-def _paths(given: Any) -> list[Path]:
-    """The files to read: as given, folders replaced by what they hold."""
-    found: list[Path] = []
-    for path in map(Path, [given] if isinstance(given, (str, os.PathLike)) else given):
-        inside = [path]
-        if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if KNOWN.search(p.name)]
-            if not inside:
-                raise ValueError(
-                    f"{path}: no .jsonl, .json, .csv, .tsv, .parquet or .eval file in this folder"
-                )
-        elif not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-        found += inside
-    if not found:
-        raise ValueError("no trace file given; at least one is needed")
-    real = [path.resolve() for path in found]
-    for path, one in zip(found, real, strict=True):
-        if real.count(one) > 1:
-            raise ValueError(f"{path} was given twice: its trials would count twice")
-    return found
-
-
 def _reports(table: pd.DataFrame, run: Run, trials: _Trials) -> Iterator[str]:
     """What a reader of the table must know: bad lines, lengths that may be too short, problems with fewer trials."""
     if bad := trials.bad:
@@ -287,7 +271,7 @@ def read_traces(
     for ours in (columns or {}).values():
         among(OURS, ours, "columns: a column of ours")
     policy = None if policy is None else spelling(policy)
-    files, trials = _paths(paths), _Trials(skip_bad)
+    files, trials = paths_of(paths), _Trials(skip_bad)
     run = Run(model, task, policy, limit, metric, prompt, token_counter(tokenizer), columns or {})
     for path in files:
         _read_file(path, run, format, trials)

@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,30 @@ DOCUMENT = 2**27  # bytes of a JSON document, which has to be in memory as a who
 MOST = 10_000_000  # trials: their table then takes about 1 GB
 KNOWN = re.compile(r"\.(jsonl|json|csv|tsv|parquet|eval)(\.gz)?$")
 Records = Iterator[tuple[int, Record | ValueError]]
-_DECODE = json.JSONDecoder().decode
+_DECODE = json.JSONDecoder().raw_decode
+
+
+def paths_of(given: Any) -> list[Path]:
+    """The files to read: as given, folders replaced by what they hold."""
+    found: list[Path] = []
+    for path in map(Path, [given] if isinstance(given, (str, os.PathLike)) else given):
+        inside = [path]
+        if path.is_dir():
+            inside = [p for p in sorted(path.rglob("*")) if KNOWN.search(p.name)]
+            if not inside:
+                raise ValueError(
+                    f"{path}: no .jsonl, .json, .csv, .tsv, .parquet or .eval file in this folder"
+                )
+        elif not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        found += inside
+    if not found:
+        raise ValueError("no trace file given; at least one is needed")
+    real = [path.resolve() for path in found]
+    for path, one in zip(found, real, strict=True):
+        if real.count(one) > 1:
+            raise ValueError(f"{path} was given twice: its trials would count twice")
+    return found
 
 
 def records(file: BinaryIO) -> Records:
@@ -83,10 +107,13 @@ def _json(data: Any) -> Records:
 
 def _parsed(number: int, line: bytes) -> tuple[int, Record | ValueError]:
     try:
-        record = _DECODE(line.decode())
+        text = line.decode().strip()
+        record, end = _DECODE(text)
+        if end != len(text):
+            raise ValueError(f"extra data after {end} characters")
     except (ValueError, RecursionError) as error:
-        text = line[:40].decode("utf-8", "replace").rstrip()
-        return number, ValueError(f"not a JSON object but {text!r} ({error})")
+        start = line[:40].decode("utf-8", "replace").rstrip()
+        return number, ValueError(f"not a JSON object but {start!r} ({error})")
     if isinstance(record, dict):
         return number, record
     return number, ValueError(f"each line must be a JSON object; got {shortened(record)}")

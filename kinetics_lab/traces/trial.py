@@ -190,5 +190,5 @@ class Run:
             self.seen["short"] += len(text) > 200 + 10 * tokens
         if cut is None:
             cut = tokens >= self.said("limit") if reason in (None, "", "unknown") else cut_by(reason)
-        answer = final if isinstance(final, str) else "" if final is None else str(final)
+        answer = final if type(final) is str else "" if final is None else str(final)
         return Trial(*names, problem, tokens_in, tokens, right, cut, trial, request, text, answer)

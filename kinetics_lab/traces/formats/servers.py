@@ -42,8 +42,9 @@ def requests(path: Path, first: Record, run: Run) -> Parse:
         label = record.get("request_id") or body.get("id") or meta.get("id") or record.get("id")
         verdicts, lengths = _verdicts(record, answers, run), _lengths(answers, counted, run)
         for place, (answer, tokens) in enumerate(zip(answers, lengths, strict=True)):
+            said: Any = answer if (ids := _ids(answer)) is None else spoken(answer) or str(ids)
             yield run.answer(
-                names, problem, answer if _ids(answer) is None else spoken(answer) or str(_ids(answer)), verdicts[place],
+                names, problem, said, verdicts[place],
                 counts=(tokens_in, tokens), prompt=prompt, reason=answer.get("finish_reason", answer.get("stop_reason")),
                 request=(str(label), place) if label else None,
             )  # fmt: skip
@@ -77,8 +78,8 @@ def _answers(body: Record, meta: Record) -> list[Record]:
     answers = body.get("outputs", body.get("choices"))
     if answers is None:  # SGLang, Anthropic: the answer is the body itself
         answers = [body | {k: v for k, v in meta.items() if k == "finish_reason"}]
-    many = isinstance(answers, list) and answers and all(isinstance(a, dict) for a in answers)
-    require(bool(many), "outputs (or choices) must be a list of answers", answers)
+    many = isinstance(answers, list) and {*map(type, answers)} == {dict}
+    require(many, "outputs (or choices) must be a list of answers", answers)
     return answers
 
 
@@ -115,12 +116,12 @@ def _asked(record: Record, body: Record) -> str | None:
 
 
 def _ids(answer: Record) -> Any:
-    return answer.get("token_ids", answer.get("output_ids"))
+    return answer["token_ids"] if "token_ids" in answer else answer.get("output_ids")
 
 
 def _lengths(answers: list[Record], counted: int | None, run: Run) -> list[int | None]:
     """Tokens of each answer: of its ids, as the server counted it, or of its text, if all add up to what it counted."""
-    if all(_ids(answer) is not None for answer in answers):
+    if _ids(answers[0]) is not None:
         for ids in map(_ids, answers):
             require(isinstance(ids, list), "token_ids must be a list of token ids", ids)
         return [len(_ids(answer)) for answer in answers]
@@ -147,7 +148,7 @@ def _verdicts(record: Record, answers: list[Record], run: Run) -> list[bool]:
     if "review" in answers[0]:  # evalscope before 1.0
         found: Any = [part_of(answer, "review").get("result") for answer in answers]
     else:
-        found = [a[key] for a in answers] if all(key in a for a in answers) else record.get(key, [])
+        found = [answer.get(key) for answer in answers] if key in answers[0] else record.get(key, [])
     found = found if isinstance(found, list) else [found]
     if len(found) != len(answers):
         each = (
