@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinetics_lab.traces import sources
+from kinetics_lab.traces import read, sources
 from kinetics_lab.traces.read import read_traces
 from kinetics_lab.traces.table import check_traces, summarize, write_traces
 from kinetics_lab.traces.trial import problem_id
@@ -661,6 +661,21 @@ def test_one_sentence_where_memory_would_not_do(tmp_path, monkeypatch):
     pd.DataFrame(ROWS).to_parquet(tmp_path / "t.parquet")
     with refused("6 rows; at most 5 fit into the memory of one table"):
         read_traces(tmp_path / "t.parquet")
+
+
+def test_too_many_different_answers_leave_the_column_out(tmp_path, monkeypatch):
+    path = write(tmp_path / "t.jsonl", [row(i, answer=str(i)) for i in range(6)])
+    assert read_traces(path)["answer"].tolist() == list("012345")
+    monkeypatch.setattr(read, "_MOST_ANSWERS", 5)
+    with told("more than 5 different final answers: the table has no column answer"):
+        assert "answer" not in read_traces(path)
+
+
+@pytest.mark.parametrize("problem", ["a\x1b[31m", "\ud800"])
+def test_names_that_no_terminal_should_show(tmp_path, problem):
+    path = write(tmp_path / "t.jsonl", [row(0), row(1, problem=problem)])
+    with refused(f"{path}:2: problem must be text without escapes or surrogates; got {problem!r}"):
+        read_traces(path)
 
 
 # --- properties ----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from kinetics_lab.traces.sources import MOST, paths_of, records
 from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, normal_answer, repeats
 from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, spelling, token_counter
 
-_LONGEST_ANSWER = 200  # characters; what is longer is no final answer
+_LONGEST, _MOST_ANSWERS = 100, 2**20  # characters of a final answer; how many different ones fit into memory
 
 
 class _Trials:
@@ -58,7 +58,7 @@ class _Trials:
     def add(self, line: int, trials: list[Trial]) -> None:
         if len(self) > MOST:
             raise TraceFileError(
-                f"more than {MOST:,} trials, which is what fits into memory; read the files in parts"
+                f"more than {MOST:,} trials, as many as memory holds; read the files in parts"
             )
         known = self.groups.get
         codes: list[Any] = [known(trial[:4]) for trial in trials]
@@ -66,7 +66,7 @@ class _Trials:
             codes = [self._code(trial[:4]) for trial in trials]
         for code, trial in zip(codes, trials, strict=True):
             text, answer = trial.text, 0
-            if trial.answer and len(trial.answer) <= _LONGEST_ANSWER:
+            if trial.answer and len(trial.answer) <= _LONGEST and len(self.answers) <= _MOST_ANSWERS:
                 said = trial.answer.encode("utf-8", "replace").decode()
                 answer = self.answers.setdefault(said, len(self.answers))
             request = 0 if trial.request is None else hash((code, trial.request, text))
@@ -76,6 +76,7 @@ class _Trials:
             self.settle()
 
     def settle(self) -> None:
+        """Move what is fresh into the columns, many rows at a time."""
         for column, values in zip(self.columns.values(), zip(*self.fresh, strict=True), strict=False):
             column.extend(values)
         self.fresh.clear()
@@ -85,9 +86,7 @@ class _Trials:
             if not text.strip():
                 raise ValueError(f"{name} is empty")
             if "\x1b" in text or text != text.encode("utf-8", "replace").decode():
-                raise ValueError(
-                    f"{name} must be plain text, without escapes or surrogates; got {shortened(text)}"
-                )
+                raise ValueError(f"{name} must be text without escapes or surrogates; got {shortened(text)}")
         return self.groups.setdefault(group, len(self.groups))
 
     def where(self, row: int) -> str:
@@ -125,7 +124,11 @@ class _Trials:
         if not bare.all():  # else nothing can be there twice
             table = without(repeats(table, self.where))
         codes = table.pop("answer")
-        if len(self.answers) > 1:
+        if len(self.answers) > _MOST_ANSWERS:
+            self.notes.append(
+                f"more than {_MOST_ANSWERS:,} different final answers: the table has no column answer"
+            )
+        elif len(self.answers) > 1:
             answers = np.array([normal_answer(text) for text in self.answers], object)
             table = table.assign(answer=pd.Categorical(answers[codes]))
         if len(table) == len(self):
@@ -145,20 +148,17 @@ class _Trials:
     def _prompts(self, table: pd.DataFrame) -> pd.Series:
         """The longest length reported of each problem's prompt: servers report what their cache did not hold."""
         problems = table.groupby(["model", "task", "problem"], observed=True, sort=False)["tokens_in"]
-        found, longest, names = (
-            table["tokens_in"].to_numpy(),
-            problems.transform("max"),
-            table["problem"].to_numpy(),
-        )
-        if (none := longest.to_numpy() < 1).any():
+        longest = problems.transform("max").astype(np.int32)
+        found, most, names = (column.to_numpy() for column in (table["tokens_in"], longest, table["problem"]))
+        if (none := most < 1).any():
             row = int(none.argmax())
             rule = f"tokens_in must be >= 1 in one trace at least of problem {names[row]}; got 0"
             raise ValueError(f"{self.where(table.index[row])}: {rule}")
-        if (uneven := found != longest.to_numpy()).any():
+        if (uneven := found != most).any():
             row, many = int(uneven.argmax()), len(set(names[uneven]))
             self.notes.append(
                 f"the prompt has several lengths in {many:,} problems (a cache, or another template), the longest is taken: "
-                f"problem {names[row]} has {found[row]} tokens at {self.where(table.index[row])} and {longest.iloc[row]} elsewhere"
+                f"problem {names[row]} has {found[row]} tokens at {self.where(table.index[row])} and {most[row]} elsewhere"
             )
         return longest
 
