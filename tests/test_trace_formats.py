@@ -627,6 +627,8 @@ OTHERS = [
     ({"instance_id": "x", "model_patch": ""}, "SWE-bench predictions"),
     ({"task_id": "HumanEval/0", "completion": "", "passed": True}, "HumanEval samples"),
     ({"results": {}, "configs": {}, "versions": {}, "date": 1.5}, "results of lm-evaluation-harness: not read; run it with --log_samples"),
+    ({"question_id": 81, "answer_id": "x", "choices": [{"index": 0, "turns": ["a"]}]}, "answers of MT-bench"),
+    ({"task_id": 1, "reward": 0.0, "info": {}, "traj": [], "trial": 0}, "trajectories of tau-bench"),
     ({"full_prompt": "", "gold": "", "predictions": ""}, "details of lighteval"),
     (LOG, "an Inspect log without samples: not read"),
 ]  # fmt: skip

@@ -35,6 +35,8 @@ _OTHERS = (
     ({"instance_id", "model_patch"}, "SWE-bench predictions (agents, not one answer to a prompt)", f"grade them and {_TABLE}"),
     ({"task_id", "completion"}, "HumanEval samples", "add the verdicts and lengths and map the columns: --map task_id=problem passed=correct"),
     ({"results", "configs", "versions"}, "results of lm-evaluation-harness", "run it with --log_samples and give samples_*.jsonl"),
+    ({"question_id", "choices", "answer_id"}, "answers of MT-bench (several turns, no verdicts)", f"grade them and {_TABLE}"),
+    ({"task_id", "reward", "traj"}, "trajectories of tau-bench (agents, not one answer to a prompt)", f"count their tokens and {_TABLE}"),
     ({"full_prompt", "gold"}, "details of lighteval", f"take metrics and predictions from it and {_TABLE}"),
     ({"status", "eval"}, "an Inspect log without samples", "log it with --log-samples"),
 )  # fmt: skip

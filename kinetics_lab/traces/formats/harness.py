@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kinetics_lab.traces.said import Record, part_of, shortened, spoken, usage_of
 from kinetics_lab.traces.sources import records
@@ -50,22 +50,13 @@ def lm_eval(path: Path, first: Record, run: Run) -> Parse:
         problem, identity = _document(record), record.get("doc_id")
         if problem in documents:
             raise ValueError(f"doc_id {identity} asks what doc_id {documents[problem]} asked before")
-        prompt, scored = (
-            _asked(field_of(record, "arguments", (dict, list), "the prompt")),
-            _scored(record, key),
-        )
+        prompt = _asked(field_of(record, "arguments", (dict, list), "the prompt"))
+        scored, final = _scored(record, key), cast(Any, record.get("filtered_resps"))
         documents[problem] = identity
-        final: Any = record.get("filtered_resps") if name != "none" else None
-        final = final if isinstance(final, list) and len(final) == len(scored) else [None] * len(scored)
-        for (text, value), one in zip(scored, final, strict=True):
-            yield run.answer(
-                names,
-                problem,
-                text,
-                run.verdict(value, key),
-                prompt=prompt,
-                final=one if isinstance(one, str) else "",
-            )
+        said = isinstance(final, list) and len(final) == len(scored) and name != "none"
+        for place, (text, value) in enumerate(scored):
+            answer = final[place] if said and isinstance(final[place], str) else ""
+            yield run.answer(names, problem, text, run.verdict(value, key), prompt=prompt, final=answer)
 
     return parse
 

@@ -64,11 +64,8 @@ def _answers(record: Record) -> Iterable[Record]:
         return [record]
     lists = {name: value for name, value in record.items() if name in OURS and isinstance(value, list)}
     for name, value in lists.items():
-        require(
-            len(value) == len(many),
-            f"{name} must have a value for each of the {len(many)} verdicts",
-            len(value),
-        )
+        rule = f"{name} must have a value for each of the {len(many)} verdicts"
+        require(len(value) == len(many), rule, len(value))
     return [record | dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
