@@ -36,6 +36,8 @@ class _Trials:
 
     def __init__(self, skip_bad: int) -> None:
         self.groups: dict[tuple[str, ...], int] = {}  # (model, task, policy, problem) -> code
+        self.sizes = list[int]()  # trials numbered here, by group
+        self.numbered = False  # whether a file has numbers of its own
         self.answers = {"": 0}  # final answer -> code
         kinds = {"group": "i", "tokens_in": "i", "tokens_out": "i", "correct": "b", "truncated": "b"}
         kinds |= {"trial": "i", "request": "q", "text": "q", "answer": "i", "line": "i"}
@@ -43,6 +45,7 @@ class _Trials:
         self.fresh = list[tuple[Any, ...]]()  # rows that are not in the columns yet
         self.starts: list[int] = []  # first row of each file
         self.paths: list[Path] = []
+        self.counts = np.zeros(0, int)  # trials of each group that are left in the table
         self.skip_bad, self.bad, self.notes = skip_bad, list[str](), list[str]()
 
     def __len__(self) -> int:
@@ -65,13 +68,20 @@ class _Trials:
         if None in codes:  # all of a line's trials are added, or none
             codes = [self._code(trial[:4]) for trial in trials]
         for code, trial in zip(codes, trials, strict=True):
-            text, answer = trial.text, 0
+            text, answer, number = trial.text, 0, trial.trial
+            if number < 0:  # numbered in the order read
+                number = self.sizes[code]
+                self.sizes[code] += 1
+            else:
+                self.numbered = True
             if trial.answer and len(trial.answer) <= _LONGEST and len(self.answers) <= _MOST_ANSWERS:
                 said = trial.answer.encode("utf-8", "replace").decode()
                 answer = self.answers.setdefault(said, len(self.answers))
             request = 0 if trial.request is None else hash((code, trial.request, text))
             same = hash((code, text)) if len(text) >= 200 else 0  # shorter ones may well agree by chance
-            self.fresh.append((code, *trial[4:9], request, same, answer, line))  # in the order of the columns
+            self.fresh.append(
+                (code, *trial[4:8], number, request, same, answer, line)
+            )  # in the order of the columns
         if len(self.fresh) > 4096:
             self.settle()
 
@@ -87,7 +97,10 @@ class _Trials:
                 raise ValueError(f"{name} is empty")
             if "\x1b" in text or text != text.encode("utf-8", "replace").decode():
                 raise ValueError(f"{name} must be text without escapes or surrogates; got {shortened(text)}")
-        return self.groups.setdefault(group, len(self.groups))
+        if group not in self.groups:
+            self.groups[group] = len(self.groups)
+            self.sizes.append(0)
+        return self.groups[group]
 
     def where(self, row: int) -> str:
         return f"{self.paths[bisect_right(self.starts, row) - 1]}:{self.columns['line'][row]}"
@@ -113,17 +126,19 @@ class _Trials:
         names = zip(GROUP, zip(*self.groups, strict=True), strict=True)
         texts: dict[str, Any] = {name: pd.Categorical(values).take(rows["group"]) for name, values in names}
         table = pd.DataFrame(texts | rows | flags, copy=False)
-        asked = table.loc[table["request"] != 0, ["request"]]
-        table = without(again(asked, "a copied line: the same answer to the same request", self.where))
-        self._note_copies(table)
+        if repeated(rows["request"]):
+            asked = table.loc[table["request"] != 0, ["request"]]
+            table = without(again(asked, "a copied line: the same answer to the same request", self.where))
+        if same := repeated(table["text"].to_numpy()):
+            self.notes.append(
+                f"{same:,} of {len(table):,} answers equal an earlier one to the same problem, word for word; they count as "
+                "samples (a file given twice under two names looks like this, and so does greedy decoding)"
+            )
         table["tokens_in"] = self._prompts(table)
-        bare = table["trial"] < 0  # numbered in the order read
-        group = table.loc[bare, "group"]
-        table.loc[bare, "trial"] = group.groupby(group).cumcount().astype(np.int32)
-        table = table[[*COLUMNS, "answer"]]
-        if not bare.all():  # else nothing can be there twice
+        table = table[[*COLUMNS, "answer", "group"]]
+        if self.numbered:  # else nothing can be there twice
             table = without(repeats(table, self.where))
-        codes = table.pop("answer")
+        codes, self.counts = table.pop("answer"), np.bincount(table.pop("group"), minlength=len(self.groups))
         if len(self.answers) > _MOST_ANSWERS:
             self.notes.append(
                 f"more than {_MOST_ANSWERS:,} different final answers: the table has no column answer"
@@ -136,31 +151,35 @@ class _Trials:
         used = {name: table[name].cat.remove_unused_categories() for name in GROUP}
         return table.assign(**used).reset_index(drop=True)
 
-    def _note_copies(self, table: pd.DataFrame) -> None:
-        """Equal answers are samples, too; how many there are tells of a file given twice, or of no sampling at all."""
-        texts = table["text"][table["text"] != 0]
-        if same := int(texts.duplicated().sum()):
-            self.notes.append(
-                f"{same:,} of {len(table):,} answers equal an earlier one to the same problem, word for word; they count as "
-                "samples (a file given twice under two names looks like this, and so does greedy decoding)"
-            )
-
-    def _prompts(self, table: pd.DataFrame) -> pd.Series:
+    def _prompts(self, table: pd.DataFrame) -> np.ndarray:
         """The longest length reported of each problem's prompt: servers report what their cache did not hold."""
-        problems = table.groupby(["model", "task", "problem"], observed=True, sort=False)["tokens_in"]
-        longest = problems.transform("max").astype(np.int32)
-        found, most, names = (column.to_numpy() for column in (table["tokens_in"], longest, table["problem"]))
-        if (none := most < 1).any():
-            row = int(none.argmax())
-            rule = f"tokens_in must be >= 1 in one trace at least of problem {names[row]}; got 0"
-            raise ValueError(f"{self.where(table.index[row])}: {rule}")
-        if (uneven := found != most).any():
-            row, many = int(uneven.argmax()), len(set(names[uneven]))
+        found, group = table["tokens_in"].to_numpy(), table["group"].to_numpy()
+        names = [(model, task, problem) for model, task, _, problem in self.groups]
+        codes = pd.factorize(pd.Series(names, dtype=object))[0].astype(np.int32)  # of the problem, by group
+        most = np.zeros(len(names), np.int32)
+        np.maximum.at(most, codes[group], found)
+        longest = most[codes][group]
+        for wrong in (longest < 1, found != longest):
+            if not wrong.any():
+                continue
+            row = int(wrong.argmax())
+            place, name = self.where(table.index[row]), names[group[row]][2]
+            if not longest[row]:
+                raise ValueError(
+                    f"{place}: tokens_in must be >= 1 in one trace at least of problem {name}; got 0"
+                )
+            many = np.unique(codes[group[wrong]]).size
             self.notes.append(
                 f"the prompt has several lengths in {many:,} problems (a cache, or another template), the longest is taken: "
-                f"problem {names[row]} has {found[row]} tokens at {self.where(table.index[row])} and {most[row]} elsewhere"
+                f"problem {name} has {found[row]} tokens at {place} and {longest[row]} elsewhere"
             )
         return longest
+
+
+def repeated(marks: np.ndarray) -> int:
+    """How many marks, other than 0, an earlier row has, too."""
+    marks = np.sort(marks)
+    return int(((marks[1:] == marks[:-1]) & (marks[1:] != 0)).sum())
 
 
 def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
@@ -225,14 +244,16 @@ def _reports(table: pd.DataFrame, run: Run, trials: _Trials) -> Iterator[str]:
             "they were added to the answers' lengths as reasoning"
         )
     yield from trials.notes
-    sizes = table.groupby(GROUP, observed=True).size()
-    for (model, task, policy), group in sizes.groupby(GROUP[:3], observed=True):
-        few = group[group < group.max()]
-        if len(few):
-            problems = few.index.get_level_values("problem")
-            names = ", ".join(f"{name} ({size})" for name, size in zip(problems[:5], few[:5], strict=True))
-            names += ", ..." if len(few) > 5 else ""
-            what = f"{len(few)} of {len(group)} problems have fewer than {group.max()} trials: {names}"
+    settings: dict[tuple[str, ...], dict[str, int]] = {}
+    for group, count in sorted(zip(trials.groups, trials.counts.tolist(), strict=True)):
+        if count:
+            settings.setdefault(group[:3], {})[group[3]] = count
+    for (model, task, policy), sizes in settings.items():
+        most = max(sizes.values())
+        few = [f"{problem} ({size})" for problem, size in sizes.items() if size < most]
+        names = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
+        if few:
+            what = f"{len(few)} of {len(sizes)} problems have fewer than {most} trials: {names}"
             yield f"{model}, {task}, {policy}: {what}"
 
 
