@@ -26,7 +26,7 @@ from kinetics_lab.traces.formats.tables import OURS
 from kinetics_lab.traces.said import shortened
 from kinetics_lab.traces.sources import MOST, paths_of, records
 from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, normal_answer, repeats
-from kinetics_lab.traces.trial import Run, Tokenizer, TraceFileError, Trial, spelling, token_counter
+from kinetics_lab.traces.trial import SHORT, Run, Tokenizer, TraceFileError, Trial, spelling, token_counter
 
 _LONGEST, _MOST_ANSWERS = 100, 2**20  # characters of a final answer; how many different ones fit into memory
 
@@ -225,24 +225,8 @@ def _reports(table: pd.DataFrame, run: Run, trials: _Trials) -> Iterator[str]:
     """What a reader of the table must know: bad lines, lengths that may be too short, problems with fewer trials."""
     if bad := trials.bad:
         yield f"skipped {len(bad)} bad lines: {'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}"
-    seen, empty, many = run.seen, int((table["tokens_out"] == 0).sum()), f"{len(table):,} answers"
-    if empty:
-        yield f"{empty:,} of {many} have no tokens at all: an answer that was not logged has an unusable length"
-    if seen["thoughtless"]:
-        yield (
-            f"{seen['thoughtless']:,} of {seen['texts']:,} lengths were counted from texts that show no thinking (no </think>, no "
-            "reasoning beside the answer): if the model thought, it was cut before logging, and these lengths are unusable"
-        )
-    if seen["short"]:
-        yield (
-            f"{seen['short']:,} of {seen['counts']:,} answers have more text than the tokens counted for them can hold (over 10 "
-            "characters each): these counts leave something out, the reasoning perhaps"
-        )
-    if seen["beside"]:
-        yield (
-            f"{seen['beside']:,} answers have tokens in the total, or in reasoning_tokens, that the completion's count does not hold; "
-            "they were added to the answers' lengths as reasoning"
-        )
+    run.seen["empty"], run.seen["all"] = int((table["tokens_out"] == 0).sum()), len(table)
+    yield from (text.format_map(run.seen) for name, text in SHORT.items() if run.seen[name])
     yield from trials.notes
     settings: dict[tuple[str, ...], dict[str, int]] = {}
     for group, count in sorted(zip(trials.groups, trials.counts.tolist(), strict=True)):

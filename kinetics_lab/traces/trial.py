@@ -25,6 +25,17 @@ _UNSAID = {
     "that long count as cut; math.inf: none)",
 }
 
+#: What ``Run.seen`` counts, and what it says of lengths that may lack reasoning.
+SHORT = {
+    "empty": "{empty:,} of {all:,} answers have no tokens at all: an answer that was not logged has an unusable length",
+    "thoughtless": "{thoughtless:,} of {texts:,} lengths were counted from texts that show no thinking (no </think>, no reasoning "
+    "beside the answer): if the model thought, it was cut before logging, and these lengths are unusable",
+    "short": "{short:,} of {counts:,} answers have more text than the tokens counted for them can hold (over 10 characters each): "
+    "these counts leave something out, the reasoning perhaps",
+    "beside": "{beside:,} answers have tokens in the total, or in reasoning_tokens, that the completion's count does not hold; they "
+    "were added to the answers' lengths as reasoning",
+}
+
 
 class TraceFileError(ValueError):
     """Wrong about the file as a whole: never skipped."""
