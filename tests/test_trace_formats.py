@@ -617,13 +617,20 @@ def test_a_row_may_hold_all_answers_to_its_problem(tmp_path):
         ]  # fmt: skip
 
 
+def test_tables_with_tabs(tmp_path):
+    path = tmp_path / "t.tsv"
+    pd.DataFrame(ROWS).to_csv(path, sep="\t", index=False)
+    pd.testing.assert_frame_equal(read_traces(path), read_traces(write(tmp_path / "t.jsonl", ROWS)))
+
+
 OTHERS = [
     ({"custom_id": "a", "method": "POST", "url": "/v1", "body": {}}, "the requests of a batch: not read; give the batch's output"),
     ({"request_throughput": 3.5, "input_lens": [1], "output_lens": [2]}, "a serving benchmark of vLLM or SGLang, which grades nothing"),
     ({"id": "x", "conversations": []}, "training conversations (ShareGPT)"),
     ({"request_states": [], "adapter_spec": {}}, "HELM's scenario state"),
     ({"0": {"origin_prompt": "q", "prediction": "p", "gold": 1}, "1": {"origin_prompt": "q", "prediction": "p"}}, "OpenCompass predictions"),
-    ({"run_id": 1, "event_id": 0, "type": "match", "data": {}}, "a log of OpenAI evals"),
+    ({"spec": {"completion_fns": ["m"]}, "run_id": 1}, "a log of OpenAI evals"),
+    ({"problem": "p", "n": 8, "correct": 3, "mean tokens": 50}, "counts, not traces: plan --traces takes this file as it is"),
     ({"instance_id": "x", "model_patch": ""}, "SWE-bench predictions"),
     ({"task_id": "HumanEval/0", "completion": "", "passed": True}, "HumanEval samples"),
     ({"results": {}, "configs": {}, "versions": {}, "date": 1.5}, "results of lm-evaluation-harness: not read; run it with --log_samples"),

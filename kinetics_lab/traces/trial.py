@@ -1,4 +1,4 @@
-"""What the readers of trace files share: one trial, the caller's word, checks of single values, texts and counts."""
+"""What the readers of trace files share: one trial, the caller's word, checks of single values, what to report."""
 
 from __future__ import annotations
 

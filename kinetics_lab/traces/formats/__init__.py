@@ -1,8 +1,7 @@
 """The formats of trace files: how each is recognised, and the parser of its lines.
 
-A new format is one more sign in ``recognise``, and in ``PARSERS`` a function that makes its line parser. A parser
-turns a record into trials; it raises ValueError for a bad line and ``TraceFileError`` for what is wrong with the file
-as a whole.
+A new format is one more sign in ``recognise``, and in ``PARSERS`` a function that makes its line parser. A parser turns a
+record into trials; it raises ValueError for a bad line and ``TraceFileError`` for what is wrong with the whole file.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from kinetics_lab.traces.counts import holds_counts
 from kinetics_lab.traces.formats.harness import evalscope, inspect, lm_eval
 from kinetics_lab.traces.formats.servers import requests
 from kinetics_lab.traces.formats.tables import OURS, table
@@ -30,7 +30,6 @@ _OTHERS = (
     ({"conversations"}, "training conversations (ShareGPT)", f"grade the answers and {_TABLE}"),
     ({"request_states"}, "HELM's scenario state", f"join it with per_instance_stats.json and {_TABLE}"),
     ({"origin_prompt", "prediction"}, "OpenCompass predictions, which hold no verdicts", f"grade them and {_TABLE}"),
-    ({"event_id", "type", "data"}, "a log of OpenAI evals", f"join its sampling and match events and {_TABLE}"),
     ({"spec"}, "a log of OpenAI evals", f"join its sampling and match events and {_TABLE}"),
     ({"instance_id", "model_patch"}, "SWE-bench predictions (agents, not one answer to a prompt)", f"grade them and {_TABLE}"),
     ({"task_id", "completion"}, "HumanEval samples", "add the verdicts and lengths and map the columns: --map task_id=problem passed=correct"),
@@ -46,6 +45,8 @@ def recognise(path: Path, first: Record, run: Run) -> str:
     """The format of a file, from its name and its first record."""
     keys, name = first.keys(), path.name.removesuffix(".gz")
     objects = {key for key, value in first.items() if isinstance(value, dict)}
+    if holds_counts(first):
+        raise TraceFileError("counts, not traces: plan --traces takes this file as it is")
     if run.columns or "tokens_out" in keys or name.endswith((".csv", ".tsv", ".parquet")):
         return "table"
     if "resps" in keys:
