@@ -340,6 +340,24 @@ def test_anthropic_messages_and_their_batches(tmp_path):
     assert read_traces(write(path, [alone]), **SAID)["tokens_in"].tolist() == [33]
 
 
+def test_a_conversation_is_one_prompt_and_its_system_message_none(tmp_path):
+    asked = [
+        {"role": "user", "content": "How long?"},
+        {"role": "assistant", "content": "12?"},
+        {"role": "user", "content": "Yes."},
+    ]
+    system = {"role": "system", "content": "Be brief."}
+    conversations = [asked, [{"role": "user", "content": "Yes."}], [system, *asked]]
+    lines = [chat({"content": "7"}, prompt=None, messages=m, usage={"prompt_tokens": 9, "completion_tokens": 5}, id=str(i))
+             for i, m in enumerate(conversations)]  # fmt: skip
+    problems = read_traces(write(tmp_path / "log.jsonl", lines), **SAID)["problem"].tolist()
+    assert problems == [
+        problem_id("How long? 12? Yes."),
+        problem_id("Yes."),
+        problem_id("How long? 12? Yes."),
+    ]
+
+
 def test_a_row_with_a_text_in_response_is_no_request(tmp_path):
     path = write(tmp_path / "t.jsonl", [{"q": "What?", "response": thoughts(7), "score": 1}])
     with refused("no known format; say format=... (evalscope, inspect,"):
@@ -654,17 +672,18 @@ def test_what_is_not_read_is_refused_by_name(tmp_path, record, message):
 
 def test_one_sentence_where_memory_would_not_do(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "LONGEST", 2**20)
+    how = "which would have to be in memory; a document can be written as lines: jq -c"
     for name, text in (("t.jsonl", '{"a": 1}\n{"a": "%s"}\n'), ("t.csv", 'problem\n"%s"\n')):
         path = tmp_path / name
         path.write_text(text % ("x" * 2**20))
-        with refused(f"{path}: line 2 is longer than 1 MiB, which no answer is"):
+        with refused(f"{path}: line 2 is longer than 1 MiB, {how}"):
             read_traces(path, skip_bad=9, **SAID)
-    monkeypatch.setattr(sources, "DOCUMENT", 2**10)
     path = tmp_path / "t.json"
-    path.write_text(json.dumps(ROWS * 10, indent=1))
-    with refused(
-        f"{path}: a JSON document of more than 0 MiB, which would have to be in memory; write it as lines: jq -c"
-    ):
+    path.write_text(json.dumps(ROWS * 2000))
+    with refused(f"{path}: line 1 is longer than 1 MiB, {how}"):
+        read_traces(path)
+    path.write_text(json.dumps(ROWS * 2000, indent=1))
+    with refused(f"{path}: a JSON document of more than 1 MiB, {how}"):
         read_traces(path)
     monkeypatch.setattr(sources, "MOST", 5)
     pd.DataFrame(ROWS).to_parquet(tmp_path / "t.parquet")

@@ -18,11 +18,16 @@ from typing import Any, BinaryIO
 from kinetics_lab.traces.said import Record, shortened
 from kinetics_lab.traces.trial import TraceFileError
 
-LONGEST = 2**26  # bytes of a line, of a cell, of a sample in an archive
-DOCUMENT = 2**27  # bytes of a JSON document, which has to be in memory as a whole
+LONGEST = (
+    2**27
+)  # bytes of what has to be in memory as a whole: a line, a cell, a sample of an archive, a document
 MOST = 10_000_000  # trials: their table then takes about 1 GB
 KNOWN = re.compile(r"\.(jsonl|json|csv|tsv|parquet|eval)(\.gz)?$")
 Records = Iterator[tuple[int, Record | ValueError]]
+_AS_LINES = (
+    "which would have to be in memory; a document can be written as lines: jq -c '.[]' FILE > FILE.jsonl (Inspect's: inspect log "
+    "convert --to eval)"
+)
 _DECODE = json.JSONDecoder().raw_decode
 
 
@@ -68,7 +73,7 @@ def records(file: BinaryIO) -> Records:
 def _lines(data: Any) -> Iterator[bytes]:
     for number, line in enumerate(iter(partial(data.readline, LONGEST + 1), b""), 1):
         if len(line) > LONGEST:
-            raise TraceFileError(f"line {number} is longer than {LONGEST >> 20} MiB, which no answer is")
+            raise TraceFileError(f"line {number} is longer than {LONGEST >> 20} MiB, {_AS_LINES}")
         yield line
 
 
@@ -88,12 +93,9 @@ def _json(data: Any) -> Records:
         return
     text = head[1] + (second[1] if second else b"")
     if head[1].lstrip()[:1] in (b"[", b"{"):
-        text += data.read(DOCUMENT + 1 - len(text))
-        if len(text) > DOCUMENT:
-            raise TraceFileError(
-                f"a JSON document of more than {DOCUMENT >> 20} MiB, which would have to be in memory; write it as "
-                "lines: jq -c '.[]' FILE > FILE.jsonl (Inspect's: inspect log convert --to eval)"
-            )
+        text += data.read(LONGEST + 1 - len(text)) if len(text) <= LONGEST else b""
+        if len(text) > LONGEST:
+            raise TraceFileError(f"a JSON document of more than {LONGEST >> 20} MiB, {_AS_LINES}")
         try:
             yield from enumerate(_entries(json.loads(text)), 1)
             return

@@ -102,17 +102,15 @@ def _problem(record: Record, body: Record, needed: bool) -> tuple[str, str | Non
 
 
 def _asked(record: Record, body: Record) -> str | None:
-    """The text of the prompt, or of the last message of the user."""
+    """The text of the prompt, or of all messages but the system's."""
     request = part_of(record, "request")
     asked = (record, body, request, part_of(request, "body"))
     messages: list[Any] = next(
         (said["messages"] for said in asked if isinstance(said.get("messages"), list)), []
     )
     texts = [record.get(name, body.get(name)) for name in ("query", "question", "prompt")]
-    texts += [
-        spoken(m.get("content")) for m in messages[::-1] if isinstance(m, dict) and m.get("role") == "user"
-    ]
-    return next((t for t in texts if isinstance(t, str) and t.strip()), None)
+    turns = [spoken(m.get("content")) for m in messages if isinstance(m, dict) and m.get("role") != "system"]
+    return next((t for t in [*texts, "\n".join(turns)] if isinstance(t, str) and t.strip()), None)
 
 
 def _ids(answer: Record) -> Any:
