@@ -47,7 +47,15 @@ ROOMS = {
 }
 #: What begins a reading: the rooms of the law, without what reads other people's files.
 LAW_ROOMS = ("cost", "traces", "laws", "planner")
-READERS = ("cost.families", "traces.formats", "traces.read", "traces.trial")
+READERS = (
+    "cost.families",
+    "traces.counts",
+    "traces.formats",
+    "traces.read",
+    "traces.said",
+    "traces.sources",
+    "traces.trial",
+)
 LENGTH = re.compile(r"about\s+([\d,]+)\s+lines")  # as the page says it; within a tenth is true
 
 

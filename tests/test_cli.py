@@ -13,6 +13,7 @@ import urllib.request
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import kinetics_lab
@@ -436,6 +437,34 @@ def test_traces_become_a_table_that_a_plan_reads(trace_file, tmp_path, capsys, p
     assert rows[0]["note"].startswith("nothing fits; the cheapest, 4 x mine, dense, cap 2000, costs 0.")
     left = "kinetics-lab: left out: too few traces for N = 4 (3 of problem 2): sums: other, dense"
     assert err.splitlines()[-1] == left
+
+
+def test_columns_are_mapped_on_the_command_line(tmp_path, capsys):
+    path, table = tmp_path / "theirs.csv", tmp_path / "out.parquet"
+    path.write_text("q,n_in,n_out,score,pred\n1,20,300,1,7\n1,20,500,0,8\n")
+    columns = ["q=problem", "n_in=tokens_in", "n_out=tokens_out", "score=correct", "pred=answer"]
+    given = [
+        str(path),
+        "--map",
+        *columns,
+        "--model",
+        "m",
+        "--task",
+        "t",
+        "--policy",
+        "dense",
+        "--limit",
+        "400",
+    ]
+    assert cli.main(["traces", *given, "-o", str(table)]) == 0
+    assert capsys.readouterr().out.startswith(f"{table}: 2 traces of 1 problems, 2 each; model: m; ")
+    found = pd.read_parquet(table)
+    assert found[["tokens_out", "correct", "truncated", "answer"]].to_numpy().tolist() == [
+        [300, True, False, "7"],
+        [500, False, True, "8"],
+    ]
+    assert cli.main(["traces", str(path), "--map", "q", "-o", str(table)]) == 2
+    assert "--map must read THEIRS=OURS, score=correct for example; got 'q'" in capsys.readouterr().err
 
 
 def test_traces_go_into_parquet_only(trace_file, tmp_path, capsys):

@@ -72,17 +72,28 @@ def plan(
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))
 
 
+def _columns(given: list[str]) -> dict[str, str]:
+    """Texts THEIRS=OURS as THEIRS -> OURS."""
+    pairs = [text.rpartition("=")[::2] for text in given]
+    for (theirs, ours), text in zip(pairs, given, strict=True):
+        if not theirs or not ours:
+            raise ValueError(f"--map must read THEIRS=OURS, score=correct for example; got {text!r}")
+    return dict(pairs)
+
+
 def traces(
-    files: Annotated[list[str], Argument(metavar="FILE", help="JSON lines, CSV or Parquet, or a folder of them")],
+    files: Annotated[list[str], Argument(metavar="FILE", help="JSON, CSV, Parquet, Inspect's .eval, or a folder of them")],
     *,
     out: Annotated[Path, Option("-o", "--out", help="Parquet file to write")],
     tokenizer: Annotated[str | None, Option(metavar="NAME", help="counts tokens where files hold texts: on the hub, or a file")] = None,
     model: Annotated[str | None, Option(help="the model, where files do not say")] = None,
     task: Annotated[str | None, Option(help="the task, where files do not say")] = None,
     policy: Annotated[str | None, Option(help="the policy, where files do not say")] = None,
-    format: Annotated[str | None, Option(help="kinetics, lm-eval, requests or table (by content)")] = None,
-    metric: Annotated[str | None, Option(help="which score of lm-eval counts, exact_match,strict-match for example")] = None,
+    format: Annotated[str | None, Option(help="kinetics, lm-eval, inspect, evalscope, requests or table (by content)")] = None,
+    metric: Annotated[str | None, Option(help="which score of a harness counts, exact_match,strict-match for example")] = None,
     limit: Annotated[float | None, Option(help="answers at least this long were cut (tokens; inf: none)")] = None,
+    map: Annotated[list[str], Option(metavar="THEIRS=OURS ...", help="columns of a table: question_id=problem score=correct "
+                                     "response=text usage.output_tokens=tokens_out, ...")] = NONE,
     skip_bad: Annotated[int, Option(metavar="N", help="skip at most N bad lines")] = 0,
 ) -> None:  # fmt: skip
     """Turn traces of any format into one table. Writes Parquet and says what was found."""
@@ -91,7 +102,7 @@ def traces(
     if out.suffix != ".parquet":
         raise ValueError(f"-o must name a .parquet file, which is what is written; got {str(out)!r}")
     table = read_traces(files, tokenizer=tokenizer, model=model, task=task, policy=policy, format=format,
-                        metric=metric, limit=limit, skip_bad=skip_bad)  # fmt: skip
+                        metric=metric, limit=limit, columns=_columns(map), skip_bad=skip_bad)  # fmt: skip
     write_traces(table, out)
     found = (f"{kind}: {', '.join(table[kind].unique())}" for kind in ("model", "task", "policy"))
     trials = table[["model", "task", "policy", "problem"]].value_counts()

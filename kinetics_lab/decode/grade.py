@@ -17,7 +17,9 @@ from typing import Any
 
 from kinetics_lab.decode import grader
 from kinetics_lab.errors import require, unknown
-from kinetics_lab.traces.trial import problem_id, records, shortened
+from kinetics_lab.traces.said import shortened
+from kinetics_lab.traces.sources import records
+from kinetics_lab.traces.trial import problem_id
 
 
 @dataclass(frozen=True)

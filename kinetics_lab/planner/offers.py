@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import lookup, require, unknown
 from kinetics_lab.laws.frontier import SETTING, SUMMARY
+from kinetics_lab.traces.counts import read_counts
 from kinetics_lab.traces.read import read_traces
 from kinetics_lab.traces.table import check_traces, summary_of
 
@@ -31,19 +31,16 @@ TOPK = {
 
 
 def load(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None) -> pd.DataFrame:
-    """Traces in any format that ``read_traces`` knows, or the summary that one CSV or Parquet file holds.
+    """Traces in any format that ``read_traces`` knows, or the summary or counts that one file holds (``read_counts``).
 
-    Without files the embedded summary: Qwen3 on AIME24. A file with all columns of ``SUMMARY`` is a summary.
+    Without files the embedded summary: Qwen3 on AIME24.
     """
     paths = [files] if isinstance(files, str | os.PathLike) else list(files or ())
     if not paths:
         return read_table(EMBEDDED)
     first = Path(paths[0])
-    if len(paths) == 1 and first.suffix in (".csv", ".parquet") and first.is_file():
-        with suppress(ValueError):  # whatever is wrong with it, read_traces says so
-            table = pd.read_csv(first) if first.suffix == ".csv" else pd.read_parquet(first)
-            if set(SUMMARY) <= set(table.columns):
-                return table
+    if len(paths) == 1 and first.is_file() and (found := read_counts(first)) is not None:
+        return found
     return read_traces(paths)
 
 

@@ -22,19 +22,16 @@ from typing import Any
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import BlockTopK, Dense, Local, Policy, TopK, parse_policy
 from kinetics_lab.errors import require
+from kinetics_lab.traces.said import Record, shortened, whole_number
 from kinetics_lab.traces.trial import (
     Parse,
-    Record,
     Run,
     TraceFileError,
     Trial,
     field_of,
     problem_id,
-    shortened,
     spelling,
     stem_of,
-    verdict_of,
-    whole_number,
 )
 
 NAME = re.compile(
@@ -117,8 +114,9 @@ def _ours(first: Record, run: Run) -> Parse:
         tokens_in = whole_number(field_of(record, "tokens_in", int, "a count"), "tokens_in", 1)
         tokens = whole_number(field_of(record, "tokens_out", int, "a count"), "tokens_out")
         trial = whole_number(field_of(record, "trial", int, "a number"), "trial")
-        # No mark: copies show by their trial number, and at a low temperature two samples may well be equal.
-        yield Trial(model, task, policy, problem, tokens_in, tokens, _score(record), stopped != "end", trial)
+        yield Trial(
+            model, task, policy, problem, tokens_in, tokens, _score(record, run), stopped != "end", trial
+        )
 
     return parse
 
@@ -146,8 +144,9 @@ def _of_the_paper(path: Path, first: Record, run: Run) -> Parse:
 
     def parse(record: Record) -> Iterable[Trial]:
         query = field_of(record, "query", str, "the question's text")
-        prompt, answer = run.prompt(query) if run.prompt else query, _answer(record)
-        yield run.sampled(model, task, policy, problem_id(query), prompt, answer, _score(record))
+        tokens_in = run.prompt_tokens(run.prompt(query) if run.prompt else query)
+        counts, right = (tokens_in, run.tokens(text := _answer(record))), _score(record, run)
+        yield run.answer((model, task, policy), problem_id(query), text, right, counts=counts)
 
     return parse
 
@@ -173,8 +172,8 @@ def _answer(record: Record) -> str:
     return texts[0]
 
 
-def _score(record: Record) -> bool:
-    return verdict_of(field_of(record, "score", (int, float), "0.0 or 100.0"), "score")
+def _score(record: Record, run: Run) -> bool:
+    return run.verdict(field_of(record, "score", (int, float), "0.0 or 100.0"), "score")
 
 
 def _settings(values: Mapping[str, Any]) -> str:

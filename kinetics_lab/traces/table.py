@@ -1,13 +1,15 @@
 """Reasoning traces: the trace table, its summary (counts and moments, at any length cap), and pass@k.
 
 A *trace table* has one row per sampled answer. ``COLUMNS`` names its columns: ``policy`` is text that
-``policies.parse_policy`` reads, ``truncated`` says that the generation limit cut the answer. ``check_traces`` is the
-one check of such a table; ``read_traces`` gives a checked one.
+``policies.parse_policy`` reads, ``truncated`` says that the generation limit cut the answer. It may have a column
+``answer`` as well: the final answer as text (``normal_answer``), "" where there is none; equal texts are equal answers,
+which is what voting counts. ``check_traces`` is the one check of such a table; ``read_traces`` gives a checked one.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -147,11 +149,24 @@ def _numbers(table: pd.DataFrame, name: str, least: int, most: int) -> np.ndarra
     return values.astype(bool if most == 1 else np.int32)
 
 
+def normal_answer(value: Any) -> str:
+    """A final answer in one spelling: no blanks, dollar signs or box around it, plain numbers as Python writes them."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    text = " ".join(str(value).split()).strip("$. ")
+    if boxed := re.fullmatch(r"\\boxed\{([^{}]*)\}", text):
+        text = boxed[1].strip("$. ")
+    if re.fullmatch(r"[+-]?\d{1,15}(\.\d*)?|[+-]?\d{1,3}(,\d{3}){1,4}", text):
+        number = float(text.replace(",", ""))
+        return str(int(number)) if number.is_integer() else str(number)
+    return text
+
+
 def check_traces(table: pd.DataFrame) -> pd.DataFrame:
     """The trace table in its own form, or one ValueError naming column, row, value and what would be right.
 
-    Returns a new DataFrame: columns in the order of ``COLUMNS``, text columns as category, ``trial``, ``tokens_in``,
-    ``tokens_out`` as int32, ``correct`` and ``truncated`` as bool; a column ``answer`` stays (what was answered, for votes). Raises for missing columns, an empty table, numbers
+    Returns a new DataFrame: columns in the order of ``COLUMNS``, then ``answer`` where there is one; text columns as
+    category, ``trial``, ``tokens_in``, ``tokens_out`` as int32, ``correct`` and ``truncated`` as bool. Raises for missing columns, an empty table, numbers
     out of range, a (model, task, policy, problem, trial) that occurs twice, and prompts of different length within one
     problem.
     """
@@ -164,9 +179,12 @@ def check_traces(table: pd.DataFrame) -> pd.DataFrame:
     for name, least in (("trial", 0), ("tokens_in", 1), ("tokens_out", 0)):
         made[name] = _numbers(table, name, least, 2**31 - 1)
     made |= {name: _numbers(table, name, 0, 1) for name in ("correct", "truncated")}
-    result = pd.DataFrame({name: made[name] for name in COLUMNS})
     if "answer" in table:
-        result["answer"] = pd.Categorical(table["answer"])
+        codes, texts = pd.factorize(table["answer"].astype(object), use_na_sentinel=False)
+        made["answer"] = pd.Series(
+            np.array([normal_answer(text) for text in texts], object)[codes], dtype="category"
+        )
+    result = pd.DataFrame({name: made[name] for name in [*COLUMNS, "answer"] if name in made})
     for row, what in chain(repeats(result, partial(_row, result)), uneven_prompts(result)):
         raise ValueError(f"trace table: {_row(result, row)}: {what}")
     return result

@@ -1,33 +1,39 @@
-"""What the readers of trace files share: records of a file, one trial, the caller's word, checks of single values."""
+"""What the readers of trace files share: one trial, the caller's word, checks of single values, what to report."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
-
-import pandas as pd
+from typing import Any, NamedTuple
 
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import require
+from kinetics_lab.traces.said import Record, cut_by, spoken, thinks, whole_number
 
-Record = dict[str, Any]
 Tokenizer = Callable[[str], Any]
 _VERDICTS = dict.fromkeys(("true", "1", "1.0", "100", "100.0"), True)
 _VERDICTS |= dict.fromkeys(("false", "0", "0.0"), False)
+_SCALES = dict.fromkeys(("1", "1.0"), "of 1") | dict.fromkeys(("100", "100.0"), "of 100")
 _UNSAID = {
     "tokenizer": "token counts are not stored here; give tokenizer=... (a function, or a name on the hub)",
     "limit": "the file does not say which answers the generation limit cut; give limit=... in tokens (answers at least "
     "that long count as cut; math.inf: none)",
+}
+
+#: What ``Run.seen`` counts, and what it says of lengths that may lack reasoning.
+SHORT = {
+    "empty": "{empty:,} of {all:,} answers have no tokens at all: an answer that was not logged has an unusable length",
+    "thoughtless": "{thoughtless:,} of {texts:,} lengths were counted from texts that show no thinking (no </think>, no reasoning "
+    "beside the answer): if the model thought, it was cut before logging, and these lengths are unusable",
+    "short": "{short:,} of {counts:,} answers have more text than the tokens counted for them can hold (over 10 characters each): "
+    "these counts leave something out, the reasoning perhaps",
+    "beside": "{beside:,} answers have tokens in the total, or in reasoning_tokens, that the completion's count does not hold; they "
+    "were added to the answers' lengths as reasoning",
 }
 
 
@@ -47,72 +53,22 @@ class Trial(NamedTuple):
     correct: bool
     truncated: bool
     trial: int = -1  # to be numbered in the order read
-    mark: object = None  # what tells a copy of the line: the answer's text or ids, or the request's id
+    request: object = None  # the request's own id: only a copied line has it, and the text, again
+    text: str = ""  # of the answer; equal samples are kept, and counted
+    answer: str = ""  # the final one, if the file has it
 
 
 Parse = Callable[[Record], Iterable[Trial]]
 
 
-def records(file: BinaryIO) -> Iterator[tuple[int, Record | ValueError]]:
-    """Line numbers and records of a JSONL, CSV or Parquet file (by its name), or what is wrong with a line."""
-    name = Path(file.name)
-    kind = Path(name.name.removesuffix(".gz")).suffix
-    if kind == ".parquet":
-        return _parquet_rows(file)
-    data: Any = gzip.GzipFile(fileobj=file) if name.suffix == ".gz" else file
-    return _csv_rows(data) if kind == ".csv" else _json_lines(data)
-
-
-def _json_lines(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
-    for number, line in enumerate(data, 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    record = ValueError(f"each line must be a JSON object; got {shortened(record)}")
-            except (ValueError, RecursionError) as error:
-                text = line[:40].decode("utf-8", "replace").rstrip()
-                record = ValueError(f"not a JSON object but {text!r} ({error})")
-            yield number, record
-
-
-def _csv_rows(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
-    reader = csv.reader(io.TextIOWrapper(data, "utf-8-sig", newline=""))
-    header = next(reader, [])
-    for cells in filter(None, reader):
-        rule = f"the row must have {len(header)} cells like the header; got {len(cells)}"
-        whole = len(cells) == len(header)
-        yield reader.line_num, dict(zip(header, cells, strict=True)) if whole else ValueError(rule)
-
-
-def _parquet_rows(data: Any) -> Iterator[tuple[int, Record | ValueError]]:
-    try:
-        table = pd.read_parquet(data)
-    except (ValueError, OSError) as error:
-        raise TraceFileError(f"not a Parquet file ({error})") from None
-    for start in range(0, len(table), 65536):
-        part = table.iloc[start : start + 65536]
-        yield from enumerate(part.astype(object).where(part.notna(), None).to_dict("records"), start + 1)
-
-
 def problem_id(text: str) -> str:
     """First 16 hex digits of the SHA-256 of the text, runs of white space made one blank: a problem's name."""
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
-
-
-def mark_of(text: str) -> str | None:
-    """The answer itself where it is long enough that two samples cannot agree by chance."""
-    return text if len(text) >= 200 else None
+    return hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def stem_of(path: Path) -> str:
     """The file's name without its suffixes, ``.jsonl.gz`` for example."""
     return path.name.removesuffix(".gz").rsplit(".", 1)[0]
-
-
-def shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def field_of(record: Any, name: str, kind: type | tuple[type, ...], what: str) -> Any:
@@ -125,29 +81,15 @@ def field_of(record: Any, name: str, kind: type | tuple[type, ...], what: str) -
     return record[name]
 
 
-def whole_number(value: Any, name: str, least: int = 0) -> int:
-    """A whole number from JSON or from the text of a CSV cell."""
-    if type(value) is int and least <= value < 2**31:
-        return value  # as nearly all are
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    require(number % 1 == 0 and least <= number < 2**31, f"{name} must be a whole number >= {least}", value)
-    return int(number)
-
-
-def verdict_of(value: Any, name: str) -> bool:
-    """A verdict: true or false, 1 or 0, or the percentage 100 or 0."""
-    verdict = _VERDICTS.get(str(value).strip().lower())
-    require(verdict is not None, f"{name} must be 0, 1 or 100 (or true, false)", value)
-    return bool(verdict)
-
-
 @cache
 def spelling(policy: str) -> str:
     """A policy's one spelling: topk:512:true is topk:512."""
     return str(parse_policy(policy))
+
+
+def model_name(name: str) -> str:
+    """A model as this package writes it: Qwen/Qwen3-8B is qwen3-8b."""
+    return name.rsplit("/", 1)[-1].lower()
 
 
 def token_counter(given: Tokenizer | str | None) -> Tokenizer | None:
@@ -177,7 +119,7 @@ def token_counter(given: Tokenizer | str | None) -> Tokenizer | None:
 
 @dataclass
 class Run:
-    """What the caller says about the files, and the lookups that a line parser needs."""
+    """What the caller says about the files, where in them the reader is, and what it has to report in the end."""
 
     model: str | None
     task: str | None
@@ -186,7 +128,14 @@ class Run:
     metric: str | None
     prompt: Callable[[str], str] | None
     tokenizer: Tokenizer | None
+    columns: Mapping[str, str] = field(default_factory=dict)  # theirs -> ours
     prompts: dict[str, int] = field(default_factory=dict)  # tokens of each prompt, counted once
+    path: Path = Path()
+    line: int = 0
+    scales: dict[str, tuple[str, int]] = field(
+        default_factory=dict
+    )  # of this file's verdicts, and since which line
+    seen: Counter[str] = field(default_factory=Counter)
 
     def said(self, name: str) -> Any:
         """What the caller says where the file does not."""
@@ -202,6 +151,20 @@ class Run:
             raise TraceFileError(f"{name}={given!r} was given, but {where} says {found!r}")
         return found
 
+    def verdict(self, value: Any, name: str) -> bool:
+        """A verdict: true or false, 1 or 0, or the percentage 100 or 0. A file that has 1 and 100 is refused."""
+        text = str(value).strip().lower()
+        verdict = _VERDICTS.get(text)
+        require(verdict is not None, f"{name} must be 0, 1 or 100 (or true, false)", value)
+        if (scale := _SCALES.get(text)) is not None:
+            other, line = self.scales.setdefault(name, (scale, self.line))
+            if other != scale:
+                here = f"{name} is {value} here and {other.removeprefix('of ')} at {self.path}:{line}"
+                raise TraceFileError(
+                    f"{here}: 1 of 100 is nearly wrong, 1 of 1 is right; give all on one scale"
+                )
+        return bool(verdict)
+
     def tokens(self, text: str) -> int:
         return self.said("tokenizer")(text)
 
@@ -211,13 +174,32 @@ class Run:
             self.prompts[name] = self.tokens(text)
         return self.prompts[name]
 
-    def cut(self, tokens_out: int) -> bool:
-        return tokens_out >= self.said("limit")
+    def answer(
+        self, names: tuple[str, str, str], problem: str, said: Any, right: bool, *,
+        counts: tuple[int | None, int | None] = (None, None), prompt: str | None = None, reason: Any = None,
+        cut: bool | None = None, trial: int = -1, request: object = None, final: Any = "",
+    ) -> Trial:  # fmt: skip
+        """The trial of an answer: what a server counted of it, or of its text and its prompt's, counted here.
 
-    def sampled(
-        self, model: str, task: str, policy: str, problem: str, prompt: str, text: str, correct: bool
-    ) -> Trial:
-        """The trial of an answer of which the text is all there is: prompt and answer are counted here."""
-        tokens_in, tokens_out = self.prompt_tokens(prompt), self.tokens(text)
-        cut, mark = self.cut(tokens_out), mark_of(text)
-        return Trial(model, task, policy, problem, tokens_in, tokens_out, correct, cut, mark=mark)
+        names: model, task, policy. said: the answer's text, or the message that holds it. counts: of prompt and
+        answer, None where not known. Lengths that may be too short are counted in ``seen``.
+        """
+        tokens_in, tokens = counts
+        if tokens_in is None:
+            if prompt is None:
+                raise ValueError(
+                    "no prompt_tokens (or input_tokens, tokens_in, prompt_token_ids) and no prompt's text to count"
+                )
+            tokens_in = self.prompt_tokens(prompt)
+        text = spoken(said)
+        if tokens is None:
+            tokens = self.tokens(text)
+            self.seen["texts"] += 1
+            self.seen["thoughtless"] += not thinks(said)
+        else:
+            self.seen["counts"] += 1
+            self.seen["short"] += len(text) > 200 + 10 * tokens
+        if cut is None:
+            cut = tokens >= self.said("limit") if reason in (None, "", "unknown") else cut_by(reason)
+        answer = final if type(final) is str else "" if final is None else str(final)
+        return Trial(*names, problem, tokens_in, tokens, right, cut, trial, request, text, answer)

@@ -1,0 +1,194 @@
+"""The records of a file, one at a time: JSON lines, a JSON document, CSV, Parquet, Inspect's .eval, in bounded memory."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from kinetics_lab.traces.said import Record, shortened
+from kinetics_lab.traces.trial import TraceFileError
+
+LONGEST = (
+    2**27
+)  # bytes of what has to be in memory as a whole: a line, a cell, a sample of an archive, a document
+MOST = 10_000_000  # trials: their table then takes about 1 GB
+KNOWN = re.compile(r"\.(jsonl|json|csv|tsv|parquet|eval)(\.gz)?$")
+Records = Iterator[tuple[int, Record | ValueError]]
+_AS_LINES = (
+    "which would have to be in memory; a document can be written as lines: jq -c '.[]' FILE > FILE.jsonl (Inspect's: inspect log "
+    "convert --to eval)"
+)
+_DECODE = json.JSONDecoder().raw_decode
+
+
+def paths_of(given: Any) -> list[Path]:
+    """The files to read: as given, folders replaced by what they hold."""
+    found: list[Path] = []
+    for path in map(Path, [given] if isinstance(given, (str, os.PathLike)) else given):
+        inside = [path]
+        if path.is_dir():
+            inside = [p for p in sorted(path.rglob("*")) if KNOWN.search(p.name)]
+            if not inside:
+                raise ValueError(
+                    f"{path}: no .jsonl, .json, .csv, .tsv, .parquet or .eval file in this folder"
+                )
+        elif not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        found += inside
+    if not found:
+        raise ValueError("no trace file given; at least one is needed")
+    real = [path.resolve() for path in found]
+    for path, one in zip(found, real, strict=True):
+        if real.count(one) > 1:
+            raise ValueError(f"{path} was given twice: its trials would count twice")
+    return found
+
+
+def records(file: BinaryIO) -> Records:
+    """Line numbers and records of a file (of what kind, its name says), or what is wrong with a line.
+
+    What has no lines (a JSON document, an archive) numbers its records. Raises ``TraceFileError`` for a file that is
+    none, or too large to be held in memory.
+    """
+    name = Path(file.name)
+    kind = Path(name.name.removesuffix(".gz")).suffix
+    if kind == ".parquet":
+        return _parquet_rows(file)
+    if kind == ".eval":
+        return _archive(file)
+    data: Any = gzip.GzipFile(fileobj=file) if name.suffix == ".gz" else file
+    return _cells(data, "\t" if kind == ".tsv" else ",") if kind in (".csv", ".tsv") else _json(data)
+
+
+def _lines(data: Any) -> Iterator[bytes]:
+    for number, line in enumerate(iter(partial(data.readline, LONGEST + 1), b""), 1):
+        if len(line) > LONGEST:
+            raise TraceFileError(f"line {number} is longer than {LONGEST >> 20} MiB, {_AS_LINES}")
+        yield line
+
+
+def _json(data: Any) -> Records:
+    """A record a line; or a whole document, where the first line is no object or the only one."""
+    lines = ((number, line) for number, line in enumerate(_lines(data), 1) if not line.isspace())
+    head = next(lines, None)
+    if head is None:
+        return
+    head = (head[0], head[1].removeprefix(codecs.BOM_UTF8))
+    first, second = _parsed(*head), next(lines, None)
+    if second is not None and isinstance(first[1], dict):
+        yield first
+        yield _parsed(*second)
+        for number, line in lines:
+            yield _parsed(number, line)
+        return
+    text = head[1] + (second[1] if second else b"")
+    if head[1].lstrip()[:1] in (b"[", b"{"):
+        text += data.read(LONGEST + 1 - len(text)) if len(text) <= LONGEST else b""
+        if len(text) > LONGEST:
+            raise TraceFileError(f"a JSON document of more than {LONGEST >> 20} MiB, {_AS_LINES}")
+        try:
+            yield from enumerate(_entries(json.loads(text)), 1)
+            return
+        except (ValueError, RecursionError):
+            pass
+    data.seek(0)  # so it is lines, of which the first is broken
+    for number, line in enumerate(_lines(data), 1):
+        if not line.isspace():
+            yield _parsed(number, line)
+
+
+def _parsed(number: int, line: bytes) -> tuple[int, Record | ValueError]:
+    try:
+        text = line.decode().strip()
+        record, end = _DECODE(text)
+        if end != len(text):
+            raise ValueError(f"extra data after {end} characters")
+    except (ValueError, RecursionError) as error:
+        start = line[:40].decode("utf-8", "replace").rstrip()
+        return number, ValueError(f"not a JSON object but {start!r} ({error})")
+    if isinstance(record, dict):
+        return number, record
+    return number, ValueError(f"each line must be a JSON object; got {shortened(record)}")
+
+
+def _entries(document: Any) -> Iterable[Record | ValueError]:
+    """The records in a document: a list, or an object around or of them; else it is a record itself."""
+    if isinstance(document, list):
+        wrong = "each entry must be a JSON object; got {}"
+        return [e if isinstance(e, dict) else ValueError(wrong.format(shortened(e))) for e in document]
+    if not isinstance(document, dict):
+        return [ValueError(f"not JSON objects but {shortened(document)}")]
+    if isinstance(document.get("eval"), dict) and isinstance(
+        samples := document.get("samples"), list
+    ):  # Inspect
+        return [s | {"eval": document["eval"]} if isinstance(s, dict) else s for s in samples]
+    if document.keys() & {"choices", "outputs", "messages", "output", "content", "response"}:
+        return [document]
+    parts = [v for v in document.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    if len(parts) == 1:
+        said = {k: v for k, v in document.items() if k in ("model", "task", "policy") and isinstance(v, str)}
+        return [said | e if isinstance(e, dict) else ValueError(shortened(e)) for e in parts[0]]
+    if len(document) > 1 and all(isinstance(v, dict) for v in document.values()):
+        return [{"problem": name} | v for name, v in document.items()]
+    lengths = {len(v) if isinstance(v, list) else 0 for v in document.values()}
+    if len(document) > 2 and len(lengths) == 1 and 0 not in lengths:  # columns
+        return [dict(zip(document, row, strict=True)) for row in zip(*document.values(), strict=True)]
+    return [document]
+
+
+def _cells(data: Any, delimiter: str) -> Records:
+    csv.field_size_limit(LONGEST)
+    reader = csv.reader(codecs.iterdecode(_lines(data), "utf-8-sig"), delimiter=delimiter)
+    header = next(reader, [])
+    for cells in filter(None, reader):
+        rule = f"the row must have {len(header)} cells like the header; got {len(cells)}"
+        whole = len(cells) == len(header)
+        yield reader.line_num, dict(zip(header, cells, strict=True)) if whole else ValueError(rule)
+
+
+def _parquet_rows(data: Any) -> Records:
+    try:
+        table = import_module("pyarrow.parquet").ParquetFile(data)
+        if (many := table.metadata.num_rows) > MOST:
+            raise TraceFileError(f"{many:,} rows; at most {MOST:,} fit into the memory of one table")
+        parts = (batch.to_pydict() for batch in table.iter_batches(batch_size=4096))
+        rows = (
+            dict(zip(part, row, strict=True)) for part in parts for row in zip(*part.values(), strict=True)
+        )
+        yield from enumerate(rows, 1)
+    except (ValueError, OSError) as error:
+        wrong = f"not a Parquet file ({error})"
+        raise error if isinstance(error, TraceFileError) else TraceFileError(wrong) from None
+
+
+def _archive(data: Any) -> Records:
+    """Inspect's .eval: a zip archive with a JSON file a sample, and the header that says model and task."""
+    try:
+        with zipfile.ZipFile(data) as archive:
+            names = archive.namelist()
+            head = next((n for n in ("header.json", "_journal/start.json") if n in names), None)
+            if head is None:
+                raise TraceFileError("an archive without header.json is no log of Inspect")
+            said = json.loads(archive.read(head)).get("eval", {})
+            samples = [n for n in names if n.startswith("samples/") and n.endswith(".json")]
+            for number, name in enumerate(samples, 1):
+                if archive.getinfo(name).file_size > LONGEST:
+                    yield number, ValueError(f"{name} is larger than {LONGEST >> 20} MiB")
+                else:
+                    found = _parsed(number, archive.read(name))[1]
+                    yield number, found if isinstance(found, ValueError) else found | {"eval": said}
+    except NotImplementedError:  # the standard library has no Zstandard before Python 3.14
+        how = "inspect log convert LOG --to json --output-dir DIR"
+        raise TraceFileError(f"an Inspect log compressed with Zstandard; convert it: {how}") from None
+    except (zipfile.BadZipFile, ValueError, AttributeError) as error:
+        raise TraceFileError(f"not a log of Inspect ({error})") from None
