@@ -104,3 +104,34 @@ def test_r1_counts_are_counts():
     assert (table.n_traces == 512).all()
     assert table.n_correct.between(0, table.n_traces).all()
     assert sorted(table.cap.unique()) == list(range(2048, 32769, 2048))
+
+
+def test_public_counts_are_whole_and_their_moments_possible():
+    runs = read_table("epoch_runs")
+    assert runs.n_correct.between(0, runs.n_traces).all()
+    assert (runs.mean_sq_tokens >= runs.mean_tokens**2 * (1 - 1e-9)).all()  # Jensen; equal for one answer
+    one = runs[runs.n_traces == 1]
+    assert one.mean_sq_tokens.to_numpy() == pytest.approx(one.mean_tokens.to_numpy() ** 2)
+    assert not runs.duplicated(["model", "effort", "task", "problem"]).any()
+    sizes = runs.groupby("task").problem.nunique()
+    assert sizes.to_dict() == {"gpqa_diamond": 198, "otis_mock_aime_2024_2025": 45}
+    by_run = runs.groupby("run")
+    asked = by_run.task.first().map(sizes) * by_run.n_traces.max()
+    assert (by_run.n_traces.sum() >= 0.95 * asked).all()  # the rule of benchmarks/public_results.py
+
+
+def test_pythia_counts_agree_with_the_paper_they_come_from():
+    counts = read_table("pythia_math")
+    assert (counts.n_traces == 10_000).all()
+    assert counts.groupby("model").problem.nunique().eq(128).all()
+    never = counts[counts.n_correct == 0].groupby("model", sort=False).size()
+    assert never.is_monotonic_decreasing  # a larger model solves what a smaller one never did, in number
+    assert len(never) == 7
+
+
+def test_forced_answers_cut_one_trace_at_every_tenth():
+    rows = read_table("gemma_forced")
+    assert rows.groupby("problem").percent.agg(list).map(lambda x: x == [*range(0, 101, 10)]).all()
+    assert rows.groupby("problem").trace_tokens.nunique().eq(1).all()
+    assert (rows.tokens - rows.trace_tokens * rows.percent / 100).abs().max() <= 1
+    assert rows.prob_right.between(0, 1).all()
