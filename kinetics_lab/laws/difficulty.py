@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,10 +26,13 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp
 
+from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.models import find_model
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import require
+from kinetics_lab.laws.frontier import cost_table
 from kinetics_lab.laws.laplace import Laplace, laplace
+from kinetics_lab.traces.table import pass_at_k
 
 Setting = tuple[str, str]  # model, policy
 
@@ -103,13 +107,15 @@ class Law:
     def mean(self) -> np.ndarray:
         return self.features.matrix @ self.coefficients
 
-    def evidence(self, y: np.ndarray, n: np.ndarray) -> tuple[Laplace, np.ndarray, np.ndarray, np.ndarray]:
+    def evidence(
+        self, y: np.ndarray, n: np.ndarray, start: np.ndarray | None = None
+    ) -> tuple[Laplace, np.ndarray, np.ndarray, np.ndarray]:
         """Of each problem behind each wall that its counts allow: the fit, its share, the problem, what is in front."""
         fronts = self.features.rank >= np.arange(len(self.walls))[:, None]  # [wall, s]
         problem, wall = np.nonzero((y[:, None, :] * ~fronts).sum(2) == 0)
         cov = np.einsum("k,kst->st", self.sd**2, self.features.spread) + 1e-6 * np.eye(len(self.mean))
         front = fronts[wall]
-        found = laplace(self.mean, cov, y[problem] * front, n[problem] * front, self.normal)
+        found = laplace(self.mean, cov, y[problem] * front, n[problem] * front, self.normal, start)
         joint = np.full((len(y), len(self.walls)), -np.inf)
         joint[problem, wall] = found.value + np.log(self.walls[wall])
         return found, joint, problem, front
@@ -161,9 +167,12 @@ def fit_law(
     )  # fmt: skip
     law, matrix, k = replace(law, y=y, n=n), known.matrix, len(group)
 
+    modes: list[np.ndarray] = []  # where the last step ended, the next one begins
+
     def at(x: np.ndarray) -> tuple[Law, np.ndarray, Laplace, np.ndarray, np.ndarray]:
         now = replace(law, coefficients=x[:k], sd=np.exp(x[k:]))
-        found, joint, _, _ = now.evidence(y, n)
+        found, joint, _, _ = now.evidence(y, n, *modes)
+        modes[:] = [found.a]
         total = logsumexp(joint, axis=1)
         share = np.exp(joint - total[:, None])
         return now, weight @ total, found, share, (weight[:, None] * share)[np.isfinite(joint)]
@@ -242,3 +251,20 @@ def impute(
         drawn = {"n_correct": right[:, s], "mean_tokens": mean[:, s], "mean_sq_tokens": square[:, s]}
         parts.append(pd.DataFrame(columns | {"tokens_in": prompts, "n_traces": n_traces} | drawn))
     return pd.concat(parts, ignore_index=True).assign(predicted=True)
+
+
+OUTCOMES = ("Pass@1", "Pass@8", "seconds of one answer", "seconds until right, at most 8")
+
+
+def outcomes(summary: pd.DataFrame, hardware: Hardware, **options: Any) -> pd.DataFrame:
+    """The rows of a summary with columns ``OUTCOMES``: what each setting does for each problem, in seconds at peak rates.
+
+    Stopping at the first right answer of N takes 1 + sum over k < N of (1 - Pass@k) answers in the mean, each of
+    mean length. ``options``: of ``cost_table``. Raises ``ValueError`` for fewer than eight traces of a problem.
+    """
+    table = cost_table(summary, hardware, (1,), **options)
+    n, c = table.n_traces.to_numpy(), table.n_correct.to_numpy()
+    passed = [pass_at_k(n, c, k) for k in range(1, 9)]
+    second = table.eflops.to_numpy() / hardware.peak_flops
+    draws = 1 + np.sum([1 - one for one in passed[:-1]], 0)
+    return table.assign(**dict(zip(OUTCOMES, (passed[0], passed[-1], second, second * draws), strict=True)))

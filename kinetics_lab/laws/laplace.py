@@ -22,11 +22,12 @@ def log_likelihood(f: np.ndarray, y: np.ndarray, n: np.ndarray, normal: bool) ->
 
 @dataclass(frozen=True)
 class Laplace:
-    """Of each row (a problem behind a wall): the mode f, the log evidence ``value`` and its derivatives; ``cov``
+    """Of each row (a problem behind a wall): the mode f = mean + a cov, the log evidence ``value`` and its derivatives; ``cov``
     [row, s, s] of f given the abilities; ``pull``: how f follows the abilities; ``info``: the information about them.
     """
 
     f: np.ndarray
+    a: np.ndarray
     value: np.ndarray
     d_mean: np.ndarray
     d_cov: np.ndarray
@@ -35,12 +36,19 @@ class Laplace:
     info: np.ndarray
 
 
-def laplace(mean: np.ndarray, cov: np.ndarray, y: np.ndarray, n: np.ndarray, normal: bool) -> Laplace:
+def laplace(
+    mean: np.ndarray,
+    cov: np.ndarray,
+    y: np.ndarray,
+    n: np.ndarray,
+    normal: bool,
+    start: np.ndarray | None = None,
+) -> Laplace:
     """Rows f ~ N(mean [s], cov [s, s]) seen through y out of n [row, s]: binomial, or normal with precision n.
 
-    Newton's steps on a = cov^-1 (f - mean), halved where they would go down; derivatives include the mode's own shift.
+    Newton's steps on a = cov^-1 (f - mean), halved where they would go down, from a = ``start``; derivatives include the mode's own shift.
     """
-    one, a = np.eye(len(mean)), np.zeros(y.shape)
+    one, a = np.eye(len(mean)), np.zeros(y.shape) if start is None else start
 
     def value(a: np.ndarray) -> np.ndarray:
         return log_likelihood(mean + a @ cov, y, n, normal)[0].sum(1) - (a * (a @ cov)).sum(1) / 2
@@ -74,4 +82,4 @@ def laplace(mean: np.ndarray, cov: np.ndarray, y: np.ndarray, n: np.ndarray, nor
     cross = moved[:, :, None] * a[:, None, :]
     d_cov = (outer + cross + cross.transpose(0, 2, 1)) / 2
     now = now - np.linalg.slogdet(b)[1] / 2
-    return Laplace(f, now, a + moved, d_cov, left, one - cov @ info, info)
+    return Laplace(f, a, now, a + moved, d_cov, left, one - cov @ info, info)
