@@ -113,6 +113,7 @@ def nearest(known: Features, y: np.ndarray, n: np.ndarray) -> np.ndarray:
     kind = np.array([policy.split(":")[0] for _, policy in known.names])
     away = 10 * np.abs(known.mean[:, None, 1] - known.mean[None, :, 1]) + np.abs(reads[:, None] - reads)
     away = away + 3 * (kind[:, None] != kind) + 1e9 * (n.sum(0) == 0)
+    np.fill_diagonal(away, np.inf)
     other = away.argmin(1)
     return (y[:, other] + 0.5) / (n[:, other] + 1)
 
