@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from kinetics_lab import read_table
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.laws import frontier, resample
 
@@ -337,3 +340,21 @@ def test_a_bootstrap_stops_where_more_than_a_tenth_of_its_resamples_fail(lost, r
             resample.bootstrap(next_value, 20, 400)
     else:
         assert np.isfinite(resample.bootstrap(next_value, 20, 400).low)
+
+
+@pytest.mark.slow  # thirty runs of a simulation; the committed table has three hundred
+def test_the_committed_coverage_of_headline_statistics_comes_out_again():
+    path = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    committed = read_table("coverage").set_index("statistic")
+    rows = pd.DataFrame(
+        [row for run in range(30) for row in benchmark.headline_run(run)], columns=["statistic", "share"]
+    )
+    for name, own in rows.astype({"share": float}).groupby("statistic"):
+        if ": mean" in name or name.startswith("winners"):
+            continue  # no shares of runs
+        share, runs = committed.loc[name, ["share", "runs"]]
+        spread = np.sqrt(max(share * (1 - share), 0.03) * (1 / len(own) + 1 / runs))
+        assert abs(own.share.mean() - share) < 4 * spread, name
