@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from kinetics_lab import read_table
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.laws import frontier, resample
 
@@ -251,3 +254,107 @@ def test_length_caps_cannot_be_split_from_counts(summary):
         next(resample.split_trials(table.assign(cap=np.nan), 0))
     with pytest.raises(ValueError, match="at least two traces"):
         next(resample.split_trials(table.assign(cap=np.nan, n_traces=1, n_correct=1), 1))
+
+
+# --- what a mutation of the resampling would change ------------------------------------------------
+
+
+def by_hand(base, other, costs, level, n_boot, seed):
+    """Ratios and largest gaps of every resample, in plain loops: both sides on the same problems, the best chosen anew."""
+    n_problems, ratios, gaps = len(next(iter(base.values()))), [], []
+    for weights in resample.problem_weights(n_problems, n_boot, seed):
+        best = [np.max([weights @ one for one in side.values()], axis=0) for side in (base, other)]
+        first = [
+            next((c for c, a in zip(costs, one, strict=True) if a >= level - 1e-12), np.nan) for one in best
+        ]
+        ratios.append(first[0] / first[1])
+        gaps.append((best[1] - best[0]).max())
+    return np.array(ratios), np.array(gaps)
+
+
+def test_an_advantage_pairs_its_sides_and_chooses_anew_in_every_resample():
+    rng = np.random.default_rng(5)
+    costs = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+
+    def side(shift):
+        """Two curves that are good at different problems, so that the best one changes with the resample."""
+        rise = np.sort(rng.random((2, 12, 5)), axis=2)
+        rise[0, :6] *= 0.3
+        rise[1, 6:] *= 0.3
+        hard = np.linspace(0.4, 1.0, 12)[:, None]  # problems differ alike on both sides
+        return {"a": rise[0] * hard + shift, "b": rise[1] * hard + shift}
+
+    base, other = side(0.0), side(0.15)
+    found, gap = resample.advantage(base, other, costs, [0.3], 300, seed=2)
+    ratios, gaps = by_hand(base, other, costs, 0.3, 300, 2)
+    finite = ratios[np.isfinite(ratios)]
+    assert (found.low[0], found.high[0]) == pytest.approx(resample.interval(finite, 12))
+    assert found.reached[0] == np.isfinite(ratios).mean()
+    assert (gap["low"], gap["high"]) == pytest.approx(resample.interval(gaps, 12))
+    # the test can tell: a curve fixed beforehand, and sides resampled apart, give other intervals
+    fixed = {name: {max(s, key=lambda k: s[k].mean(0).max()): s[max(s, key=lambda k: s[k].mean(0).max())]} for name, s in (("base", base), ("other", other))}  # fmt: skip
+    assert resample.interval(
+        by_hand(fixed["base"], fixed["other"], costs, 0.3, 300, 2)[1], 12
+    ) != pytest.approx((gap["low"], gap["high"]))
+    weights = [resample.problem_weights(12, 300, s) for s in (2, 3)]
+    apart = [
+        np.max([w @ one for one in s.values()], axis=0) for w, s in zip(weights, (base, other), strict=True)
+    ]
+    assert resample.interval((apart[1] - apart[0]).max(1), 12) != pytest.approx((gap["low"], gap["high"]))
+
+
+def test_the_largest_gap_is_too_large_and_the_split_one_is_not():
+    """Two sides that are equal in the population: any gap is luck."""
+    costs, gaps, splits = np.arange(1.0, 21.0), [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        base, other = ({"m": (rng.random((20, 20)) < 0.5).astype(float)} for _ in range(2))
+        _, gap = resample.advantage(base, other, costs, [0.5], 50, seed)
+        gaps.append(gap["gap"])
+        splits.append(gap["split"])
+        assert gap["split_high"] - gap["split_low"] == pytest.approx(gap["high"] - gap["low"])
+        assert gap["split_low"] < gap["low"]
+    assert np.mean(gaps) > 0.2
+    assert abs(np.mean(splits)) < 0.03
+
+
+def test_the_cheapest_leaves_out_resamples_that_never_reach_the_level_and_says_how_many():
+    problems = list(range(10))
+    costs = np.array([1.0, 2.0, 4.0, 100.0])  # the last is the largest, and nobody needs it
+    odd = toy(
+        model="odd", policy="dense", problem=problems, eflops=2.0, accuracy=[1.0] * 6 + [0.0] * 4, tokens=1
+    )
+    found, winners = resample.cheapest({"odd": frontier.oracle_allocation(odd, costs)}, [0.55], 2000)
+    assert (found.low[0], found.high[0]) == (2, 2)
+    lost = sum(comb(10, k) * 0.6**k * 0.4 ** (10 - k) for k in range(6))
+    assert found.reached[0] == pytest.approx(1 - lost, abs=0.03)
+    assert found.reached[0] == (winners[:, 0] >= 0).mean()
+
+
+@pytest.mark.parametrize(("lost", "refused"), [(0.05, False), (0.2, True), (0.5, True)])
+def test_a_bootstrap_stops_where_more_than_a_tenth_of_its_resamples_fail(lost, refused):
+    calls = iter(np.random.default_rng(1).random(401) < lost)
+    next_value = lambda problems: np.nan if next(calls) and len(set(problems)) < 20 else problems.mean()  # noqa: E731
+    if refused:
+        with pytest.raises(ValueError, match="at most a tenth of the resamples may fail"):
+            resample.bootstrap(next_value, 20, 400)
+    else:
+        assert np.isfinite(resample.bootstrap(next_value, 20, 400).low)
+
+
+@pytest.mark.slow  # thirty runs of a simulation; the committed table has three hundred
+def test_the_committed_coverage_of_headline_statistics_comes_out_again():
+    path = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    committed = read_table("coverage").set_index("statistic")
+    rows = pd.DataFrame(
+        [row for run in range(30) for row in benchmark.headline_run(run)], columns=["statistic", "share"]
+    )
+    for name, own in rows.astype({"share": float}).groupby("statistic"):
+        if ": mean" in name or name.startswith("winners"):
+            continue  # no shares of runs
+        share, runs = committed.loc[name, ["share", "runs"]]
+        spread = np.sqrt(max(share * (1 - share), 0.03) * (1 / len(own) + 1 / runs))
+        assert abs(own.share.mean() - share) < 4 * spread, name
