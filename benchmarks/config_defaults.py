@@ -26,16 +26,15 @@ def asked() -> set[str]:
 
 
 def config_class(model_type: str) -> tuple[type, dict[str, Any]]:
-    """The class of a model type's decoder, and whether embeddings are tied where an outer class decides that."""
+    """The class of a model type's decoder; and, where an outer class decides that, whether embeddings are tied."""
     from transformers import CONFIG_MAPPING
 
-    outer = model_type.removesuffix("_text")
-    if outer != model_type or model_type in ("step3p7",):
-        whole = CONFIG_MAPPING[outer]
-        tied = {one.name: one.default for one in dataclasses.fields(whole)}.get("tie_word_embeddings", False)
-        inner = whole.sub_configs_defaults["text_config"] if model_type != "gemma3n" else None
-        return getattr(inner, "config_class", inner), {"tie_word_embeddings": bool(tied)}
-    return CONFIG_MAPPING[model_type], {}
+    outer = CONFIG_MAPPING[model_type.removesuffix("_text")]
+    inner = getattr(outer, "sub_configs_defaults", {}).get("text_config")
+    if inner is None:
+        return CONFIG_MAPPING[model_type], {}
+    tied = {one.name: one.default for one in dataclasses.fields(outer)}.get("tie_word_embeddings", False)
+    return getattr(inner, "config_class", inner), {"tie_word_embeddings": bool(tied)}
 
 
 def table() -> dict[str, dict[str, Any]]:

@@ -368,7 +368,6 @@ MORE = {
     "gemma4_text": {"num_kv_shared_layers": 12, "use_double_wide_mlp": True},
     "granitemoehybrid": {"layer_types": (["mamba"] * 3 + ["attention"]) * 8},
     "lfm2": {"full_attn_idxs": [2, 5]},
-    "bamba": {"attn_layer_indices": [3, 7]},
 }
 
 

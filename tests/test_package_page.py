@@ -23,8 +23,8 @@ EXAMPLES = {
 }
 
 
-def test_there_are_ten_examples():
-    assert len(EXAMPLES) == 10 == PAGE.count("```pycon")
+def test_every_example_has_a_section_of_its_own():
+    assert len(EXAMPLES) == 11 == PAGE.count("```pycon")
 
 
 @pytest.mark.parametrize("title", EXAMPLES)

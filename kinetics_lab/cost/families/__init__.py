@@ -20,25 +20,18 @@ from kinetics_lab.data import data_path
 Reader = Callable[[Fields], ModelShape]
 _plain, _narrow = grouped.grouped, {"width": "intermediate_size"}
 _biased = partial(_plain, experts={"routing_bias": True})
-_TEXTS = (
-    "text_config",
-    "llm_config",
-    "language_config",
-    "thinker_config",
-)  # where models of images keep their decoder
-# Family, reader, architectures, and the model types by which a nested configuration names it; the first has the defaults.
+#: Under which a model that sees or hears keeps its decoder.
+_TEXTS = ("text_config", "llm_config", "language_config", "thinker_config")
+# Family, reader, architectures, and model types, by which a nested configuration names it and the defaults are found (the first where there is none).
 # fmt: off
 _ROWS: list[tuple[str, Reader, str, str]] = [
     ("llama3", _plain, "LlamaForCausalLM InternLM3ForCausalLM", "llama internlm3"),
-    ("mistral", partial(_plain, every=0), "MistralForCausalLM", "mistral"),
-    ("mistral", partial(_plain, every=0), "MinistralForCausalLM Ministral3ForCausalLM", "ministral3 ministral"),
+    ("mistral", partial(_plain, every=0), "MistralForCausalLM MinistralForCausalLM Ministral3ForCausalLM", "mistral ministral ministral3"),
     ("mixtral", partial(_plain, every=0, experts=_narrow), "MixtralForCausalLM", "mixtral"),
     ("qwen2.5", partial(grouped.qwen, bias=True, out_bias=False), "Qwen2ForCausalLM Qwen2VLForConditionalGeneration Qwen2_5_VLForConditionalGeneration MiMoForCausalLM", "qwen2 qwen2_vl_text qwen2_5_vl_text mimo"),
     ("qwen2-moe", partial(_plain, bias="qkv_bias", out_bias=False, experts={"shared": "shared_expert_intermediate_size", "extra": "hidden_size"}), "Qwen2MoeForCausalLM", "qwen2_moe"),
-    ("qwen3", partial(grouped.qwen, qk="head"), "Qwen3ForCausalLM", "qwen3"),
-    ("qwen3", partial(grouped.qwen, qk="head"), "Qwen3VLForConditionalGeneration", "qwen3_vl_text"),
-    ("qwen3-moe", partial(_plain, every=0, qk="head", experts={}), "Qwen3MoeForCausalLM", "qwen3_moe"),
-    ("qwen3-moe", partial(_plain, qk="head", experts={}), "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text"),
+    ("qwen3", partial(grouped.qwen, qk="head"), "Qwen3ForCausalLM Qwen3VLForConditionalGeneration", "qwen3 qwen3_vl_text"),
+    ("qwen3-moe", partial(_plain, every=0, qk="head", experts={}), "Qwen3MoeForCausalLM Qwen3VLMoeForConditionalGeneration", "qwen3_moe qwen3_vl_moe_text qwen3_omni_moe_text"),
     ("qwen3-next", hybrid.qwen_next, "Qwen3NextForCausalLM", "qwen3_next"),
     ("qwen3.5", partial(hybrid.qwen_next, experts=False), "Qwen3_5ForCausalLM Qwen3_5ForConditionalGeneration", "qwen3_5_text"),
     ("qwen3.5", hybrid.qwen_next, "Qwen3_5MoeForCausalLM Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe_text"),
@@ -50,7 +43,7 @@ _ROWS: list[tuple[str, Reader, str, str]] = [
     ("gpt-oss", partial(_plain, every=2, sinks=True, experts=_narrow | {"bias": True, "extra": "num_local_experts"}), "GptOssForCausalLM", "gpt_oss"),
     ("llama4", grouped.llama4, "Llama4ForCausalLM Llama4ForConditionalGeneration", "llama4_text"),
     ("phi", partial(_plain, bias=True, norms=(2, 0), gated=False, mlp_bias=True, final_norm=2, head_bias=True), "PhiForCausalLM", "phi"),
-    ("phi", _plain, "Phi3ForCausalLM", "phi3"),
+    ("phi", partial(_plain, every=0), "Phi3ForCausalLM", "phi3"),
     ("phi", partial(_plain, every=0, norms=(2, 2), final_norm=2, experts=_narrow), "PhiMoEForCausalLM PhimoeForCausalLM", "phimoe"),
     ("olmo", partial(_plain, norms=(0, 0), final_norm=0), "OlmoForCausalLM", "olmo"),
     ("olmo", partial(_plain, qk="wide"), "Olmo2ForCausalLM", "olmo2"),
@@ -60,7 +53,7 @@ _ROWS: list[tuple[str, Reader, str, str]] = [
     ("exaone", partial(_plain, every=4, qk="head"), "Exaone4ForCausalLM", "exaone4"),
     ("exaone", partial(_biased, every=4, qk="head", first=1), "ExaoneMoEForCausalLM ExaoneMoeForCausalLM", "exaone_moe"),
     ("exaone", _plain, "ExaoneForCausalLM", "exaone"),
-    ("command", partial(_plain, norms=(1, 0)), "CohereForCausalLM", "cohere"),
+    ("command", partial(_plain, norms=(1, 0), qk="wide", qk_if="use_qk_norm"), "CohereForCausalLM", "cohere"),
     ("command", partial(_plain, norms=(1, 0), every=4), "Cohere2ForCausalLM", "cohere2"),
     ("smollm", _plain, "SmolLM3ForCausalLM", "smollm3"),
     ("glm4", partial(_plain, out_bias=False), "GlmForCausalLM", "glm"),
@@ -69,7 +62,7 @@ _ROWS: list[tuple[str, Reader, str, str]] = [
     ("glm4.7", partial(latent.deepseek, first=1), "Glm4MoeLiteForCausalLM", "glm4_moe_lite"),
     ("glm5", partial(latent.deepseek, index=True), "GlmMoeDsaForCausalLM", "glm_moe_dsa"),
     ("deepseek-v2", partial(latent.deepseek, routing_bias=False), "DeepseekV2ForCausalLM", "deepseek_v2"),
-    ("deepseek-v3", latent.deepseek, "DeepseekV3ForCausalLM KimiK25ForConditionalGeneration", "deepseek_v3 kimi_k2"),
+    ("deepseek-v3", latent.deepseek, "DeepseekV3ForCausalLM KimiK2ForCausalLM KimiK25ForConditionalGeneration", "deepseek_v3 kimi_k2"),
     ("deepseek-v3.2", partial(latent.deepseek, index=True), "DeepseekV32ForCausalLM", "deepseek_v32"),
     ("deepseek-v4", latent.deepseek_v4, "DeepseekV4ForCausalLM", "deepseek_v4"),
     ("mistral", partial(latent.deepseek, routing_bias=False), "Mistral4ForCausalLM MistralLarge3ForCausalLM", "mistral4"),
@@ -81,7 +74,7 @@ _ROWS: list[tuple[str, Reader, str, str]] = [
     ("nemotron", partial(_plain, gated=False, norms=(2, 2), final_norm=2), "NemotronForCausalLM", "nemotron"),
     ("nemotron", grouped.deci, "DeciLMForCausalLM", "nemotron-nas"),
     ("nemotron-h", hybrid.nemotron_h, "NemotronHForCausalLM", "nemotron_h"),
-    ("mimo", grouped.mimo_v2, "MiMoV2FlashForCausalLM", "mimo_v2_flash"),
+    ("mimo", grouped.mimo_v2, "MiMoV2FlashForCausalLM MiMoV2ForCausalLM", "mimo_v2_flash"),
     ("step", grouped.step3, "Step3p7FlashForCausalLM Step3p5ForCausalLM Step3p7ForConditionalGeneration", "step3p7 step3p5"),
     ("ernie", partial(_plain, bias="use_bias", mlp_bias="use_bias"), "Ernie4_5ForCausalLM", "ernie4_5"),
     ("ernie", partial(_biased, bias="use_bias", mlp_bias="use_bias"), "Ernie4_5_MoeForCausalLM Ernie4_5_MoEForCausalLM", "ernie4_5_moe"),
@@ -94,10 +87,8 @@ _ROWS: list[tuple[str, Reader, str, str]] = [
     ("granite-h", hybrid.granite_hybrid, "GraniteMoeHybridForCausalLM", "granitemoehybrid"),
     ("jamba", hybrid.jamba, "JambaForCausalLM", "jamba"),
     ("falcon-h1", hybrid.falcon_h1, "FalconH1ForCausalLM", "falcon_h1"),
-    ("mamba", hybrid.mamba, "MambaForCausalLM", "mamba"),
-    ("mamba", hybrid.mamba, "FalconMambaForCausalLM", "falcon_mamba"),
+    ("mamba", hybrid.mamba, "MambaForCausalLM FalconMambaForCausalLM", "mamba falcon_mamba"),
     ("mamba", hybrid.mamba_2, "Mamba2ForCausalLM", "mamba2"),
-    ("bamba", hybrid.bamba, "BambaForCausalLM", "bamba"),
     ("lfm2", hybrid.lfm2, "Lfm2ForCausalLM", "lfm2"),
     ("lfm2", partial(hybrid.lfm2, experts=True), "Lfm2MoeForCausalLM", "lfm2_moe"),
     ("ling", partial(_biased, qk="head", qk_if="use_qk_norm", bias="use_qkv_bias", out_bias="use_bias"), "BailingMoeForCausalLM BailingMoeV2ForCausalLM", "bailing_moe"),
@@ -132,17 +123,7 @@ def from_hf_config(config: str | PathLike[str] | Mapping[str, Any]) -> ModelShap
     if not isinstance(config, Mapping):
         where, folder = str(config), Path(config).absolute().parent.name
         config = _read(Path(config), where)
-    values: Mapping[str, Any] = config
-    for key in _TEXTS:
-        if not isinstance(values.get(key, {}), Mapping | None):
-            raise ValueError(f"{where}: {key} must be an object; got {values[key]!r:.80}")
-        while isinstance(values.get(key), Mapping):
-            tie = (
-                {"tie_word_embeddings": values["tie_word_embeddings"]}
-                if "tie_word_embeddings" in values
-                else {}
-            )
-            values = {**values[key], **tie}
+    values = _decoder(config, where)
     named = [_architecture(one, where) for one in (values, config)]
     types = [str(one.get("model_type")) for one in (values, config)]
     row = next((READERS[one] for one in named if one in READERS), None)
@@ -154,6 +135,17 @@ def from_hf_config(config: str | PathLike[str] | Mapping[str, Any]) -> ModelShap
     default = next((_defaults()[one] for one in (*types, known.split()[0]) if one in _defaults()), {})
     shape = read(Fields(values, where, str(architecture), default))
     return replace(shape, name=str(config.get("_name_or_path") or folder or architecture), family=family)
+
+
+def _decoder(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The values of the decoder, which models that see or hear nest; whether embeddings are tied the outermost says."""
+    for key in _TEXTS:
+        if (inner := values.get(key)) is not None:
+            if not isinstance(inner, Mapping):
+                raise ValueError(f"{where}: {key} must be an object; got {inner!r:.80}")
+            said = {name: values[name] for name in ("tie_word_embeddings",) if name in values}
+            return _decoder({**inner, **said}, where)
+    return values
 
 
 def _read(path: Path, where: str) -> Mapping[str, Any]:

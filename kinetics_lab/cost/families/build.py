@@ -11,6 +11,11 @@ from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.shapes.parts import Attention, Experts, FeedForward, Layer, Part, State
 from kinetics_lab.errors import require
 
+# The names that a value goes by.
+_WIDTHS = ("dense_intermediate_size", "intermediate_size_mlp", "ffn_hidden_size", "intermediate_size")
+_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts")
+_STEPS = ("decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step", "moe_layer_freq")
+
 
 def gqa(
     c: Fields, *, heads: int = 0, kv_heads: int = 0, head_dim: int = 0, v_dim: int = 0, bias: bool = False,
@@ -34,9 +39,8 @@ def gqa(
     vectors += {"": 0, "head": head_dim * (1 + owns), "wide": q + k}[qk] + norms * hidden
     vectors += bias * (q + k + v) + out_bias * hidden + sinks * heads
     matrices += hidden * (q + k + v * (not same_kv) + gate) + heads * v_dim * hidden
-    return Attention(
-        heads=heads, kv_heads=kv_heads, qk=head_dim, v=v_dim, vectors=vectors, matrices=matrices, **more
-    )
+    more |= {"matrices": matrices, "vectors": vectors}
+    return Attention(heads=heads, kv_heads=kv_heads, qk=head_dim, v=v_dim, **more)
 
 
 def mla(c: Fields, *, gate: int = 0, index: bool = False, **more: Any) -> Attention:
@@ -52,9 +56,8 @@ def mla(c: Fields, *, gate: int = 0, index: bool = False, **more: Any) -> Attent
     vectors = hidden + rank + latent + c.flag("attention_bias") * ((rank or query) + latent + rope + hidden)
     if index:
         width, index_heads = c("index_head_dim"), c("index_n_heads")
-        matrices += rank * index_heads * width + hidden * (
-            width + index_heads
-        )  # queries, key, weights of heads
+        # Projections of queries and key, and weights of the index's heads.
+        matrices += rank * index_heads * width + hidden * (width + index_heads)
         vectors += 2 * width
         more |= {"index": width, "index_heads": index_heads}
     return Attention(
@@ -65,9 +68,7 @@ def mla(c: Fields, *, gate: int = 0, index: bool = False, **more: Any) -> Attent
 
 def mlp(c: Fields, width: int = 0, *, gated: bool = True, bias: bool = False, norms: int = 1) -> FeedForward:
     """A feed-forward block: three matrices, or two where it has no gate."""
-    width = width or c(
-        "dense_intermediate_size", "intermediate_size_mlp", "ffn_hidden_size", "intermediate_size"
-    )
+    width = width or c(*_WIDTHS)
     hidden, each = c("hidden_size"), 3 if gated else 2
     vectors = norms * hidden + bias * ((each - 1) * width + hidden)
     return FeedForward(width=width, matrices=each * hidden * width, vectors=vectors)
@@ -84,9 +85,7 @@ def moe(
     """
     hidden, each = c("hidden_size"), 3 if gated else 2
     count = c("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
-    chosen = c(
-        "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts"
-    )
+    chosen = c(*_CHOSEN)
     require(chosen <= count + idle, f"{c.where}: a token cannot be sent to more than {count} experts", chosen)
     width = width or c("moe_intermediate_size", "expert_ffn_hidden_size")
     if shared is None:
@@ -113,10 +112,10 @@ def delta(*, heads: int, width: int, values: int, groups: int, kernel: int, **mo
 
 
 def mamba2(
-    hidden: int, *, heads: int, head_dim: int, states: int, groups: int, kernel: int, norm: bool = True
+    hidden: int, *, heads: int, dim: int, states: int, groups: int, kernel: int, norm: bool = True
 ) -> State:
     """A state space with one decay a head (Mamba-2), its convolution with bias."""
-    inner = heads * head_dim
+    inner = heads * dim
     conv = inner + 2 * groups * states
     return state(
         inner * states, conv * kernel, 5, matrices=hidden * (inner + conv + heads) + inner * hidden,
@@ -144,12 +143,12 @@ def routed(c: Fields, first: int = 0) -> list[bool]:
         return [kind == "moe" for kind in c.kinds("mlp_layer_types", known={"moe", "mlp"})]
     if isinstance(c.values.get("moe_layer_freq"), list):
         return [one > 0 for one in c.numbers("moe_layer_freq")]
+    if c.values.get("is_moe_layer") is not None:
+        return [bool(one) for one in c.each("is_moe_layer")]
     for key in ("moe_layers", "moe_layers_enum"):
         if c.values.get(key) is not None:
             return [i in c.indices(key) for i in range(n)]
-    step = c(
-        "decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step", "moe_layer_freq", default=1
-    )
+    step = c(*_STEPS, default=1)
     start = c("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", default=first, least=0)
     last, dense = c("moe_layer_end_index", default=-1, least=-1) % n, c.indices("mlp_only_layers")
     return [start <= i <= last and i not in dense and (i + 1) % step == 0 for i in range(n)]
@@ -170,13 +169,8 @@ def stack(
 
 
 def decoder(
-    c: Fields,
-    layers: Iterable[Sequence[Part | None]],
-    *,
-    outside: Layer = (),
-    final_norm: int = 1,
-    **more: Any,
-) -> ModelShape:
+    c: Fields, layers: Iterable[Sequence[Part | None]], *, outside: Layer = (), final_norm: int = 1, **more: Any
+) -> ModelShape:  # fmt: skip
     """The shape of these layers, a part that is None left out. ``final_norm``: vectors of the hidden width after the last."""
     hidden = c("hidden_size")
     kept = tuple(tuple(part for part in layer if part is not None) for layer in layers)

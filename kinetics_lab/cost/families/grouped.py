@@ -28,7 +28,10 @@ def grouped(
     def said(what: Any) -> Any:
         return c.flag(what) if isinstance(what, str) else what
 
-    if every > 1:
+    pattern = c.get("sliding_window_pattern", default=None)[1]
+    if isinstance(pattern, str) and pattern:  # as LLLG, over and over
+        c.suppose(layer_types=[pattern[i % len(pattern)] for i in range(c.count())])
+    elif every > 1:
         every = c("sliding_window_pattern", "global_attn_every_n_layers", default=every)
     attention |= {"norms": norms[0], "bias": said(bias), "qk": qk if not qk_if or c.flag(qk_if) else ""}
     attention["out_bias"] = said(bias if out_bias is None else out_bias)
@@ -177,9 +180,10 @@ def deci(c: Fields) -> ModelShape:
                 parts.append(None)
             elif part.flag("replace_with_linear"):
                 parts.append(Part(matrices=hidden**2, vectors=hidden))
+            elif part.values.get("intermediate_size"):
+                parts.append(mlp(c, part("intermediate_size")))
             elif "ffn_mult" in part.values:
-                width = int(2 * part.number("ffn_mult") * hidden / 3)
-                parts.append(mlp(c, -(-width // 256) * 256))
+                parts.append(mlp(c, -(-int(2 * part.number("ffn_mult") * hidden / 3) // 256) * 256))
             else:
                 groups = heads // part("n_heads_in_group")
                 parts.append(gqa(c, kv_heads=groups, window=part("window_length", default=math.inf)))

@@ -49,11 +49,8 @@ def kimi(c: Fields) -> ModelShape:
         linear.suppose(num_hidden_layers=c.count())
         full, rest = (linear.indices(key, start=1) for key in ("full_attn_layers", "kda_layers"))
         split = not full & rest and len(full | rest) == c.count()
-        require(
-            split,
-            f"{c.where}: full_attn_layers and kda_layers must share out {c.count()} layers",
-            len(full | rest),
-        )
+        rule = f"{c.where}: full_attn_layers and kda_layers must share out {c.count()} layers"
+        require(split, rule, len(full | rest))
         c.suppose(layer_types=["*" if i + 1 in full else "M" for i in range(c.count())])
     c.suppose(layer_types=["*" if i and i % 4 == 0 else "M" for i in range(c.count())])
     mixer = _kda(c, heads, dim, kernel, full_gate=linear.flag("use_full_rank_gate"))
@@ -63,8 +60,7 @@ def kimi(c: Fields) -> ModelShape:
 
 def ring(c: Fields) -> ModelShape:
     """Ring and Ling 2.5: as Kimi Linear, with decay and gate projected at full rank."""
-    heads = c("num_attention_heads")
-    kernel = c("short_conv_kernel_size", default=4)
+    heads, kernel = c("num_attention_heads"), c("short_conv_kernel_size", default=4)
     mixer = _kda(c, heads, c("head_dim"), kernel, full_gate=True, full_decay=True)
     kinds = c.kinds("layer_types", every=c("layer_group_size"), other="linear")
     return _with_latent(c, kinds, mixer, mla(c, gate=heads))
@@ -95,9 +91,8 @@ def _lightning(c: Fields, vectors: int = 0) -> State:
     """Linear attention with a fixed decay, an output gate and a norm over all heads."""
     hidden, heads = c("hidden_size"), c("num_attention_heads")
     dim = c("head_dim", default=hidden // heads)
-    return state(
-        heads * dim**2, 0, 5, matrices=5 * hidden * heads * dim, vectors=heads * dim + vectors + hidden
-    )
+    inner = heads * dim
+    return state(inner * dim, 0, 5, matrices=5 * hidden * inner, vectors=inner + vectors + hidden)
 
 
 def ring_linear(c: Fields) -> ModelShape:
@@ -126,7 +121,7 @@ def nemotron_h(c: Fields) -> ModelShape:
     parts: dict[str, Part] = {"full": gqa(c)}
     if "linear" in kinds:
         parts["linear"] = mamba2(
-            c("hidden_size"), heads=c("mamba_num_heads"), head_dim=c("mamba_head_dim"), states=c("ssm_state_size"),
+            c("hidden_size"), heads=c("mamba_num_heads"), dim=c("mamba_head_dim"), states=c("ssm_state_size"),
             groups=c("n_groups", "mamba_n_groups"), kernel=c("conv_kernel", "mamba_d_conv"),
         )  # fmt: skip
     if "moe" in kinds:
@@ -146,12 +141,6 @@ def granite_hybrid(c: Fields) -> ModelShape:
     return stack(c, kinds, {"full": gqa(c), "linear": _mamba_v2(c)}, dense=block)
 
 
-def bamba(c: Fields) -> ModelShape:
-    at = c.indices("attn_layer_indices")
-    kinds = ["full" if i in at else "linear" for i in range(c.count())]
-    return stack(c, kinds, {"full": gqa(c), "linear": _mamba_v2(c)})
-
-
 def falcon_h1(c: Fields) -> ModelShape:
     """A state space and attention side by side in every layer, behind one norm."""
     linear = _mamba_v2(c, norm=c.flag("mamba_rms_norm"), inner=c("mamba_d_ssm", default=0))
@@ -161,11 +150,9 @@ def falcon_h1(c: Fields) -> ModelShape:
 def _mamba_v2(c: Fields, *, norm: bool = True, inner: int = 0) -> State:
     heads, hidden = c("mamba_n_heads"), c("hidden_size")
     inner = inner or c("mamba_expand") * hidden
-    dim = c("mamba_d_head", default=inner // heads, auto=True)
+    dim, states = c("mamba_d_head", default=inner // heads, auto=True), c("mamba_d_state")
     groups, kernel = c("mamba_n_groups"), c("mamba_d_conv")
-    return mamba2(
-        hidden, heads=heads, head_dim=dim, states=c("mamba_d_state"), groups=groups, kernel=kernel, norm=norm
-    )
+    return mamba2(hidden, heads=heads, dim=dim, states=states, groups=groups, kernel=kernel, norm=norm)
 
 
 def mamba(c: Fields) -> ModelShape:
@@ -177,19 +164,16 @@ def mamba(c: Fields) -> ModelShape:
 
 
 def mamba_2(c: Fields) -> ModelShape:
-    part = mamba2(
-        c("hidden_size"), heads=c("num_heads"), head_dim=c("head_dim"), states=c("state_size"), groups=c("n_groups"),
-        kernel=c("conv_kernel"),
-    )  # fmt: skip
+    sizes = {"heads": c("num_heads"), "dim": c("head_dim"), "states": c("state_size")}
+    part = mamba2(c("hidden_size"), groups=c("n_groups"), kernel=c("conv_kernel"), **sizes)
     return decoder(c, [(part,)] * c.count())
 
 
 def jamba(c: Fields) -> ModelShape:
     hidden, n = c("hidden_size"), c.count()
     inner, rank = c("mamba_expand") * hidden, c("mamba_dt_rank", default=-(-hidden // 16), auto=True)
-    linear = mamba1(
-        hidden, inner=inner, states=c("mamba_d_state"), rank=rank, kernel=c("mamba_d_conv"), norms=True
-    )
+    states, kernel = c("mamba_d_state"), c("mamba_d_conv")
+    linear = mamba1(hidden, inner=inner, states=states, rank=rank, kernel=kernel, norms=True)
     every, at = c("attn_layer_period"), c("attn_layer_offset", least=0)
     period, offset = c("expert_layer_period"), c("expert_layer_offset", least=0)
     if c("num_experts") > 1:

@@ -46,6 +46,33 @@ _KIND: dict[type[Part], str] = {
 }
 
 
+def _one(kind: type[Part], name: str, doc: str) -> Any:
+    """The value that all parts of a kind share; 0 where a model has none."""
+
+    def value(shape: ModelShape) -> Any:
+        values = {getattr(part, name) for part in shape.parts if isinstance(part, kind)}
+        if len(values) > 1:
+            found = ", ".join(map(str, sorted(values)))
+            raise ValueError(f"{shape.name}: {name} differs from layer to layer ({found}); ask its layers")
+        return values.pop() if values else 0
+
+    return property(value, doc=doc)
+
+
+def _summed(name: str, doc: str) -> Any:
+    """The sum over layers of what attention does for each cached token, where every layer reads them all."""
+
+    def total(shape: ModelShape) -> int:
+        if not shape._reads_all:
+            raise ValueError(
+                f"{shape.name}: not every layer keeps and reads the whole context, so nothing is the same for each "
+                "cached token; use stored(n), read(n) and flops(n)"
+            )
+        return sum(count * getattr(one, name) for one, count in shape.mixers.items())
+
+    return property(total, doc=doc)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
     """A decoder: its layers in order, the vocabulary's matrices, and parts outside the layers (``outside``).
@@ -170,14 +197,6 @@ class ModelShape:
 
     # --- one value for all layers, where there is one -------------------------------------------
 
-    def _one(self, kind: type[Part], name: str) -> Any:
-        """The value that all parts of a kind share; 0 where the model has none."""
-        values = {getattr(part, name) for part in self.parts if isinstance(part, kind)}
-        if len(values) > 1:
-            found = ", ".join(map(str, sorted(values)))
-            raise ValueError(f"{self.name}: {name} differs from layer to layer ({found}); ask its layers")
-        return values.pop() if values else 0
-
     def _layers_with(self, kind: type[Part]) -> int:
         return sum(count for part, count in self.parts.items() if isinstance(part, kind))
 
@@ -190,53 +209,27 @@ class ModelShape:
         """Whether all layers attend alike, each to its own cache of the whole context."""
         return len(self.mixers) == 1 and self._reads_all
 
-    def _per_token(self, name: str) -> int:
-        """The sum over layers of what attention does for each cached token, where every layer reads them all."""
-        if not self._reads_all:
-            raise ValueError(
-                f"{self.name}: not every layer keeps and reads the whole context, so nothing is the same for each "
-                "cached token; use stored(n), read(n) and flops(n)"
-            )
-        return sum(count * getattr(one, name) for one, count in self.mixers.items())
-
     n_layers = property(lambda self: len(self.layers), doc="Decoder layers.")
-    n_dense_layers = property(
-        lambda self: self._layers_with(FeedForward), doc="Layers with a dense feed-forward block."
+    n_dense_layers = property(lambda self: self._layers_with(FeedForward), doc="Layers with a dense block.")
+    n_q_heads = _one(Attention, "heads", "Query heads.")
+    n_kv_heads = _one(Attention, "kv_heads", "Cached heads; 1 for a latent cache.")
+    head_dim = _one(Attention, "qk", "Width of a cached key; never hidden / n_q_heads.")
+    gqa_ratio = _one(Attention, "ratio", "Query heads that share one cached head (r).")
+    is_mla = _one(Attention, "latent", "Whether the cache is latent.")
+    ffn = _one(FeedForward, "width", "Hidden width of the dense feed-forward blocks.")
+    n_experts = _one(Experts, "count", "Routed experts of a layer.")
+    n_active_experts = _one(Experts, "chosen", "Routed experts a token is sent to.")
+    expert_ffn = _one(Experts, "width", "Hidden width of a routed expert.")
+    kv_elements_per_token = _summed(
+        "entry", "Cached elements for one token, all layers (D in the paper's Table 1)."
     )
-    n_q_heads = property(lambda self: self._one(Attention, "heads"), doc="Query heads.")
-    n_kv_heads = property(
-        lambda self: self._one(Attention, "kv_heads"), doc="Cached heads; 1 for a latent cache."
+    key_elements_per_token = _summed(
+        "keys", "The part of the cache that scoring reads, keys or the whole latent."
     )
-    head_dim = property(
-        lambda self: self._one(Attention, "qk"), doc="Width of a cached key; never hidden / n_q_heads."
-    )
-    ffn = property(
-        lambda self: self._one(FeedForward, "width"), doc="Hidden width of the dense feed-forward blocks."
-    )
-    n_experts = property(lambda self: self._one(Experts, "count"), doc="Routed experts of a layer.")
-    n_active_experts = property(
-        lambda self: self._one(Experts, "chosen"), doc="Routed experts a token is sent to."
-    )
-    expert_ffn = property(lambda self: self._one(Experts, "width"), doc="Hidden width of a routed expert.")
-    is_mla = property(lambda self: bool(self._one(Attention, "latent")), doc="Whether the cache is latent.")
-    gqa_ratio = property(
-        lambda self: self._one(Attention, "ratio"), doc="Query heads that share one cached head (r)."
-    )
-    kv_elements_per_token = property(
-        lambda self: self._per_token("entry"),
-        doc="Cached elements for one token, all layers (D in the paper's Table 1).",
-    )
-    key_elements_per_token = property(
-        lambda self: self._per_token("keys"),
-        doc="The part of the cache that scoring reads, which is the keys or the whole latent.",
-    )
-    score_flops_per_token = property(
-        lambda self: self._per_token("score_flops"),
-        doc="FLOP to score one cached key with one query, all layers.",
-    )
-    attention_flops_per_token = property(
-        lambda self: self._per_token("flops"),
-        doc="FLOP to attend to one cached token from a new one, all layers (2 r D; on the latent for MLA).",
+    score_flops_per_token = _summed("score_flops", "FLOP to score one cached key with one query, all layers.")
+    attention_flops_per_token = _summed(
+        "flops",
+        "FLOP to attend to one cached token from a new one, all layers (2 r D; on the latent for MLA).",
     )
 
     def kv_bytes_per_token(self, bytes_per_element: float = 2) -> float:
