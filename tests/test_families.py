@@ -237,6 +237,34 @@ def test_experts_of_two_matrices_and_of_a_latent_width():
     assert (narrow["experts"], narrow["shared"]) == (4 * 2 * 16 * 10, 2 * 64 * 20 + 2 * 64 * 16)
 
 
+def test_experts_in_every_second_layer():
+    one = tiny("Qwen3MoeForCausalLM", decoder_sparse_step=2)
+    assert [type(block).__name__ for _, block in one.layers] == ["FeedForward", "Experts"] * 3
+
+
+def test_kimi_k3_is_the_sum_of_its_tensors():
+    """By the names and shapes of its checkpoint's tensors; no library has its layers yet."""
+    hidden, inner = 7168, 96 * 128
+    delta = 5 * hidden * inner + 128 * (hidden + inner) + 96 * hidden  # q, k, v, gate, out; decay; step size
+    delta += 3 * inner * 4 + inner + 96 + 128  # convolutions, biases and decays, norm
+    latent = hidden * 1536 + 1536 + 1536 * 96 * 192 + hidden * 576 + 512 + 512 * 96 * 256 + 2 * hidden * inner
+    experts = (
+        896 * 3 * 3584 * 3072 + 2 * hidden * 3584 + 3584
+    )  # in a narrower space, and into it and out of it
+    experts += 3 * hidden * 2 * 3072 + 896 * hidden + 896  # shared ones, router
+    every = 2 * hidden + 4 * hidden  # norms; norms and queries of the residual's attention
+    total = (
+        69 * delta
+        + 24 * latent
+        + 3 * hidden * 33792
+        + 92 * experts
+        + 93 * every
+        + 3 * hidden
+        + 2 * 163840 * hidden
+    )
+    assert MODELS["kimi-k3"].n_params == total
+
+
 def test_choices_that_lead_to_no_expert_cost_nothing():
     keys = {
         "num_layers": 1,

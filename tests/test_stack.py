@@ -13,6 +13,7 @@ from kinetics_lab.cost.policies import Dense, TopK, parse_policy
 from kinetics_lab.cost.request import cost_parts, decode_cost, max_batch, prefill_cost
 from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS, ModelShape
 from kinetics_lab.cost.shapes.parts import Attention, Experts, FeedForward, Part, State
+from kinetics_lab.cost.silicon import Silicon
 
 # Model, counting, policy, FLOP and bytes of the settings below, by the closed forms for equal layers of version 0.2.
 BEFORE = """
@@ -359,3 +360,8 @@ def test_impossible_stacks_are_refused(make, message):
 
 def whole_layer():
     return Attention(heads=1, kv_heads=1, qk=1, v=1)
+
+
+def test_measured_kernels_are_not_summed_for_layers_that_differ():
+    assert "its layers differ" in Silicon("h200", "vllm").why_not(MODELS["gemma-3-27b"])
+    assert Silicon("h200", "vllm").why_not(MODELS["qwen3-8b"]) == ""

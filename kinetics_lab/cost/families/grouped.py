@@ -35,10 +35,8 @@ def grouped(
         every = c("sliding_window_pattern", "global_attn_every_n_layers", default=every)
     attention |= {"norms": norms[0], "bias": said(bias), "qk": qk if not qk_if or c.flag(qk_if) else ""}
     attention["out_bias"] = said(bias if out_bias is None else out_bias)
-    mixers = {
-        "full": gqa(c, **attention),
-        "near": gqa(c, **attention | {"window": window(c)} | dict(near or {})),
-    }
+    near = attention | {"window": window(c)} | dict(near or {})
+    mixers = {"full": gqa(c, **attention), "near": gqa(c, **near)}
     if experts is not None:
         experts = {name: c(key, least=0) if isinstance(key, str) else key for name, key in experts.items()}
     dense = None
@@ -103,10 +101,8 @@ def minimax_m3(c: Fields) -> ModelShape:
     blocks = sparse("sparse_topk_blocks", default=c("index_topk_blocks", default=16))
     topk = blocks * sparse("sparse_block_size", default=c("index_block_size", default=128))
     index = {"matrices": c("hidden_size") * width * (heads + 1), "vectors": 2 * width}
-    mixers = {
-        "full": gqa(c, qk="head"),
-        "sparse": gqa(c, qk="head", topk=topk, index=width, index_heads=heads, **index),
-    }
+    chooses = gqa(c, qk="head", topk=topk, index=width, index_heads=heads, **index)
+    mixers = {"full": gqa(c, qk="head"), "sparse": chooses}
     if "sparse_attention_freq" in sparse.values:
         sparse.suppose(num_hidden_layers=c.count())
         kinds = ["sparse" if one else "full" for one in sparse.numbers("sparse_attention_freq")]
@@ -148,22 +144,13 @@ def gemma(c: Fields, *, mix: bool = False) -> ModelShape:
     shared, layers = n - c("num_kv_shared_layers", default=0, least=0), []
     listed = isinstance(c.get("intermediate_size")[1], list)
     widths = c.numbers("intermediate_size", least=1) if listed else [c("intermediate_size")] * n
-    require(
-        set(kinds) <= set(kinds[:shared]),
-        f"{c.where}: num_kv_shared_layers must leave each kind of layer a cache",
-        n - shared,
-    )
+    rule = f"{c.where}: num_kv_shared_layers must leave each kind of layer a cache"
+    require(set(kinds) <= set(kinds[:shared]), rule, n - shared)
     for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)):
         seen = {"window": window(c)} if kind == "near" else whole
         wide = 2 if c.flag("use_double_wide_mlp") and i >= shared else 1
-        layers.append(
-            (
-                gqa(c, owns=i < shared, qk="head", norms=2, **seen),
-                mlp(c, wide * width, norms=2),
-                experts,
-                extra,
-            )
-        )
+        mixer = gqa(c, owns=i < shared, qk="head", norms=2, **seen)
+        layers.append((mixer, mlp(c, wide * width, norms=2), experts, extra))
     outside = Part(matrices=hidden * own * n + 2 * max(streams - 1, 0) * hidden**2, vectors=own)
     lookup = c("vocab_size_per_layer_input", default=0) * own * n
     return decoder(c, layers, outside=(outside,), lookup=lookup)
@@ -185,7 +172,7 @@ def deci(c: Fields) -> ModelShape:
             elif "ffn_mult" in part.values:
                 parts.append(mlp(c, -(-int(2 * part.number("ffn_mult") * hidden / 3) // 256) * 256))
             else:
-                groups = heads // part("n_heads_in_group")
+                groups = heads // part("n_heads_in_group", most=heads)
                 parts.append(gqa(c, kv_heads=groups, window=part("window_length", default=math.inf)))
         layers.append(parts)
     return decoder(c, layers)
