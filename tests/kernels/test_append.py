@@ -146,7 +146,9 @@ def test_two_requests_may_share_pages_of_a_common_prefix(device):
 
 def test_more_heads_than_one_turn_takes(make, device, monkeypatch):
     """Two of five heads at a time, where 128 heads of 256 would not fit a program's registers at once."""
-    whole, turns = (make([3, 0], n_kv=5, bounds=True, block_size=4, page_size=4, max_tokens=8)[1] for _ in range(2))
+    whole, turns = (
+        make([3, 0], n_kv=5, bounds=True, block_size=4, page_size=4, max_tokens=8)[1] for _ in range(2)
+    )
     steps = torch.randn(2, 3, 2, 5, 16, generator=torch.Generator().manual_seed(1)).half().to(device)
     for cache in (whole, turns):
         for k, v in zip(*steps, strict=True):
