@@ -134,7 +134,7 @@ EVERYWHERE = (
     "attend bf16 D=64 page=16", "attend bf16 D=128 page=16", "attend bf16 D=256 page=16", "attend fp32 D=128 page=16",
     "attend bf16 D=128 page=16 selected", "attend bf16/fp8 D=64 page=16", "attend bf16/fp8 D=128 page=16",
     "list parts", "join parts D=128", "score means bf16 D=128", "score quest bf16 D=128", "score tokens bf16 D=128",
-    "select top N=1024", "select top N=8192 K=8192", "select strided N=8192", "score random",
+    "select top N=1024", "select top N=8192 K=8192", "select strided N=8192",
     "append step bf16 D=128 heads=8", "append step bf16 D=256 heads=128", "append prompt bf16 D=128",
     "append step bf16/fp8 D=128 heads=8", "append prompt bf16/fp8 D=128",
 )  # fmt: skip
@@ -175,8 +175,6 @@ def cases() -> Iterator[Case]:
     yield select_case(configs.MAX_SELECT, "tokens")
     for kind in ("top", "strided", "tokens"):
         yield select_case(configs.MAX_SELECT, kind, slots=configs.MAX_SELECT)
-    types = dict(lengths_ptr="*i32", score_ptr="*fp32", seed="i32", rows="i32")
-    yield Case("score random", score._random_kernel, types, dict(BLOCK=32, TILE=256), 1, 3, 4)
     for fp8 in (False, True):
         yield append_case("step", bf16, fp8=fp8)
         yield append_case("step", bf16, head_dim=256, heads=64, fp8=fp8)

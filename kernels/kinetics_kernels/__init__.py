@@ -12,13 +12,12 @@ apart), and scratch memory comes from PyTorch's allocator, which gives a capture
 
 from kinetics_kernels.dense import dense_decode
 from kinetics_kernels.layout import PagedKVCache
-from kinetics_kernels.score import score_blocks, score_quest, score_random, score_tokens
+from kinetics_kernels.score import score_blocks, score_quest, score_tokens
 from kinetics_kernels.select import (
     Selection,
     select_blocks,
     select_local,
     select_quest,
-    select_random,
     select_strided,
     select_tokens,
     select_top,
@@ -32,12 +31,10 @@ __all__ = [
     "dense_decode",
     "score_blocks",
     "score_quest",
-    "score_random",
     "score_tokens",
     "select_blocks",
     "select_local",
     "select_quest",
-    "select_random",
     "select_strided",
     "select_tokens",
     "select_top",

@@ -69,17 +69,6 @@ def _score_kernel(
             tl.store(score_ptr + (b * n_kv + h) * rows + i, score, mask=ok)
 
 
-@triton.jit
-def _random_kernel(lengths_ptr, score_ptr, seed, rows, BLOCK: tl.constexpr, TILE: tl.constexpr):
-    # grid (B, Hkv, rows / TILE). The length is part of the seed: every step draws anew, replayed graphs too.
-    b, h = tl.program_id(0), tl.program_id(1)
-    n = tl.load(lengths_ptr + b)
-    i = tl.program_id(2) * TILE + tl.arange(0, TILE)  # (TILE,)
-    row = b * tl.num_programs(1) + h
-    draw = tl.rand(seed + n, row * rows + i)  # (TILE,)
-    tl.store(score_ptr + row.to(tl.int64) * rows + i, draw, mask=i < tl.cdiv(n, BLOCK))
-
-
 def _score(
     q: Tensor, cache: PagedKVCache, key: Tensor, scale: float | None, *, low: Tensor | None = None, tokens: bool = False
 ) -> Tensor:  # fmt: skip
@@ -116,16 +105,3 @@ def score_quest(q: Tensor, cache: PagedKVCache, *, scale: float | None = None) -
 def score_tokens(q: Tensor, cache: PagedKVCache, *, scale: float | None = None) -> Tensor:
     """Logits of all cached tokens, averaged over the group: fp32 ``[B, Hkv, max_tokens]``."""
     return _score(q, cache, cache.k, scale, tokens=True)
-
-
-def score_random(cache: PagedKVCache, seed: int) -> Tensor:
-    """Uniform draws from seed, request, head, block and current length: fp32 ``[B, Hkv, max_blocks]``."""
-    checks.whole("seed", seed, 0)
-    out = torch.empty(
-        cache.batch, cache.n_kv_heads, cache.max_blocks, dtype=torch.float32, device=cache.device
-    )
-    tile = 256
-    _random_kernel[(cache.batch, cache.n_kv_heads, triton.cdiv(cache.max_blocks, tile))](
-        cache.lengths, out, seed, cache.max_blocks, BLOCK=cache.block_size, TILE=tile, num_warps=1
-    )
-    return out

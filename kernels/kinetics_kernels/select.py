@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kinetics_kernels import checks, configs
 from kinetics_kernels.layout import PagedKVCache
-from kinetics_kernels.score import score_blocks, score_quest, score_random, score_tokens
+from kinetics_kernels.score import score_blocks, score_quest, score_tokens
 
 LOWEST = tl.constexpr(-2147483648)
 HIGHEST = tl.constexpr(2147483647)
@@ -37,8 +37,8 @@ def _later(a, b):
 @triton.jit
 def _sort_key(score):
     """fp32 to int32 of the same order: -0 equals 0, and a NaN, which must not hide, stands highest."""
-    bits = (score + 0.0).to(tl.int32, bitcast=True)  # -0 + 0 = 0
-    key = bits ^ ((bits >> 31) & HIGHEST)  # negative floats grow downwards
+    bits = (score + 0.0).to(tl.int32, bitcast=True)  # (N,); -0 + 0 = 0
+    key = bits ^ ((bits >> 31) & HIGHEST)  # (N,); negative floats grow downwards
     return tl.where(score != score, HIGHEST, key)
 
 
@@ -46,7 +46,7 @@ def _sort_key(score):
 def _take_largest(key, ok, total, k):
     """Mask of the k largest keys where ok (k <= total, how many there are); among equals the lowest index."""
     low = tl.min(tl.where(ok, key, HIGHEST), 0)
-    key = tl.where(ok, key, LOWEST)  # which no score has, so that no round need ask who is ok
+    key = tl.where(ok, key, LOWEST)  # (N,): which no score has, so that no round need ask who is ok
     high = tl.max(key, 0)
     count = total
     # Always: count keys are >= low, at least k; fewer than k are > high.
@@ -57,9 +57,9 @@ def _take_largest(key, ok, total, k):
         low = tl.where(enough, middle, low)
         count = tl.where(enough, at_least, count)
         high = tl.where(enough, high, middle - 1)
-    chosen = key >= low
+    chosen = key >= low  # (N,)
     if count != k:  # the k-th has equals; seldom, and so a branch
-        above, equal = key > low, key == low
+        above, equal = key > low, key == low  # (N,)
         wanted = k - tl.sum(above.to(tl.int32), 0)
         chosen = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= wanted))
     return chosen
@@ -172,7 +172,7 @@ def select_top(
     ``sink_blocks`` first and ``window_blocks`` last blocks are always read, on top of ``n_blocks``; scores
     choose among the others, ties to the lowest block. ``span > 1`` chooses overlapping windows of ``span``
     blocks, scored by their mean, and reads their union. ``scores=None`` goes with ``n_blocks=0``: nothing is
-    chosen by score.
+    chosen by score. (Random scores, ``torch.rand``, are the floor that a policy has to beat.)
     """
     checks.whole("n_blocks", n_blocks, 0 if scores is None else 1)
     return _select(scores, cache, n_blocks, sink_blocks, window_blocks, span, is_tokens=False)
@@ -238,15 +238,6 @@ def select_quest(
     """Quest: the ``n_blocks`` with the highest upper bound on a logit. The cache needs ``bounds=True``."""
     return select_top(
         score_quest(q, cache), cache, n_blocks, sink_blocks=sink_blocks, window_blocks=window_blocks
-    )
-
-
-def select_random(
-    cache: PagedKVCache, n_blocks: int, seed: int, *, sink_blocks: int = 0, window_blocks: int = 1
-) -> Selection:
-    """``n_blocks`` blocks at random, anew at every length: the floor a selection has to beat."""
-    return select_top(
-        score_random(cache, seed), cache, n_blocks, sink_blocks=sink_blocks, window_blocks=window_blocks
     )
 
 

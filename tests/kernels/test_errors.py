@@ -15,7 +15,6 @@ from kinetics_kernels import (
     score_quest,
     select_blocks,
     select_local,
-    select_random,
     select_strided,
     select_tokens,
     select_top,
@@ -81,7 +80,6 @@ CALLS = {
     "window_blocks must be an integer >= 0, got -1": lambda q, c: select_blocks(q, c, 1, window_blocks=-1),
     "window_blocks must be an integer >= 1, got 0": lambda q, c: select_local(c, 0),
     "span must be an integer >= 1, got 0": lambda q, c: select_strided(q, c, 1, 0),
-    "seed must be an integer >= 0, got 1.5": lambda q, c: select_random(c, 1, 1.5),
     "n_tokens must be an integer >= 1, got 0": lambda q, c: select_tokens(q, c, 0),
     "cache must be made with bounds=True for Quest, got bounds=False": lambda q, c: score_quest(q, c),
     "scores must have shape (2, 2, 4), got (2, 2, 3)": lambda q, c: select_top(

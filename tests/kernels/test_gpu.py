@@ -13,7 +13,6 @@ from kinetics_kernels import (
     dense_decode,
     reference,
     select_quest,
-    select_random,
     select_strided,
     sparse_decode,
     token_topk_decode,
@@ -38,7 +37,6 @@ def test_compiled_kernels(make, close, head_dim, dtype, page_size):
     for chosen in (
         select_strided(q, cache, 5, 2),
         select_quest(q, cache, 5),
-        select_random(cache, 5, seed=1),
     ):
         close(sparse_decode(q, cache, chosen), reference.sparse_decode(q, cache, chosen.blocks)[0])
 
@@ -71,7 +69,7 @@ def test_a_captured_graph_follows_the_lengths(make, close):
 
     def step():
         cache.append(k, v)
-        chosen = (select_strided(q, cache, 3, 2), select_quest(q, cache, 3), select_random(cache, 3, seed=7))
+        chosen = (select_strided(q, cache, 3, 2), select_quest(q, cache, 3))
         return [dense_decode(q, cache), block_topk_decode(q, cache, 3), token_topk_decode(q, cache, 20)] + [
             x for c in chosen for x in (c.blocks, sparse_decode(q, cache, c))
         ]

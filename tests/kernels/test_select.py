@@ -12,10 +12,8 @@ from kinetics_kernels import (
     reference,
     score_blocks,
     score_quest,
-    score_random,
     score_tokens,
     select_local,
-    select_random,
     select_strided,
     select_top,
 )
@@ -195,21 +193,6 @@ def test_quest_bounds_every_logit(make):
     bound, logits = score_quest(q, cache)[0], score_tokens(q, cache)[0]
     best = torch.stack([logits[:, i * 8 : (i + 1) * 8].amax(1) for i in range(13)], 1)
     assert (best <= bound + 1e-5).all()
-
-
-def test_random_draws(device):
-    cache = empty_cache([4096, 4095], device, n_kv=2)
-    first = score_random(cache, seed=1)
-    assert torch.equal(score_random(cache, seed=1), first)
-    assert not torch.equal(score_random(cache, seed=3), first)
-    flat = first.flatten()
-    assert (flat >= 0).all()
-    assert (flat < 1).all()
-    assert len(flat.unique()) > 0.99 * len(flat)  # no two rows share their draws
-    assert abs(float(flat.mean()) - 0.5) < 0.02  # 4096 draws: 0.5 +- 0.0045
-    cache.lengths.add_(1).clamp_(max=4096)
-    assert not torch.equal(score_random(cache, seed=1)[1], first[1])  # the next step draws anew
-    check(select_random(cache, 7, seed=1), score_random(cache, 1), cache, 7, 0, 1)
 
 
 def test_local_reads_the_sink_and_the_last_blocks(device):

@@ -13,7 +13,6 @@ from kinetics_kernels import (
     select_blocks,
     select_local,
     select_quest,
-    select_random,
     select_strided,
     select_tokens,
     sparse_decode,
@@ -54,7 +53,6 @@ POLICIES = {
     "strided": lambda q, cache: select_strided(q, cache, 2, 3),
     "quest": lambda q, cache: select_quest(q, cache, 4),
     "local": lambda q, cache: select_local(cache, 2, sink_blocks=1),
-    "random": lambda q, cache: select_random(cache, 3, seed=5),
 }
 
 
