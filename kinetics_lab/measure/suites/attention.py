@@ -51,15 +51,13 @@ def filled_cache(case: Row, bench: Bench) -> tuple[Any, Any, dict[str, Call]]:
     q = random_tensor(bench, batch, kv_heads * group, head_dim)
     block = block_size(case)
     lengths = lengths_of(case)
-    owned = [
-        math.ceil(tokens / block) * block // page for tokens in (*lengths, context)
-    ]  # pages; the last: a row's width
-    full, used = (torch.tensor(x, dtype=torch.int32, device=q.device) for x in (lengths, owned[:-1]))
-    table = torch.zeros(batch, owned[-1], dtype=torch.int32, device=q.device)
-    mine = torch.arange(owned[-1], device=q.device) < used[:, None]
-    table = table.masked_scatter(mine, torch.randperm(sum(owned[:-1]), device=q.device).int())
+    *owned, width = (math.ceil(tokens / block) * block // page for tokens in (*lengths, context))  # pages
+    full, used = (torch.tensor(x, dtype=torch.int32, device=q.device) for x in (lengths, owned))
+    table = torch.zeros(batch, width, dtype=torch.int32, device=q.device)
+    mine = torch.arange(width, device=q.device) < used[:, None]
+    table = table.masked_scatter(mine, torch.randperm(sum(owned), device=q.device).int())
     cache = PagedKVCache(batch, kv_heads, head_dim, context, page_size=page, block_size=block, page_table=table,
-                         n_pages=sum(owned[:-1]), dtype=q.dtype, device=q.device)  # fmt: skip
+                         n_pages=sum(owned), dtype=q.dtype, device=q.device)  # fmt: skip
     cache.k.normal_()
     cache.v.normal_()
     short = full - 1
