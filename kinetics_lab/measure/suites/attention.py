@@ -21,7 +21,7 @@ from kinetics_lab.measure.limits import (
     lengths_of,
     limits,
 )  # fmt: skip
-from kinetics_lab.measure.peers import PEERS, RAGGED_PEERS
+from kinetics_lab.measure.peers import COMPILED, PEERS, RAGGED_PEERS
 from kinetics_lab.measure.runner import Suite
 from kinetics_lab.measure.timers import Call
 
@@ -117,8 +117,8 @@ def measure_beside_peers(case: Row, bench: Bench) -> Row:
     for name, make in ({} if case.get("budget") else PEERS).items():
         if "lengths" in case and name not in RAGGED_PEERS:
             continue
-        if name == "flex" and bench.on_gpu and (case["group"], case["page"]) != (4, 16):
-            continue  # it is compiled anew for every case, which takes longer than all there is to time
+        if name in COMPILED and bench.on_gpu and (case["group"], case["page"]) != (4, 16):
+            continue  # compiled anew for every shape, which takes longer than all there is to time
         if bench.peers.get(name):  # it never ran here: its build is not tried again for every case
             row[f"{name}_error"] = bench.peers[name]
             continue
