@@ -387,6 +387,29 @@ def test_a_peer_without_memory_is_tried_again_one_that_never_runs_is_not(monkeyp
     assert row["flashinfer_error"] == "ImportError: no flashinfer"
 
 
+@pytest.mark.parametrize(
+    ("case", "asked"),
+    [
+        ({"group": 4, "page": 16}, ["sdpa", "flex", "flashinfer", "flashinfer_paged", "flash_attn"]),
+        ({"group": 4, "page": 64}, ["sdpa", "flashinfer", "flash_attn"]),  # the others compile for a minute
+        ({"group": 4, "page": 16, "lengths": "straggler"}, ["flashinfer", "flashinfer_paged", "flash_attn"]),
+        ({"group": 4, "page": 16, "lengths": "straggler", "budget": 1024}, []),  # they have no such attention
+    ],
+)
+def test_peers_are_asked_where_they_can_answer(monkeypatch, case, asked):
+    torch = pytest.importorskip("torch")
+    out, seen = torch.ones(2), []
+    monkeypatch.setattr(attention_suites, "filled_cache", lambda case, bench: (out, None, {}))
+    monkeypatch.setattr(attention_suites, "attend_of", lambda case, cache: lambda q: q)
+    peers = {
+        name: lambda q, cache, name=name: seen.append(name) or (lambda: q) for name in attention_suites.PEERS
+    }
+    monkeypatch.setattr(attention_suites, "PEERS", peers)
+    row = SUITES["dense"].measure(case, Bench("cuda", "A GPU", WallTimer(), code={}))
+    assert seen == asked
+    assert {name.removesuffix("_distance") for name in row if name.endswith("_distance")} == set(asked)
+
+
 # ---- the runner -----------------------------------------------------------------------------------------------
 
 

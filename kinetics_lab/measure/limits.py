@@ -55,16 +55,16 @@ def lengths_of(case: Row) -> list[int]:
     """Tokens of each request: ``context`` of all, unless ``lengths`` says "straggler" or "lognormal".
 
     A straggler has ``context`` tokens beside others of ``typical``. Log-normal lengths have that median and a standard
-    deviation of 0.8 in the logarithm; they end at ``context``, and are whole pages.
+    deviation of 0.8 in the logarithm; they end at ``context``, and are whole blocks.
     """
     batch, longest, kind = case["batch"], case["context"], case.get("lengths", "equal")
     if kind == "equal":
         return [longest] * batch
     if kind == "straggler":
         return [case["typical"]] * (batch - 1) + [longest]
-    draw, page = random.Random(0), case["page"]
+    draw, block = random.Random(0), block_size(case)
     drawn = (min(draw.lognormvariate(math.log(case["typical"]), 0.8), longest) for _ in range(batch))
-    return [math.ceil(tokens / page) * page for tokens in drawn]
+    return [math.ceil(tokens / block) * block for tokens in drawn]
 
 
 def block_topk_case(budget: int, block: int, window: int = 1) -> Row:

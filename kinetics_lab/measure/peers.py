@@ -126,6 +126,7 @@ def flex(q: Any, cache: Any) -> Callable[[], Any]:
 PEERS: dict[str, Callable[..., Any]] = {
     "sdpa": sdpa, "flex": flex, "flashinfer": flashinfer, "flashinfer_paged": flashinfer_paged, "flash_attn": flash_attn,
 }  # fmt: skip
+COMPILED = ("flex", "flashinfer_paged")  # anew for every case, or for every group and page size
 RAGGED_PEERS = (
     "flashinfer",
     "flashinfer_paged",

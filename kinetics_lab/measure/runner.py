@@ -25,6 +25,14 @@ from kinetics_lab.measure.limits import GPUS, Rates, datasheet_rates, listed, me
 from kinetics_lab.measure.timers import WARM_S, CudaTimer, rounds, this_gpu
 
 SHARE = 0.95  # of the memory that was free, which a case may take
+TEXTS = [
+    "error",
+    "driver",
+    "throttle",
+    "flashinfer",
+    "flash_attn",
+    "transformers",
+]  # columns that may be empty
 
 
 def measured_rates(out: Path, gpu: str) -> Rates:
@@ -37,12 +45,8 @@ def measured_rates(out: Path, gpu: str) -> Rates:
     if found.empty:
         return datasheet_rates(gpu)
     bandwidth, matrix = found[known].iloc[-1].tolist()
-    reads = (
-        table[table["kind"].eq("read") & table["device"].eq("cuda")]
-        .sort_values("date")
-        .groupby("size")
-        .tail(1)
-    )
+    reads = table[table["kind"].eq("read") & table["device"].eq("cuda")].sort_values("date")
+    reads = reads.groupby("size").tail(1)
     return Rates(max([bandwidth, *(reads["bytes"] / reads["time_us"] * 1e6).dropna()]), matrix, "measured")
 
 
@@ -118,9 +122,7 @@ def read_rows(out: Path, gpu: str, suite: str) -> pd.DataFrame:
 def write_rows(path: Path, rows: list[Row]) -> None:
     """All rows of a suite at once: whenever the run is stopped, the file is whole, the old one or the new."""
     table = pd.DataFrame(rows)
-    texts = table.columns.intersection(
-        ["error", "driver", "throttle", "flashinfer", "flash_attn", "transformers"]
-    )
+    texts = table.columns.intersection(TEXTS)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, table.astype(dict.fromkeys(texts, "string")))  # also while every value is missing
 

@@ -23,8 +23,11 @@ from kinetics_kernels import (
 )
 
 from kinetics_lab import BlockTopK, Dense, ModelShape, cost_parts, read_table
-from kinetics_lab.measure.limits import Rates, attention_case, block_topk_case
+from kinetics_lab.measure.bench import CPU, Bench
+from kinetics_lab.measure.limits import Rates, attention_case, block_topk_case, lengths_of
 from kinetics_lab.measure.suites import SUITES
+from kinetics_lab.measure.suites.attention import attend_of, filled_cache
+from kinetics_lab.measure.timers import WallTimer
 
 pytestmark = pytest.mark.skipif(not configs.interpreted(), reason="only the interpreter shows addresses")
 
@@ -171,6 +174,28 @@ def test_ragged_requests_pay_for_the_tokens_they_hold(make, lengths, page_size, 
     selection = select_top(scores, cache, 2, window_blocks=1)
     got, _, _ = loaded(lambda: sparse_decode(q, cache, selection), "keys", "values")
     assert got == 2 * int(selection.tokens.sum()) * head_dim * q.element_size()
+
+
+@pytest.mark.parametrize(
+    "case", SUITES["ragged"].cases(False), ids=lambda case: f"{case['lengths']}-{case['budget']}"
+)
+def test_the_suite_of_unequal_lengths_counts_what_is_read(case):
+    q, cache, resets = filled_cache(case, Bench(CPU, CPU, WallTimer(), code={}))
+    assert cache.lengths.tolist() == lengths_of(case)
+    used = [
+        int(page)
+        for row, n in zip(cache.page_table, lengths_of(case), strict=True)
+        for page in row[: -(-n // cache.page_size)]
+    ]
+    assert sorted(used) == list(range(len(cache.k)))  # every page has one owner
+    with kernel_bytes.traced({"keys": cache.k, "values": cache.v, "means": cache.key_means}) as rows:
+        attend_of(case, cache)(q)
+    asked = sum(row["asked"] for row in rows if row["tensor"] != kernel_bytes.REST)
+    assert asked == SUITES["ragged"].predict(case, Rates(1.0, 1.0, "to count with"))["bytes"]
+    resets["append"]()
+    assert cache.lengths.tolist() == [n - 1 for n in lengths_of(case)]
+    resets[""]()
+    assert cache.lengths.tolist() == lengths_of(case)
 
 
 def test_a_block_that_opens_has_no_sum_to_read():

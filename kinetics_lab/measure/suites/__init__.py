@@ -50,9 +50,7 @@ def measure(
     require(budget_s > 0, "budget_s must be positive (seconds)", budget_s)
     bench = open_bench(device, out)
     if bench.on_gpu and bench.capability < LEAST_FP8 and FP8 in chosen:
-        say(
-            f"{FP8.name}: left out, {bench.gpu} has no conversion from fp8; sm_89 or newer has (RTX 40, L4, H100)"
-        )
+        say(f"fp8: left out, {bench.gpu} has no conversion from fp8; sm_89 or newer has (RTX 40, L4, H100)")
         chosen.remove(FP8)
     todo = {suite.name: left(suite, out, bench) for suite in chosen}
     if bench.on_gpu:

@@ -21,7 +21,7 @@ from kinetics_lab.measure.limits import (
     lengths_of,
     limits,
 )  # fmt: skip
-from kinetics_lab.measure.peers import PEERS, RAGGED_PEERS
+from kinetics_lab.measure.peers import COMPILED, PEERS, RAGGED_PEERS
 from kinetics_lab.measure.runner import Suite
 from kinetics_lab.measure.timers import Call
 
@@ -51,15 +51,13 @@ def filled_cache(case: Row, bench: Bench) -> tuple[Any, Any, dict[str, Call]]:
     q = random_tensor(bench, batch, kv_heads * group, head_dim)
     block = block_size(case)
     lengths = lengths_of(case)
-    owned = [
-        math.ceil(tokens / block) * block // page for tokens in (*lengths, context)
-    ]  # pages; the last: a row's width
-    full, used = (torch.tensor(x, dtype=torch.int32, device=q.device) for x in (lengths, owned[:-1]))
-    table = torch.zeros(batch, owned[-1], dtype=torch.int32, device=q.device)
-    mine = torch.arange(owned[-1], device=q.device) < used[:, None]
-    table = table.masked_scatter(mine, torch.randperm(sum(owned[:-1]), device=q.device).int())
+    *owned, width = (math.ceil(tokens / block) * block // page for tokens in (*lengths, context))  # pages
+    full, used = (torch.tensor(x, dtype=torch.int32, device=q.device) for x in (lengths, owned))
+    table = torch.zeros(batch, width, dtype=torch.int32, device=q.device)
+    mine = torch.arange(width, device=q.device) < used[:, None]
+    table = table.masked_scatter(mine, torch.randperm(sum(owned), device=q.device).int())
     cache = PagedKVCache(batch, kv_heads, head_dim, context, page_size=page, block_size=block, page_table=table,
-                         n_pages=sum(owned[:-1]), dtype=q.dtype, device=q.device)  # fmt: skip
+                         n_pages=sum(owned), dtype=q.dtype, device=q.device)  # fmt: skip
     cache.k.normal_()
     cache.v.normal_()
     short = full - 1
@@ -119,8 +117,8 @@ def measure_beside_peers(case: Row, bench: Bench) -> Row:
     for name, make in ({} if case.get("budget") else PEERS).items():
         if "lengths" in case and name not in RAGGED_PEERS:
             continue
-        if name == "flex" and bench.on_gpu and (case["group"], case["page"]) != (4, 16):
-            continue  # it is compiled anew for every case, which takes longer than all there is to time
+        if name in COMPILED and bench.on_gpu and (case["group"], case["page"]) != (4, 16):
+            continue  # compiled anew for every shape, which takes longer than all there is to time
         if bench.peers.get(name):  # it never ran here: its build is not tried again for every case
             row[f"{name}_error"] = bench.peers[name]
             continue

@@ -35,15 +35,11 @@ def _ragged_cases(on_gpu: bool) -> list[Row]:
 
 def _ragged_limits(case: Row, rates: Rates) -> Row:
     """The bytes of each request, added up; nothing for the room that shorter ones leave."""
-    each = [
-        limits(case | {"context": n, "batch": count}, rates) for n, count in Counter(lengths_of(case)).items()
-    ]
+    alike = Counter(lengths_of(case)).items()
+    each = [limits(case | {"context": n, "batch": count}, rates) for n, count in alike]
     found = {name: sum(one[name] for one in each) for name in SUMS}
     limit = rates.us(found["bytes"], found["flops"])
-    whole, tokens = (
-        limits(case, rates),
-        case["batch"] * case["context"],
-    )  # mean keys and page table have room for all
+    whole, tokens = limits(case, rates), case["batch"] * case["context"]  # room of mean keys and page table
     pages = 4 * case["kv_heads"] * case["head_dim"] * sum(lengths_of(case))
     means = 2 * case["kv_heads"] * case["head_dim"] * tokens // block_size(case)
     peers = 1 if case["budget"] else 4

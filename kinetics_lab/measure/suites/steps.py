@@ -131,7 +131,8 @@ def _measure_model(case: Row, bench: Bench) -> Row:
     row |= {"speedup": row["dense_us"] / row["sparse_us"], "tokens_per_s": batch / row["sparse_us"] * 1e6,
             "first_dense_speedup": row["dense_us"] / row["first_dense_us"],
             "dense_tokens_per_s": batch / row["dense_us"] * 1e6}  # fmt: skip
-    row["gpu_memory_bytes"] = (timers.this_gpu() or ("", None))[1]
+    here = timers.this_gpu() if bench.on_gpu else None
+    row["gpu_memory_bytes"] = here[1] if here else None  # what the cases fill
     if "peer_us" in row:
         row["peer_over_dense"] = row["peer_us"] / row["dense_us"]
     return row
