@@ -435,7 +435,7 @@ def test_traces_become_a_table_that_a_plan_reads(trace_file, tmp_path, capsys, p
     # one right answer among four: it comes first, second, third or last
     assert (rows[1]["accuracy"], rows[1]["tokens"]) == (1, (1 + 2 + 3 + 4) / 4 * 1750)
     assert rows[0]["note"].startswith("nothing fits; the cheapest, 4 x mine, dense, cap 2000, costs 0.")
-    left = "kinetics-lab: left out: too few traces for N = 4 (3 of problem 2): sums: other, dense"
+    left = "kinetics-lab: left out: too few traces for N = 4 (3 of problem 2): sums: other"
     assert err.splitlines()[-1] == left
 
 
@@ -551,7 +551,7 @@ def test_traces_that_cannot_be_read_leave_no_table(tmp_path, capsys, text, optio
 def test_a_plan_as_a_chapter_and_a_page(trace_file, tmp_path, capsys):
     folder = tmp_path / "report"
     given = {"traces": f"['{trace_file}']", "models": "{mine: qwen3-8b, other: qwen3-4b}", "batch": "64",
-             "precision": "fp8", "trials": "[1, 2]", "caps": "[1500]", "budgets": "[0.3, 2]", "dense_layers": "0",
+             "weights": "fp8", "trials": "[1, 2]", "caps": "[1500]", "budgets": "[0.3, 2]", "dense_layers": "0",
              "n_boot": "50"}  # fmt: skip
     options = [part for name, value in given.items() for part in ("-p", name, value)]
     chapter = str(Path(__file__).parents[1] / "notebooks" / "35_plan_your_own.ipynb")
@@ -560,7 +560,7 @@ def test_a_plan_as_a_chapter_and_a_page(trace_file, tmp_path, capsys):
     assert paths == [str(folder / f"35_plan_your_own.{kind}") for kind in ("ipynb", "html")]
     used = json.loads((folder / "run.json").read_text())["parameters"]
     assert used["traces"] == [str(trace_file)]
-    assert (used["budgets"], used["batch"], used["precision"], used["caps"]) == ([0.3, 2], 64, "fp8", [1500])
+    assert (used["budgets"], used["batch"], used["weights"], used["caps"]) == ([0.3, 2], 64, "fp8", [1500])
     page = (folder / "35_plan_your_own.html").read_text()
     assert "x mine, dense" in page
     for hidden in ("{ref}", "Exercises", "(ch:plan)=", "from IPython", "<script", 'src="http'):

@@ -348,8 +348,9 @@ def test_where_only_cut_answers_have_room_the_plan_says_so(traces, monkeypatch):
     )
     found = plan(traces, H200, [5], trials=[1], caps=[1000], batch="fits", n_splits=1)
     assert found.cap[0] == 1000
-    assert set(lacking(found).values()) == {"full (whole answers)"}
-    assert len(lacking(found)) == 3
+    assert set(lacking(found).values()) == {"full"}
+    assert len(lacking(found)) == 4
+    assert all(name.endswith(", whole answers") for name in lacking(found))
 
 
 def test_settings_that_lack_a_problem_are_left_out_and_named(traces):

@@ -225,24 +225,18 @@ def _left_out(
     rows: pd.DataFrame, trials: np.ndarray, refused: Mapping[tuple[str, str, float], str]
 ) -> dict[str, str]:
     """What of a task's summary cannot be chosen, or not for all ``trials``, and why."""
-    setting, problems = ["model", "policy", "cap"], rows.problem.unique()
+    problems, told = rows.problem.unique(), dict[str, str]()
     rows = rows.assign(cap=rows.cap.fillna(0) if "cap" in rows else 0)  # a cap of 0 stands for none
-    found: dict[str, dict[str, dict[str, list[str]]]] = {}  # model -> "model, policy" -> reason -> caps
-    for key, part in rows.groupby(setting, sort=False, observed=True):
-        model, policy, cap = map(str, key)
-        no = refused.get((model, policy, float(cap)), "")
-        why = _why(part.set_index("problem").n_traces, problems, no, trials)
-        cut = f"cap {float(cap):.0f}" if float(cap) else "whole answers"
-        found.setdefault(model, {}).setdefault(f"{model}, {policy}", {}).setdefault(why, []).append(cut)
-    told = dict[str, str]()
-    for name, policies in found.items():
-        reasons = {}
-        for who_, cuts in policies.items():
-            several = len(cuts) > 1
-            parts = [f"{why} ({', '.join(cut)})" if several else why for why, cut in cuts.items() if why]
-            reasons[who_] = "; ".join(parts)
+    cuts = rows.cap.nunique() > 1
+    for name, own in rows.groupby("model", sort=False, observed=True):
+        reasons = dict[str, str]()
+        for key, part in own.groupby(["policy", "cap"], sort=False, observed=True):
+            policy, cap = map(str, key)
+            no = refused.get((str(name), policy, float(cap)), "")
+            cut = (f", cap {float(cap):.0f}" if float(cap) else ", whole answers") if cuts else ""
+            reasons[f"{name}, {policy}{cut}"] = _why(part.set_index("problem").n_traces, problems, no, trials)
         alike = len(reasons) > 1 and len({*reasons.values()}) == 1
-        told |= {name: next(iter(reasons.values()))} if alike else reasons
+        told |= {str(name): next(iter(reasons.values()))} if alike else reasons
     return {who_: why for who_, why in told.items() if why}
 
 

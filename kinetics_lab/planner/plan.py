@@ -21,8 +21,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from kinetics_lab.cost.clock import Clock
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import parse_policy
+from kinetics_lab.cost.precision import Precision
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.laws.frontier import (
     SETTING,
@@ -90,19 +92,16 @@ def plan(
         n_boot, level: bootstrap over problems. n_splits: halvings of the trials. seed: of both.
         hardware: one device. options: of `price` and `answers`: hourly, shapes, precision, batch, devices, reserve, clock, ...
 
-    Returns the table that this module describes. Raises ``ValueError`` naming the argument, its value and what would
-    be right.
+    Returns the table that this module describes. Raises ``ValueError`` naming the argument, its value and the rule.
     """
     allocate, make = lookup(ALLOCATIONS, allocation, "allocation"), parse_strategy(strategy)
     lookup(UNITS, unit, "unit")
-    given = np.unique(np.asarray(budgets, float))
+    given, hourly = np.unique(np.asarray(budgets, float)), options.get("hourly", np.nan)
     require(given.size > 0, "budgets must hold a number at least", given)
     require((given > 0) & np.isfinite(given), f"budgets must be positive ({UNITS[unit]})", given)
-    hourly = options.get("hourly", np.nan)
     require(unit != "usd" or hourly > 0, "a budget in dollars needs the price of a device (hourly)", hourly)
     data = inputs.offered(inputs.checked(data), topk)
-    never = inputs.never_run(data)
-    names = inputs.wanted(data.policy.unique(), policies)
+    never, names = inputs.never_run(data), inputs.wanted(data.policy.unique(), policies)
     data = data[data.policy.isin(names | {"dense"})]
     summary = inputs.with_caps(data, caps)
     if strategy == "majority" and "answer" in data:
@@ -118,8 +117,7 @@ def plan(
         chosen, dense, lacks = inputs.comparable(rows, priced[priced.task == task], names, every, refused)
         left_out |= {f"{task}: {who}": why for who, why in (lacks | never.get(str(task), {})).items()}
         n_settings[str(task)] = chosen.groupby(KEYS, dropna=False).ngroups
-        weights = problem_weights(rows.problem.nunique(), n_boot, seed)
-        costs = given * scale[unit]
+        weights, costs = problem_weights(rows.problem.nunique(), n_boot, seed), given * scale[unit]
         whole, reference = allocate(chosen, costs), allocate(dense, costs) if len(dense) else None
         scores = judged(chosen, data[data.task == task], caps, n_splits, seed, make, costs, allocate)
         rivals = curves(chosen, costs, "who", uniform_allocation) if allocation == "uniform" else {}
@@ -127,17 +125,28 @@ def plan(
         plans += [{"task": task, "budget": budget} | row for budget, row in zip(given, found, strict=True)]
     units = {name: f"{name}_{unit}" for name in ("budget", "cost", "spent")}
     result = pd.DataFrame(plans).rename(columns=units | {"ttft": "ttft_s", "tpot": "tpot_s"})
-    clock = options.get("clock")
-    kept = stored(hardware, options.get("precision"), clock)
-    result.attrs = {"unit": unit, "allocation": allocation, "strategy": strategy, "level": level}
-    result.attrs |= {"device": hardware.name, "precision": str(kept), "weights": kept.weights, "kv": kept.kv}
-    result.attrs |= {
+    about: dict[Any, Any] = {"unit": unit, "allocation": allocation, "strategy": strategy, "level": level}
+    result.attrs = _terms(hardware, **options) | about | {"left_out": left_out, "n_settings": n_settings}
+    return result
+
+
+def _terms(
+    hardware: Hardware, precision: Precision | None = None, clock: Clock | None = None, batch: float | str = "fits",
+    reserve: float = 0.1, **_: Any,
+) -> dict[Any, Any]:  # fmt: skip
+    """On what terms a plan holds, for its text."""
+    kept = stored(hardware, precision, clock)
+    told = {
+        "device": hardware.name,
+        "weights": kept.weights,
+        "kv": kept.kv,
+        "batch": batch,
+        "reserve": reserve,
+    }
+    return told | {
         "clock": clock.label if clock else "peak rates",
         "measured": bool(clock and clock.measured),
     }
-    result.attrs |= {"batch": options.get("batch", "fits"), "reserve": options.get("reserve", 0.1)}
-    result.attrs |= {"left_out": left_out, "n_settings": n_settings}
-    return result
 
 
 def _within(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from math import comb
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,9 +23,9 @@ from scipy.stats import hypergeom
 
 from kinetics_lab.errors import among, lookup, require
 
-Votes = Sequence[
-    tuple[int, bool | None]
-]  # of a problem: traces that gave an answer, and if right; None: no answer
+Votes = tuple[
+    tuple[int, bool | None], ...
+]  # of a problem: traces that gave an answer, and if right (None: no answer)
 
 
 @dataclass(frozen=True)
@@ -50,24 +50,11 @@ class Outcome:
         return self.right + self.last
 
 
-class Strategy(Protocol):
-    """``trials``: the most answers drawn (N, a whole number or an array of them); ``at_once``: of these, side by side."""
-
-    @property
-    def trials(self) -> Any: ...
-
-    @property
-    def at_once(self) -> Any: ...
-
-    def of(self, n: ArrayLike, c: ArrayLike, votes: Sequence[Votes] | None = None) -> Outcome:
-        """The outcome for problems with ``c`` right traces of ``n``; all broadcast, N at most n."""
-
-
 @dataclass(frozen=True)
 class Verified:
     """Answers are checked; the first accepted one is given, else the last one drawn.
 
-    ``hit``, ``false_alarm``: chance that a right and that a wrong answer is accepted, each check by itself. ``cost``: of a check, as a
+    ``trials``: N, the most that are drawn, a whole number or an array of them. ``hit``, ``false_alarm``: chance that a right and that a wrong answer is accepted, each check by itself. ``cost``: of a check, as a
     share of the cost of an answer. ``at_once``: answers drawn side by side before any is checked; N for all.
     """
 
@@ -78,7 +65,10 @@ class Verified:
     at_once: Any = 1
 
     def of(self, n: ArrayLike, c: ArrayLike, votes: Sequence[Votes] | None = None) -> Outcome:
-        """See :class:`Strategy`. Raises ``ValueError`` for counts, chances or a cost out of range."""
+        """The outcome for problems with ``c`` right traces of ``n``; all broadcast, N at most n.
+
+        Raises ``ValueError`` for counts, chances or a cost out of range.
+        """
         for name in ("hit", "false_alarm"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name} must be a chance between 0 and 1", value)
@@ -137,7 +127,7 @@ class Majority:
         return self.trials
 
     def of(self, n: ArrayLike, c: ArrayLike, votes: Sequence[Votes] | None = None) -> Outcome:
-        """See :class:`Strategy`; ``votes``: the answers of each problem, along the first axis of ``n``, for the exact value."""
+        """As for `Verified`; ``votes``: the answers of each problem, along the first axis of ``n``, for the exact value."""
         among(("agree", "differ"), self.wrong, "wrong")
         n_, c_, trials, _ = _counts(n, c, self.trials, 1)
         if votes is None:
@@ -166,11 +156,8 @@ class Escalate:
         ``paid`` is in the unit of ``costs``. Different settings' traces are independent given the problem, so products are unbiased.
         """
         sizes = [len(self.stages), len(counts), len(costs)]
-        require(
-            sizes[0] > 0 and len(set(sizes)) == 1,
-            "stages, counts and costs must be equally many, at least one",
-            sizes,
-        )
+        rule = "stages, counts and costs must be equally many, at least one"
+        require(sizes[0] > 0 and len(set(sizes)) == 1, rule, sizes)
         right, draws, paid, waves, left = 0.0, 0.0, 0.0, 0.0, np.ones(())
         for stage, (n, c), cost in zip(self.stages, counts, costs, strict=True):
             one = stage.of(n, c)
@@ -180,6 +167,7 @@ class Escalate:
         return Outcome(*np.broadcast_arrays(right, last, left, draws, paid, waves))
 
 
+Strategy = Verified | Majority
 STRATEGIES: dict[str, tuple[Callable[..., Strategy], str]] = {
     "best-of": (BestOf, "all N answers are paid for, and a perfect judge picks a right one"),
     "until-right": (UntilRight, "a perfect judge stops at the first right answer"),
@@ -206,13 +194,15 @@ def parse_strategy(text: str) -> Callable[[Any], Strategy]:
 def _counts(n: ArrayLike, c: ArrayLike, trials: ArrayLike, wave: ArrayLike) -> list[np.ndarray]:
     """The counts as whole numbers of one shape, checked."""
     given = np.broadcast_arrays(n, c, trials, wave)
-    for name, value, least in zip(
-        ("n (traces)", "c (right traces)", "trials (N)", "at_once"), given, (1, 0, 1, 1), strict=True
-    ):
-        whole = value.dtype.kind in "iuf" and bool((value % 1 == 0).all() and (value >= least).all())
-        require(whole, f"{name} must be whole numbers >= {least}", value)
-    for name, value in (("c (right traces)", given[1]), ("trials (N)", given[2])):
-        require(value <= given[0], f"{name} must be at most n", value[value > given[0]])
+    names, least = ("n (traces)", "c (right traces)", "trials (N)", "at_once"), (1, 0, 1, 1)
+    for i, value in enumerate(given):
+        whole = value.dtype.kind in "iuf" and bool(((value % 1 == 0) & (value >= least[i])).all())
+        require(whole, f"{names[i]} must be whole numbers >= {least[i]}", value)
+        require(
+            i in (0, 3) or bool((value <= given[0]).all()),
+            f"{names[i]} must be at most n",
+            value[value > given[0]],
+        )
     return [value.astype(int) for value in given]
 
 
@@ -250,24 +240,18 @@ def vote(votes: Votes, most: int) -> np.ndarray:
     """
     total = sum(count for count, _ in votes)
     require(most <= total <= 1000, "votes must hold at least N and at most 1,000 traces", total)
-    named, blank = (
-        [v for v in votes if v[1] is not None],
-        sum(count for count, right in votes if right is None),
-    )
+    named, blank = [v for v in votes if v[1] is not None], sum(n for n, right in votes if right is None)
     found = np.zeros(most + 1)
     for i, (mine, right) in enumerate(named):
+        others = [count for j, (count, _) in enumerate(named) if j != i]
         for m in range(1, min(mine, most) + 1) if right else ():
             ways = np.zeros((most + 1, most // m + 2))
             ways[m, 0] = comb(mine, m)
-            for count, most_of_it, ties in [
-                *((k, m, 1) for j, (k, _) in enumerate(named) if j != i),
-                (blank, blank, 0),
-            ]:
+            for count, votes_ in [*((count, True) for count in others), (blank, False)]:
                 old, ways = ways, np.zeros_like(ways)
-                for j in range(min(count, most_of_it, most) + 1):
-                    tied = ties if j == m else 0
-                    shifted = old[: most + 1 - j, : old.shape[1] - tied] * comb(count, j)
-                    ways[j:, tied:] += shifted
+                for j in range(min(count, m if votes_ else count, most) + 1):
+                    tied = int(j == m and votes_)
+                    ways[j:, tied:] += old[: most + 1 - j, : old.shape[1] - tied] * comb(count, j)
             found += (ways / (1 + np.arange(ways.shape[1]))).sum(1)
     return found / [comb(total, k) for k in range(most + 1)]
 
@@ -294,7 +278,7 @@ def latency(tokens: ArrayLike, correct: ArrayLike, trials: int, at_once: int = 1
             chance = before * comb(others, k) / comb(left, k)
             ways = [
                 comb(j, k - 1) for j in range(len(wrong))
-            ]  # in which the j-th shortest wrong one is the longest of k
+            ]  # the j-th shortest wrong one is the longest of k
             waited += chance * float(np.dot(ways, wrong)) / comb(len(wrong), k)
             spent += chance * k * wrong.mean()
     return waited, spent

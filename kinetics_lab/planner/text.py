@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from textwrap import wrap
 from typing import Any
 
@@ -62,56 +62,45 @@ def text(found: pd.DataFrame) -> str:
     lines = []
     for task, rows in found.groupby("task", sort=False):
         lines.append(f"{task} on {about['device']}, weights {about['weights']}, KV cache {about['kv']};")
-        lines.append(f"{ALLOCATED[about['allocation']]};")
-        lines.append(f"{about['strategy']}: {STRATEGIES[name][1]};")
+        lines += [f"{ALLOCATED[about['allocation']]};", f"{about['strategy']}: {STRATEGIES[name][1]};"]
         lines.append(f"budget and cost in {UNITS[unit]} per problem, by {about['clock']}")
         head = f"{'budget':>7}  {'accuracy':15}{'halves':>11}{'dense':>7}{'cost':>9}{'answers':>8}"
         lines.append(head + (f"{'again':>6}  run" if uniform else "  most frequent setting"))
         for row in rows.to_dict("records"):
-            start = f"{row[f'budget_{unit}']:>7.4g}  "
-            if row["setting"]:
-                spread = f"{percent(row['accuracy'])} ({percent(row['low'], 0)}-{percent(row['high'], 0)})"
-                halves = f"{percent(row['seen'])}/{percent(row['unseen'])}"
-                start += f"{spread:15}{halves:>11}{percent(row['dense']):>7}"
-                start += f"{row[f'cost_{unit}']:>9.3g}{row['draws']:>8.3g}"
-                run = row["setting"] + (" *" if row["oracle"] else "")
-                share = f"{often(row['again']):>6}  {run}"
-                lines.append(start + (share if uniform else f"  {percent(row['share'], 0)}%: {run}"))
-                if uniform:
-                    lines.append(f"{'':9}{served(row)}")
-                if row["runner_up"]:
-                    other = f"{percent(row['runner_up_accuracy'])}, beaten in {often(row['beats'])}%"
-                    lines.append(f"{'':9}{other:55}  {row['runner_up']}")
-            if row["note"]:
-                told = wrap(row["note"], 90, break_long_words=False)
-                lines += [(" " * 9 if row["setting"] or i else start) + part for i, part in enumerate(told)]
+            lines += _told(row, f"{row[f'budget_{unit}']:>7.4g}  ", row[f"cost_{unit}"], uniform)
         lines.append("")
-    assumed = about["measured"] and bool((found.policy.isin(["dense", ""])).eq(False).any())
-    scans = bool(found.policy.str.contains(":false").any())
-    legend = (
-        LEGEND
-        + (UNIFORM if uniform else ORACLE)
-        + VOTE * (name == "majority")
-        + SCAN * scans
-        + ASSUMED * assumed
-    )
-    return (
-        "\n".join(lines)
-        + (legend + FREE * bool(found.oracle.any())).format(level=about["level"])
-        + _start(found)
-    )
+    sparse = about["measured"] and not found.policy.isin(["dense", ""]).all()
+    legend = [LEGEND, UNIFORM if uniform else ORACLE, VOTE * (name == "majority"), ASSUMED * bool(sparse)]
+    legend += [SCAN * bool(found.policy.str.contains(":false").any()), FREE * bool(found.oracle.any())]
+    return "\n".join(lines) + "".join(legend).format(level=about["level"]) + _start(found) * uniform
+
+
+def _told(row: Mapping[Any, Any], start: str, cost: float, uniform: bool) -> Iterator[str]:
+    """The lines of one budget."""
+    if row["setting"]:
+        spread = f"{percent(row['accuracy'])} ({percent(row['low'], 0)}-{percent(row['high'], 0)})"
+        halves = f"{percent(row['seen'])}/{percent(row['unseen'])}"
+        start += f"{spread:15}{halves:>11}{percent(row['dense']):>7}{cost:>9.3g}{row['draws']:>8.3g}"
+        share = f"{often(row['again']):>6}  " if uniform else f"  {percent(row['share'], 0)}%: "
+        yield start + share + row["setting"] + " *" * row["oracle"]
+        start = " " * 9
+        if uniform:
+            yield start + served(row)
+    if row["runner_up"]:
+        other = f"{percent(row['runner_up_accuracy'])}, beaten in {often(row['beats'])}%"
+        yield f"{start}{other:55}  {row['runner_up']}"
+    for i, part in enumerate(wrap(row["note"], 90, break_long_words=False)):
+        yield (" " * 9 if i else start) + part
 
 
 def _start(found: pd.DataFrame) -> str:
     """What to start for each model and policy of a plan with one setting for all."""
     about, lines = found.attrs, list[str]()
-    if about["allocation"] != "uniform":
-        return ""
     for row in found[found.setting != ""].drop_duplicates(["model", "policy", "cap"]).to_dict("records"):
-        lines.append(f"\n{row['model']}, {row['policy']}")
+        each = commands(row, about["weights"], about["kv"], about["reserve"])
         lines += [
-            f"  {engine}: {line}"
-            for engine, line in commands(row, about["weights"], about["kv"], about["reserve"]).items()
+            f"\n{row['model']}, {row['policy']}",
+            *(f"  {engine}: {line}" for engine, line in each.items()),
         ]
     return "\n\nTo start:" + "\n".join(lines) if lines else ""
 
