@@ -154,7 +154,7 @@ class Silicon:
     def why_not(self, shape: ModelShape, tp: int = 1) -> str:
         """Why a model cannot be priced, or an empty text."""
         if shape.kv_lora_rank:
-            return "latent attention: no rows beside its other matrices"
+            return "latent attention, timed as a whole module: see the serving runs"
         if shape.head_dim != HEAD_DIM:
             return f"heads of {shape.head_dim}, measured: {HEAD_DIM}"
         if shape.n_q_heads % tp:
