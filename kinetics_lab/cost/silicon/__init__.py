@@ -156,7 +156,7 @@ class Silicon:
         if not shape.is_uniform:
             return "its layers differ, or do not attend to the whole context"
         if shape.is_mla:
-            return "latent attention: no rows beside its other matrices"
+            return "latent attention, timed as a whole module: see the serving runs"
         if shape.head_dim != HEAD_DIM:
             return f"heads of {shape.head_dim}, measured: {HEAD_DIM}"
         if shape.n_q_heads % tp:
