@@ -256,6 +256,29 @@ def test_length_caps_cannot_be_split_from_counts(summary):
         next(resample.split_trials(table.assign(cap=np.nan, n_traces=1, n_correct=1), 1))
 
 
+def test_trials_that_share_random_numbers_go_to_the_same_half():
+    """Ten settings that answer alike, trial by trial: there is nothing to choose, so nothing may be lost by choosing."""
+    rng = np.random.default_rng(4)
+    alike = rng.random((40, 16)) < 0.5  # [problem, trial]
+    keys = [(f"m{k}", p, t) for k in range(10) for p in range(40) for t in range(16)]
+    traces = pd.DataFrame(keys, columns=["model", "problem", "trial"]).assign(policy="dense")
+    traces["correct"] = alike[traces.problem, traces.trial]
+    rows = [(f"m{k}", p, alike[p].sum()) for k in range(10) for p in range(40)]
+    table = pd.DataFrame(rows, columns=["model", "problem", "n_correct"]).assign(policy="dense", n_traces=16)
+    table = table.assign(n_trials=1, eflops=1.0, tokens=1.0, task="t", accuracy=table.n_correct / 16)
+    by_index = resample.out_of_sample(resample.split_trials(table, 20, 0, traces), [1.0])
+    by_count = resample.out_of_sample(resample.split_trials(table, 20, 0), [1.0])
+    assert by_index[0].mean() == pytest.approx(alike.mean())
+    assert by_index[1].mean() == pytest.approx(alike.mean())
+    assert by_count[1].mean() < alike.mean() - 0.05
+    for one in resample.split_trials(table, 3, 1, traces):
+        halves = one.pivot(index="problem", columns="model", values="first")
+        assert (halves.nunique(axis=1) == 1).all()
+        assert ((one["first"] + one["second"]) / 2 == one.accuracy).all()
+    with pytest.raises(ValueError, match="traces must be those behind the table"):
+        next(resample.split_trials(table, 1, 0, traces[traces.trial > 0]))
+
+
 # --- what a mutation of the resampling would change ------------------------------------------------
 
 

@@ -239,13 +239,16 @@ def _split_gap(base: np.ndarray, other: np.ndarray, seed: int, n_splits: int = 5
 # --- choices judged on other trials --------------------------------------------------------------
 
 
-def split_trials(table: pd.DataFrame, n_splits: int, seed: int = 0) -> Iterator[pd.DataFrame]:
+def split_trials(
+    table: pd.DataFrame, n_splits: int, seed: int = 0, traces: pd.DataFrame | None = None
+) -> Iterator[pd.DataFrame]:
     """Each problem's traces dealt into two halves at random, ``n_splits`` times.
 
     Yields the rows that both halves can score (N <= half of the traces) with columns ``first`` and ``second``,
     Pass@N on each half. Traces of a setting are exchangeable, so the number correct in a half is
-    hypergeometric and counts suffice. Raises ``ValueError`` for a table with length caps: the same traces
-    stand behind every cap, and counts do not tell which trace is which.
+    hypergeometric and counts suffice. Where trial t of one setting shares random numbers with trial t of another, give the
+    ``traces`` behind the table: a trial is then in the same half in all settings of a problem. Raises ``ValueError`` for a table with length caps: the same traces
+    stand behind every cap, and counts do not tell which trace is which; and for traces that are not those of the table.
     """
     require(n_splits >= 1, "n_splits must be >= 1", n_splits)
     if "cap" in table and table.cap.notna().any():
@@ -259,8 +262,21 @@ def split_trials(table: pd.DataFrame, n_splits: int, seed: int = 0) -> Iterator[
     require(fits.any(), "every setting needs at least two traces a problem", int(total.max()))
     table, unit = table[fits].reset_index(drop=True), unit[fits]
     rng, trials = np.random.default_rng(seed), table.n_trials.to_numpy()
+    if traces is not None:
+        named = traces.astype(dict.fromkeys(keys, str)).pivot(index=keys, columns="trial", values="correct")
+        right = named.reindex(pd.MultiIndex.from_frame(units[keys].astype(str))).to_numpy(float)
+        whole = np.isfinite(right).all() and np.array_equal(right.sum(1), correct)
+        require(
+            whole, "traces must be those behind the table, with the same trials in every setting", right.shape
+        )
+        problem = pd.factorize(units.problem)[0]
+        order = np.tile(np.arange(right.shape[1]), (problem.max() + 1, 1))
     for _ in range(n_splits):
-        seen = rng.hypergeometric(correct, total - correct, half)
+        if traces is None:
+            seen = rng.hypergeometric(correct, total - correct, half)
+        else:
+            taken = rng.permuted(order, axis=1) < half[0]
+            seen = (right * taken[problem]).sum(1).astype(int)
         first = pass_at_k(half[unit], seen[unit], trials)
         second = pass_at_k((total - half)[unit], (correct - seen)[unit], trials)
         yield table.assign(first=first, second=second)
