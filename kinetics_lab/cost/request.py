@@ -56,7 +56,7 @@ class Cost:
         return self.flops + moved if combine == "add" else np.maximum(self.flops, moved)
 
     def seconds(self, hardware: Hardware, combine: str = "add") -> Number:
-        """Time at the hardware's peak rates, s: a lower bound, never a prediction of a real engine."""
+        """Time at peak rates, s: with "max" a lower bound; with "add" not one, since kernels overlap (chapter 24)."""
         return self.eflops(hardware, combine) / hardware.peak_flops
 
 
