@@ -577,6 +577,8 @@ def test_whole_documents(tmp_path, document, indent):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"eval": {"task": "t"}, "samples": [7]}', ":1: each entry must be a JSON object; got 7"),
+        ('{"rows": [{"a": 1}, 7]}', ":1: no known format; say"),
         ("[1, 2]", ":1: each entry must be a JSON object; got 1"),
         ("3", ":1: each line must be a JSON object; got 3"),
         ("[{\n", ":1: not a JSON object but '[{' ("),
@@ -683,7 +685,7 @@ def test_one_sentence_where_memory_would_not_do(tmp_path, monkeypatch):
     with refused(f"{path}: line 1 is longer than 1 MiB, {how}"):
         read_traces(path)
     path.write_text(json.dumps(ROWS * 2000, indent=1))
-    with refused(f"{path}: a JSON document of more than 1 MiB, {how}"):
+    with refused(f"{path}: line 1 is no JSON object, and as a document the file has over 1 MiB, {how}"):
         read_traces(path)
     monkeypatch.setattr(sources, "MOST", 5)
     pd.DataFrame(ROWS).to_parquet(tmp_path / "t.parquet")
