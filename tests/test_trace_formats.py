@@ -592,6 +592,15 @@ def test_documents_that_hold_no_records(tmp_path, text, message):
         read_traces(path)
 
 
+def test_blank_lines_are_no_records_but_count_as_lines(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n" + "\n \n".join(map(json.dumps, ROWS)) + "\n\n")
+    assert len(read_traces(path)) == len(ROWS)
+    path.write_text("\n" + json.dumps(ROWS[0]) + "\n\n" + json.dumps(ROWS[1] | {"tokens_out": "x"}))
+    with refused(f"{path}:4: tokens_out must be a whole number >= 0; got 'x'"):
+        read_traces(path)
+
+
 def test_any_table_by_a_map_of_its_columns(tmp_path):
     theirs = {
         "question_id": "q7",
