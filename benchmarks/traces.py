@@ -72,7 +72,7 @@ def write_server_log(folder, size):
     with path.open("w") as file:
         line = written = 0
         while written < size or line % N_PROBLEMS:
-            usage = f'{{"prompt_tokens": 200, "completion_tokens": {line % 32_000}, "total_tokens": 0}}'
+            usage = f'{{"prompt_tokens": 200, "completion_tokens": {1 + line % 32_000}, "total_tokens": 0}}'
             written += file.write(
                 f'{{"id": "cmpl-{line:09}-0123456789abcdef", "object": "text_completion", "model": "tiny", "problem": '
                 f'{line % N_PROBLEMS}, "choices": [{{"index": 0, "finish_reason": "stop"}}], "usage": {usage}, '

@@ -577,6 +577,8 @@ def test_whole_documents(tmp_path, document, indent):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"eval": {"task": "t"}, "samples": [7]}', ":1: each entry must be a JSON object; got 7"),
+        ('{"rows": [{"a": 1}, 7]}', ":1: no known format; say"),
         ("[1, 2]", ":1: each entry must be a JSON object; got 1"),
         ("3", ":1: each line must be a JSON object; got 3"),
         ("[{\n", ":1: not a JSON object but '[{' ("),
@@ -587,6 +589,15 @@ def test_documents_that_hold_no_records(tmp_path, text, message):
     path = tmp_path / "t.json"
     path.write_text(text)
     with refused(f"{path}{message}"):
+        read_traces(path)
+
+
+def test_blank_lines_are_no_records_but_count_as_lines(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n" + "\n \n".join(map(json.dumps, ROWS)) + "\n\n")
+    assert len(read_traces(path)) == len(ROWS)
+    path.write_text("\n" + json.dumps(ROWS[0]) + "\n\n" + json.dumps(ROWS[1] | {"tokens_out": "x"}))
+    with refused(f"{path}:4: tokens_out must be a whole number >= 0; got 'x'"):
         read_traces(path)
 
 
@@ -683,7 +694,7 @@ def test_one_sentence_where_memory_would_not_do(tmp_path, monkeypatch):
     with refused(f"{path}: line 1 is longer than 1 MiB, {how}"):
         read_traces(path)
     path.write_text(json.dumps(ROWS * 2000, indent=1))
-    with refused(f"{path}: a JSON document of more than 1 MiB, {how}"):
+    with refused(f"{path}: line 1 is no JSON object, and as a document the file has over 1 MiB, {how}"):
         read_traces(path)
     monkeypatch.setattr(sources, "MOST", 5)
     pd.DataFrame(ROWS).to_parquet(tmp_path / "t.parquet")

@@ -95,7 +95,9 @@ def _json(data: Any) -> Records:
     if head[1].lstrip()[:1] in (b"[", b"{"):
         text += data.read(LONGEST + 1 - len(text)) if len(text) <= LONGEST else b""
         if len(text) > LONGEST:
-            raise TraceFileError(f"a JSON document of more than {LONGEST >> 20} MiB, {_AS_LINES}")
+            raise TraceFileError(
+                f"line 1 is no JSON object, and as a document the file has over {LONGEST >> 20} MiB, {_AS_LINES}"
+            )
         try:
             yield from enumerate(_entries(json.loads(text)), 1)
             return
@@ -123,21 +125,26 @@ def _parsed(number: int, line: bytes) -> tuple[int, Record | ValueError]:
 
 def _entries(document: Any) -> Iterable[Record | ValueError]:
     """The records in a document: a list, or an object around or of them; else it is a record itself."""
+
+    def objects(entries: list[Any], **said: Any) -> Iterable[Record | ValueError]:
+        rule = "each entry must be a JSON object; got {}"
+        return [said | e if isinstance(e, dict) else ValueError(rule.format(shortened(e))) for e in entries]
+
     if isinstance(document, list):
-        wrong = "each entry must be a JSON object; got {}"
-        return [e if isinstance(e, dict) else ValueError(wrong.format(shortened(e))) for e in document]
+        return objects(document)
     if not isinstance(document, dict):
         return [ValueError(f"not JSON objects but {shortened(document)}")]
-    if isinstance(document.get("eval"), dict) and isinstance(
-        samples := document.get("samples"), list
-    ):  # Inspect
-        return [s | {"eval": document["eval"]} if isinstance(s, dict) else s for s in samples]
+    log, samples = document.get("eval"), document.get("samples")
+    if isinstance(log, dict) and isinstance(samples, list):  # Inspect
+        return objects(samples, eval=log)
     if document.keys() & {"choices", "outputs", "messages", "output", "content", "response"}:
         return [document]
     parts = [v for v in document.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
     if len(parts) == 1:
-        said = {k: v for k, v in document.items() if k in ("model", "task", "policy") and isinstance(v, str)}
-        return [said | e if isinstance(e, dict) else ValueError(shortened(e)) for e in parts[0]]
+        names = {"model", "task", "policy"} & document.keys()
+        return objects(
+            parts[0], **{name: document[name] for name in names if isinstance(document[name], str)}
+        )
     if len(document) > 1 and all(isinstance(v, dict) for v in document.values()):
         return [{"problem": name} | v for name, v in document.items()]
     lengths = {len(v) if isinstance(v, list) else 0 for v in document.values()}
