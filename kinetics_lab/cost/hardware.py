@@ -7,6 +7,7 @@ ones; datasheets often print the figure with structured sparsity, which is twice
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -45,7 +46,8 @@ class Hardware:
 
     def __post_init__(self) -> None:
         lookup(self.peaks, self.precision, f"{self.name}: precision")
-        _positive(f"{self.name}:", dict(self.peaks) | {"bandwidth": self.bandwidth, "memory": self.memory})
+        known = {} if math.isnan(self.memory) else {"memory": self.memory}  # a fitted machine has none
+        _positive(f"{self.name}:", dict(self.peaks) | {"bandwidth": self.bandwidth} | known)
 
     @property
     def peak_flops(self) -> float:
