@@ -70,12 +70,12 @@ class PlainCache:
 
     def attend(self, q: Tensor, scale: float | None = None) -> Tensor:
         """``q [batch, heads, head_dim]`` over the cached tokens that the policy reads; same shape, 0 for none."""
-        lengths = self.lengths if self.active is None else self.lengths * self.active
+        lengths = self._seen()
         n = int(lengths.max())
         k, v = self.k[:, :, :n], self.v[:, :, :n]
         grouped = q.unflatten(1, (k.shape[1], -1))
         scores = grouped @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
-        read = self._read(grouped, k, scores.mean(2), lengths[:, None, None])
+        read = self._read(grouped, k, scores.mean(2))
         if read is not None:
             scores.masked_fill_(~read[:, :, None], -torch.inf)
         out = (scores.softmax(-1) @ v).flatten(1, 2)
@@ -86,12 +86,16 @@ class PlainCache:
         self.k, self.v, self.lengths, self.active = self.k[rows], self.v[rows], self.lengths[rows], None
         return True
 
-    def _read(self, q: Tensor, k: Tensor, scores: Tensor, lengths: Tensor) -> Tensor | None:
+    def _seen(self) -> Tensor:
+        """The length of each request that took the last token; 0 for the others."""
+        return self.lengths if self.active is None else self.lengths * self.active
+
+    def _read(self, q: Tensor, k: Tensor, scores: Tensor) -> Tensor | None:
         """Which tokens are read, bool ``[batch, KV heads or 1, tokens]``, by ``scores`` averaged over the group.
 
-        ``lengths [batch, 1, 1]``. None where all requests are equally long and all is read.
+        None where all requests are equally long and all is read.
         """
-        policy, n = self.policy, scores.shape[-1]
+        policy, n, lengths = self.policy, scores.shape[-1], self._seen()[:, None, None]
         at = torch.arange(n, device=scores.device)
         live = at < lengths
         if n <= policy.tokens_read and not isinstance(policy, StridedBlockTopK):  # its windows may overlap
@@ -168,7 +172,6 @@ class PagedCache:
 
         self.kernels, self.policy = kinetics_kernels, policy
         self.kept: Tensor | None = None  # requests that :meth:`keep` left
-        self.active: Tensor | None = None  # of them, those that took the last token
         block = page_block(policy)
         if not isinstance(policy, Dense):
             most = kinetics_kernels.configs.MAX_SELECT * (1 if isinstance(policy, TopK) else block)
@@ -182,6 +185,7 @@ class PagedCache:
             batch, n_kv_heads, head_dim, max_tokens, page_size=page, block_size=block,
             bounds=isinstance(policy, Quest), dtype=dtype, device=device,
         )  # fmt: skip
+        self.seen = self.cache  # in which requests that took no token have length 0
 
     def under(self, policy: Policy) -> PagedCache:
         """The same memory under another policy of the same block size."""
@@ -192,32 +196,31 @@ class PagedCache:
         return other
 
     def fill(self, k: Tensor, v: Tensor, rows: slice = slice(None)) -> None:
-        self.kept = self.active = None
+        self.kept, self.seen = None, self.cache
         part = self.cache.rows(*rows.indices(self.cache.batch)[:2])
         part.lengths.zero_()
         k, v = (x.expand(part.batch, -1, -1, -1).contiguous() for x in (k, v))
         part.append(k, v) if k.shape[1] > 1 else part.append(k[:, 0], v[:, 0])
 
     def append(self, k: Tensor, v: Tensor, active: Tensor | None = None) -> None:
-        self.active = self.kept if active is None else active
         self.cache.append(k.contiguous(), v.contiguous(), active)
+        left = self.kept if active is None else active
+        self.seen = self.cache if left is None else self.cache.only(left)
 
     def attend(self, q: Tensor, scale: float | None = None) -> Tensor:
-        q, cache, kernels, policy = q.contiguous(), self.cache, self.kernels, self.policy
-        if self.active is not None:
-            cache = cache.only(self.active)
+        q, cache, kernels, policy = q.contiguous(), self.seen, self.kernels, self.policy
         if isinstance(policy, Dense):
             return kernels.dense_decode(q, cache, scale=scale)
         if isinstance(policy, TopK):
             return kernels.token_topk_decode(q, cache, policy.budget, scale=scale)
-        return kernels.sparse_decode(q, cache, self._select(q, cache), scale=scale)
+        return kernels.sparse_decode(q, cache, self._select(q), scale=scale)
 
     def keep(self, rows: Tensor) -> bool:
-        self.kept = self.active = rows
+        self.kept, self.seen = rows, self.cache.only(rows)
         return False  # the others' memory stays, and so do their rows of q
 
-    def _select(self, q: Tensor, cache: Any) -> Any:
-        kernels, policy = self.kernels, self.policy
+    def _select(self, q: Tensor) -> Any:
+        cache, kernels, policy = self.seen, self.kernels, self.policy
         if isinstance(policy, Local):
             return kernels.select_local(cache, policy.window, sink_blocks=policy.sink)
         assert isinstance(policy, BlockTopK)

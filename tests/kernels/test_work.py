@@ -119,6 +119,17 @@ def test_any_ragged_batch(make, close, lengths, straggler, resident, group, n_kv
         torch.testing.assert_close(got_lse.double().cpu(), want_lse, atol=1e-5, rtol=1e-5)
 
 
+def test_more_parts_than_one_turn_joins(make, close, monkeypatch):
+    """Two at a time: large logits, so that a later turn has the larger ones and the sums before must shrink."""
+    monkeypatch.setattr(configs, "JOIN_PARTS", 2)
+    q, cache = make_ragged(make, [100, 33], n_kv=1)
+    for cut in ({"splits": 6}, {"splits": None}):
+        out, lse = dense_decode(q, cache, scale=3.0, return_lse=True, **cut)
+        want, want_lse = reference.dense_decode(q, cache, 3.0)
+        close(out, want, scale=10)
+        torch.testing.assert_close(lse.double().cpu(), want_lse, atol=1e-4, rtol=1e-5)
+
+
 def test_the_order_of_requests_changes_no_bit(make, monkeypatch):
     """How work is cut depends on the lengths alone, and parts are joined in the order of the context."""
     monkeypatch.setattr(configs, "resident", lambda *_: 6)
