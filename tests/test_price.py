@@ -27,7 +27,7 @@ from kinetics_lab.cost.step import prefill_seconds, step_parts, step_seconds
 from kinetics_lab.data import read_table
 from kinetics_lab.laws.frontier import mean_allocation, uniform_allocation
 from kinetics_lab.laws.resample import cost_to_solve
-from kinetics_lab.planner.offers import load
+from kinetics_lab.planner.offers import load, with_caps, with_votes
 from kinetics_lab.planner.plan import plan
 from kinetics_lab.planner.price import counts, price
 from kinetics_lab.planner.serve import checkpoint, commands
@@ -365,6 +365,8 @@ def test_a_vote_with_known_answers_is_exact():
     cut = plan(traces, H200, [50], strategy="majority", trials=[5], caps=[1], policies=["dense"], **FEW)
     assert cut.accuracy[0] == pytest.approx(found.accuracy)
     assert "answer" in check_traces(traces)
+    cut_short = with_votes(with_caps(check_traces(traces), [1]), check_traces(traces))
+    assert set(cut_short.votes[cut_short.cap == 1]) == {((6, None),)}  # what was cut is no vote
     both = traces.assign(answer=traces.answer.where(traces.correct, "right"))
     with pytest.raises(
         ValueError, match="answer 'right' to problem p0 must be right or wrong in all traces; got both"
@@ -544,16 +546,16 @@ def test_halves_choose_by_their_own_costs():
     summary = summarize(made_up(11, n_problems=3, n_traces=8, deployed=[("qwen3-4b", "dense")]))
     table, _ = price(summary, H200, [1, 2, 4], strategy=UntilRight, batch=64, prefill=False)
     one = table[table.n_trials == 1].set_index("problem").eflops / H200.peak_flops
-    budget = 1.4 * one.mean()
+    budget = 2.2 * one.mean()
     found = plan(
-        summary, H200, [budget], trials=[1, 2, 4], batch=64, prefill=False, n_boot=5, n_splits=3, seed=2
+        summary, H200, [budget], trials=[1, 2, 4], batch=64, prefill=False, n_boot=5, n_splits=6, seed=2
     ).iloc[0]
     c, rng, results = (
         summary.set_index("problem").n_correct[one.index].to_numpy(),
         np.random.default_rng(2),
         [],
     )
-    for _ in range(3):
+    for _ in range(6):
         right = rng.hypergeometric(c, 8 - c, 4)
         halves = (right, c - right)
         for mine, other in (halves, halves[::-1]):
