@@ -360,6 +360,8 @@ def test_a_vote_with_known_answers_is_exact():
         traces[COLUMNS], H200, [50], strategy="majority", trials=[5], policies=["dense"], **FEW
     ).iloc[0]
     assert bound.accuracy <= found.accuracy <= bound.best_case
+    band = plan(traces[COLUMNS], H200, [50], strategy="majority", trials=[5], policies=["dense"], **FEW)
+    assert f"{100 * band.best_case[0]:.1f} if no two wrong answers agree" in text(band)
     few = plan(traces, H200, [50], strategy="majority", trials=[2], policies=["dense"], **FEW).iloc[0]
     assert few.note == "not judged out of sample: a vote takes the answers themselves"
     cut = plan(traces, H200, [50], strategy="majority", trials=[5], caps=[1], policies=["dense"], **FEW)
