@@ -26,7 +26,8 @@ from kinetics_lab.cost.silicon.serving import prefill_seconds as measured_prefil
 from kinetics_lab.cost.step import prefill_seconds, step_parts, step_seconds
 from kinetics_lab.data import read_table
 from kinetics_lab.laws.frontier import mean_allocation, uniform_allocation
-from kinetics_lab.planner.offers import load
+from kinetics_lab.laws.resample import cost_to_solve
+from kinetics_lab.planner.offers import load, with_caps, with_votes
 from kinetics_lab.planner.plan import plan
 from kinetics_lab.planner.price import counts, price
 from kinetics_lab.planner.serve import checkpoint, commands
@@ -359,11 +360,15 @@ def test_a_vote_with_known_answers_is_exact():
         traces[COLUMNS], H200, [50], strategy="majority", trials=[5], policies=["dense"], **FEW
     ).iloc[0]
     assert bound.accuracy <= found.accuracy <= bound.best_case
+    band = plan(traces[COLUMNS], H200, [50], strategy="majority", trials=[5], policies=["dense"], **FEW)
+    assert f"{100 * band.best_case[0]:.1f} if no two wrong answers agree" in text(band)
     few = plan(traces, H200, [50], strategy="majority", trials=[2], policies=["dense"], **FEW).iloc[0]
     assert few.note == "not judged out of sample: a vote takes the answers themselves"
     cut = plan(traces, H200, [50], strategy="majority", trials=[5], caps=[1], policies=["dense"], **FEW)
     assert cut.accuracy[0] == pytest.approx(found.accuracy)
     assert "answer" in check_traces(traces)
+    cut_short = with_votes(with_caps(check_traces(traces), [1]), check_traces(traces))
+    assert set(cut_short.votes[cut_short.cap == 1]) == {((6, None),)}  # what was cut is no vote
     both = traces.assign(answer=traces.answer.where(traces.correct, "right"))
     with pytest.raises(
         ValueError, match="answer 'right' to problem p0 must be right or wrong in all traces; got both"
@@ -533,3 +538,57 @@ def test_a_setting_without_a_flag_says_so():
         for line in commands(sparse, "bf16", "bf16").values()
     )
     assert all("into fp4" in line for line in commands(sparse | {"policy": "dense"}, "fp4", "bf16").values())
+
+
+# --- on other trials, on other problems ----------------------------------------------------------
+
+
+def test_halves_choose_by_their_own_costs():
+    """Stopping costs what the half says that chooses, and what is spent is what it costs on the other."""
+    summary = summarize(made_up(11, n_problems=3, n_traces=8, deployed=[("qwen3-4b", "dense")]))
+    table, _ = price(summary, H200, [1, 2, 4], strategy=UntilRight, batch=64, prefill=False)
+    one = table[table.n_trials == 1].set_index("problem").eflops / H200.peak_flops
+    budget = 2.2 * one.mean()
+    found = plan(
+        summary, H200, [budget], trials=[1, 2, 4], batch=64, prefill=False, n_boot=5, n_splits=6, seed=2
+    ).iloc[0]
+    c, rng, results = (
+        summary.set_index("problem").n_correct[one.index].to_numpy(),
+        np.random.default_rng(2),
+        [],
+    )
+    for _ in range(6):
+        right = rng.hypergeometric(c, 8 - c, 4)
+        halves = (right, c - right)
+        for mine, other in (halves, halves[::-1]):
+            costs = {
+                n: np.mean([x * drawn(4, r, n) for x, r in zip(one, mine, strict=True)]) for n in (1, 2, 4)
+            }
+            solved = {
+                n: [np.mean([1 - comb(4 - r, n) / comb(4, n) for r in half]) for half in (mine, other)]
+                for n in (1, 2, 4)
+            }
+            fits = [n for n in (1, 2, 4) if costs[n] <= budget]
+            n = max(fits, key=lambda n: (round(solved[n][0], 9), -costs[n]), default=0)
+            spent = np.mean([x * drawn(4, r, n) for x, r in zip(one, other, strict=True)]) if n else 0
+            results.append([*solved.get(n, (0, 0)), spent])
+    assert [found.seen, found.unseen, found.spent_s] == pytest.approx(list(np.mean(results, 0)))
+
+
+def test_the_cost_to_solve_a_share_is_the_cheapest_settings():
+    table, _ = price(summarize(made_up(4)), H200, [1, 3, 6], strategy=UntilRight, batch=64)
+    weights = np.array([[0.5, 0.5, 0, 0], [0, 0.25, 0.25, 0.5]])
+    levels = [0.2, 0.6, 0.99]
+    value, draws = cost_to_solve(table, levels, weights)
+    for some, got in ((np.full(4, 0.25), value), (weights[0], draws[0]), (weights[1], draws[1])):
+        for level, cost in zip(levels, got, strict=True):
+            enough = [
+                some @ own.eflops for _, own in (
+                    (key, rows.set_index("problem").loc[["p0", "p1", "p2", "p3"]])
+                    for key, rows in table.groupby(["model", "policy", "n_trials"])
+                ) if some @ own.accuracy >= level - 1e-12
+            ]  # fmt: skip
+            assert cost == pytest.approx(min(enough, default=np.inf))
+    assert np.isfinite(value[0])
+    with pytest.raises(ValueError, match="one setting at least must cover every problem"):
+        cost_to_solve(table[(table.model == "qwen3-4b") == (table.problem == "p0")], levels, weights)

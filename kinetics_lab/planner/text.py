@@ -84,6 +84,8 @@ def _told(row: Mapping[Any, Any], start: str, cost: float, uniform: bool) -> Ite
         share = f"{often(row['again']):>6}  " if uniform else f"  {percent(row['share'], 0)}%: "
         yield start + share + row["setting"] + " *" * row["oracle"]
         start = " " * 9
+        if row["best_case"] > row["accuracy"]:
+            yield f"{start}{percent(row['best_case'])} if no two wrong answers agree"
         if uniform:
             yield start + served(row)
     if row["runner_up"]:
