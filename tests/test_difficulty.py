@@ -8,7 +8,7 @@ from scipy.stats import binom, multivariate_normal, norm
 
 from kinetics_lab import find_hardware, plan, read_table
 from kinetics_lab.laws import difficulty
-from kinetics_lab.laws.laplace import laplace
+from kinetics_lab.laws.difficulty.laplace import laplace
 
 NAMES = [
     ("qwen3-0.6b", "dense"), ("qwen3-1.7b", "dense"), ("qwen3-1.7b", "topk:128"), ("qwen3-8b", "dense"),

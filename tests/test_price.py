@@ -180,14 +180,14 @@ def test_a_clock_of_measured_kernels(summary, layers):
 
 def test_what_a_clock_cannot_price_is_named(summary):
     found = plan(
-        summary.replace({"model": {"qwen3-8b": "qwen3-30b-a3b"}}),
+        summary.replace({"model": {"qwen3-8b": "llama3-1b"}}),
         H200,
         [50],
         clock=parse_clock("h200:vllm"),
         **FEW,
     )
     [told] = [line for line in left_out(found) if "cannot price it" in line]
-    assert "qwen3-30b-a3b needs measured experts" in told
+    assert "heads of 64, measured: 128" in told
     assert found.model[0] == "qwen3-4b"
     assert "measured by NVIDIA's collector" in text(found)
     with pytest.raises(ValueError, match="no model can be served: h200:vllm, .* heads of 64, measured: 128"):

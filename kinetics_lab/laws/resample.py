@@ -283,17 +283,14 @@ def split_trials(
 
 
 def out_of_sample(
-    halves: Iterable[pd.DataFrame],
-    costs: ArrayLike,
-    allocate: Callable[..., Allocation] = oracle_allocation,
+    halves: Iterable[pd.DataFrame], costs: ArrayLike, allocate: Callable[..., Allocation] = oracle_allocation,
     price: str = "eflops",
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Accuracy when settings are chosen and scored on the same half of the trials, and on different halves.
 
-    ``halves``: cost tables with columns ``first`` and ``second``, from :func:`split_trials`. Three arrays
-    [problem, cost], means over the splits (each half chooses once): accuracy on the half that chose, on the
-    other, and what the choices cost in column ``price`` (0 where nothing fits). The difference of the first two is the optimism
-    of choosing and scoring on the same trials, for half as many trials as there are.
+    ``halves``: cost tables from :func:`split_trials`. Three arrays [problem, cost], means over the splits (each half chooses once):
+    accuracy on the half that chose, on the other (their difference is the optimism of choosing and scoring on the same trials,
+    for half as many as there are), and what the choices cost in column ``price`` (0 where nothing fits).
     """
     found = []
     for table in halves:

@@ -167,7 +167,9 @@ def with_votes(summary: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     for row in summary.to_dict("records"):
         rows = held[tuple(str(row[name]) for name in group)]
         whole = rows.tokens_out <= row.get("cap", np.nan) if row.get("cap", np.nan) > 0 else ~rows.truncated
-        named = rows[whole & rows.answer.notna()].groupby("answer", observed=True).correct
+        named = (
+            rows[whole & rows.answer.notna() & (rows.answer != "")].groupby("answer", observed=True).correct
+        )
         both = named.nunique()
         if (both > 1).any():
             raise ValueError(

@@ -206,12 +206,11 @@ class Silicon:
             return np.asarray(shape.n_layers * (attend + block(shape.ffn)))
         routed = self._quiet(tokens, shape.n_experts, width) + self.experts(shape.name, tokens, ep, tp // ep)
         first = shape.n_dense_layers
-        if always := shape.parameters["shared"] / (
-            3 * width * (shape.n_layers - first)
-        ):  # units of shared experts
+        sparse = shape.n_layers - first
+        if always := shape.parameters["shared"] / (3 * width * sparse):  # hidden units of shared experts
             routed = routed + block(always)
         dense = first * block(shape.ffn) if first else 0
-        return np.asarray(shape.n_layers * attend + (shape.n_layers - first) * routed + dense)
+        return np.asarray(shape.n_layers * attend + sparse * routed + dense)
 
     def _quiet(self, m: np.ndarray, n: float, k: float) -> np.ndarray:
         """A product whose width is known to lie outside the grid: the router's and the output head's."""

@@ -30,8 +30,8 @@ from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.models import find_model
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import require
+from kinetics_lab.laws.difficulty.laplace import Laplace, laplace
 from kinetics_lab.laws.frontier import cost_table
-from kinetics_lab.laws.laplace import Laplace, laplace
 from kinetics_lab.traces.table import pass_at_k
 
 Setting = tuple[str, str]  # model, policy
