@@ -174,13 +174,9 @@ def cost_to_solve(
 
 
 def advantage(
-    base: Mapping[str, np.ndarray],
-    other: Mapping[str, np.ndarray],
-    costs: ArrayLike,
-    levels: ArrayLike,
-    n_boot: int = 1000,
-    seed: int = 0,
-) -> tuple[pd.DataFrame, dict[str, float]]:
+    base: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], costs: ArrayLike, levels: ArrayLike,
+    n_boot: int = 1000, seed: int = 0,
+) -> tuple[pd.DataFrame, dict[str, float]]:  # fmt: skip
     """How much cheaper, and how much better, the best of ``other`` is than the best of ``base``.
 
     Both are accuracies [problem, cost] by name: of allocations (``one.values("accuracy")``), or of choices

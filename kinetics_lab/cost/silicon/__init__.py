@@ -227,9 +227,7 @@ class Silicon:
     @cached_property
     def matrix_rate(self) -> float:
         """95th percentile of the rate of large products (m >= 2048, n and k >= 4096), FLOP/s."""
-        t = self._products[
-            (self._products.m >= 2048) & (self._products.n >= 4096) & (self._products.k >= 4096)
-        ]
+        t = self._products.query("m >= 2048 and n >= 4096 and k >= 4096")
         return float(np.percentile(2.0 * t.m * t.n * t.k / (t.us * 1e-6), 95))
 
     @cached_property
