@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import subprocess
 import sys
@@ -11,11 +12,15 @@ import tokenize
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 
 from kinetics_lab.book.parameters import declared_parameters, read_notebook, read_parameters
-from kinetics_lab.book.runs import collects_claims, execute_all
+from kinetics_lab.book.results import read_result
+from kinetics_lab.book.runs import collects_claims, execute_all, run_notebook
+from kinetics_lab.cost.hardware import find_hardware
+from kinetics_lab.cost.models import find_model
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -125,6 +130,47 @@ def test_it_runs_with_other_parameters(path):
     [run] = execute_all([path], PARAMS / "alternative.yml", ROOT / "_build" / "runs")
     given = read_parameters(PARAMS / "alternative.yml", NOTEBOOKS)[path.stem]
     assert read_notebook(run.executed).metadata.papermill.parameters == given
+
+
+def run_for(path, given, out):
+    """The result, all that was printed, and what the charts and tables say, for other parameters; nothing warns."""
+    run = run_notebook(path, given, out=out, progress=False)
+    outputs = [o for cell in code_cells(read_notebook(run.executed)) for o in cell.outputs]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    said = " ".join("".join(o["text"]) for o in outputs if o.get("name") == "stdout")
+    return read_result(run.folder), said, json.dumps([o.get("data") for o in outputs])
+
+
+def test_a_chapter_prices_states_as_they_are_read_and_written(tmp_path):
+    path, n_in, n_out = next(path for path in CHAPTERS if path.stem.startswith("10_")), 100, 400
+    given = {"model": "qwen3.5-27b", "n_in": n_in, "n_out": n_out, "n_trials": 1}
+    result, said, _ = run_for(path, given, tmp_path / "run")
+    assert "qwen3.5-27b has no D and no r: 16 of its 64 layers attend to the whole context" in said
+    shape, moved = find_model("qwen3.5-27b"), 0.0
+    for n in range(n_in, n_in + n_out):  # half a token arrives during each step
+        kinds = shape.read(n)
+        before, after = float(kinds["kv"]), float(shape.read(n + 1)["kv"])
+        moved += 2 * ((before + after) / 2 + 2 * float(kinds["state"] + kinds["conv"]))
+    assert result["bytes"].item() == pytest.approx(moved, rel=1e-9)
+
+
+@pytest.mark.slow  # twelve runs of chapters whose default runs are in the default set
+@pytest.mark.parametrize("model", ["gpt-oss-120b", "qwen3.5-27b"])
+@pytest.mark.parametrize("number", range(10, 16))
+def test_chapters_on_cost_are_told_for_any_stack(number, model, tmp_path):
+    path = next(path for path in CHAPTERS if path.stem.startswith(f"{number}_"))
+    result, said, shown = run_for(path, {"model": model}, tmp_path / "run")
+    shape = find_model(model)
+    assert f"{model} has no D and no r: {shape.n_whole} of its {shape.n_layers} layers" in said
+    assert np.isfinite(result.select_dtypes("number")).all(axis=None)
+    assert "nan" not in said.split()
+    assert model in shown  # drawn, or in a table
+    if number == 13:  # policies save something in the layers that they act on, and no more than there is
+        assert (result["saved"].between(1, 20)).all()
+    if number == 15:
+        room = find_hardware("b200-paper", None, 8).memory - 2 * shape.n_params
+        held = 2 * sum(map(float, shape.stored(16384).values()))
+        assert result["batch"].item() == room // held
 
 
 def test_the_second_set_differs_in_every_chapter():

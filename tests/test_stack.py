@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kinetics_lab.cost.hardware import find_hardware
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense, TopK, parse_policy
-from kinetics_lab.cost.request import cost_parts, decode_cost, max_batch, prefill_cost
+from kinetics_lab.cost.request import cost_parts, decode_cost, max_batch, mixing, prefill_cost
 from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS, ModelShape
 from kinetics_lab.cost.shapes.parts import Attention, Experts, FeedForward, Part, State
 from kinetics_lab.cost.silicon import Silicon
@@ -340,6 +340,25 @@ def test_no_one_number_where_layers_differ():
         ValueError, match=r"not every layer keeps and reads the whole context.*use stored\(n\)"
     ):
         _ = stack([(whole,), (State(recurrent=1),)]).kv_elements_per_token
+
+
+def test_what_is_said_in_place_of_d_and_r():
+    layers = [
+        (Attention(heads=4, kv_heads=2, qk=8, v=8),),
+        (Attention(heads=4, kv_heads=2, qk=8, v=8, topk=100),),
+        (State(recurrent=5_000_000, flops=3),),
+    ]
+    shape = stack(layers)
+    assert shape.n_whole == 1
+    # Entries of 32 elements, 2 x 125,000 of them held and 125,100 read, and the state; 2 bytes an element.
+    said = shape.told(125_000)
+    assert "s has no D and no r: 1 of its 3 layers attend to the whole context" in said
+    assert said.endswith("At 125,000 tokens a sequence of it holds 26 MB, and its step reads 18 MB.")
+    parts = cost_parts(shape, TopK(10), 200, 1)
+    whole = decode_cost(shape, TopK(10), 200, 1)
+    rest = mixing(parts)
+    assert (rest.flops, rest.bytes) == (whole.flops - parts["parameters"].flops, whole.bytes)
+    assert rest.bytes >= 2 * 2 * 5_000_000
 
 
 @pytest.mark.parametrize(

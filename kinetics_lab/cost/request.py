@@ -22,7 +22,7 @@ from kinetics_lab.cost.countings import COUNTINGS, Work, own_reads
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS, ModelShape
-from kinetics_lab.cost.shapes.parts import Attention, State
+from kinetics_lab.cost.shapes.parts import State
 from kinetics_lab.errors import among, require
 
 COMBINES = ("add", "max")
@@ -99,10 +99,9 @@ def _mixer_costs(
     shape: ModelShape, policy: Policy, work: Work, counting: str, size: Mapping[str, float], dense_layers: int
 ) -> dict[str, Cost]:
     """What attention, indices and states cost. The policy thins out layers that read their whole cache, and no others."""
-    n_whole = sum(count for one, count in shape.mixers.items() if isinstance(one, Attention) and one.whole)
-    rule = f"dense_layers must be 0..{n_whole} for {shape.name}"
-    require(0 <= dense_layers <= n_whole, rule, dense_layers)
-    share = dense_layers / n_whole if n_whole else 0.0  # of layers that the policy leaves alone
+    rule = f"dense_layers must be 0..{shape.n_whole} for {shape.name}"
+    require(0 <= dense_layers <= shape.n_whole, rule, dense_layers)
+    share = dense_layers / max(shape.n_whole, 1)  # of layers that the policy leaves alone
     nothing = Cost(0 * work.whole_context()[0], 0 * work.whole_context()[1])
     found = {"attention": nothing, "search": nothing}
     for mixer, count in shape.mixers.items():
@@ -124,6 +123,11 @@ def _mixer_costs(
             a, b = ((1 - share) * mine + share * full if mixer.whole else mine for mine, full in pairs)
             found[part] += Cost(count * flops * a, count * moved * b)
     return found
+
+
+def mixing(parts: Mapping[str, Cost]) -> Cost:
+    """Of :func:`cost_parts` all but the parameters, as one: attention, what is scanned for it, and states."""
+    return sum((part for name, part in parts.items() if name != "parameters"), Cost(0.0, 0.0))
 
 
 def element_sizes(bytes_per_element: float | Mapping[str, float]) -> Mapping[str, float]:

@@ -141,6 +141,21 @@ class ModelShape:
         n = np.asarray(n, float)
         return sum((count * mixer.step_flops(n) for mixer, count in self.mixers.items()), np.zeros_like(n))
 
+    @property
+    def n_whole(self) -> int:
+        """Layers that attend to their whole cache: those that a published policy may thin out."""
+        return sum(count for one, count in self.mixers.items() if isinstance(one, Attention) and one.whole)
+
+    def told(self, n: float, bytes_per_element: float = 2) -> str:
+        """What stands in for D and r where layers differ: the bytes of ``n`` tokens, held and read by a step, in words."""
+        held, read = (sum(map(float, kinds.values())) for kinds in (self.stored(n), self.read(n)))
+        return (
+            f"{self.name} has no D and no r: {self.n_whole} of its {self.n_layers} layers attend to the whole context. Formulas "
+            "with D or r, and their squares, are those of equal full layers; its own numbers are summed over its layers. "
+            f"At {n:,.0f} tokens a sequence of it holds {held * bytes_per_element / 1e6:,.0f} MB, and its step reads "
+            f"{read * bytes_per_element / 1e6:,.0f} MB."
+        )
+
     # --- parameters -----------------------------------------------------------------------------
 
     def _count(self, met: Callable[[Experts], Any]) -> dict[str, Any]:
