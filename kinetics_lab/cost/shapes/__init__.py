@@ -100,7 +100,7 @@ class ModelShape:
 
     @cached_property
     def groups(self) -> tuple[tuple[int, Layer], ...]:
-        """Runs of equal layers, in order: how many, and the parts of one."""
+        """For each run of equal layers in order, how many they are and the parts of one."""
         return tuple((len(list(run)), layer) for layer, run in groupby(self.layers))
 
     @cached_property
@@ -143,7 +143,7 @@ class ModelShape:
 
     @property
     def n_whole(self) -> int:
-        """Layers that attend to their whole cache: those that a published policy may thin out."""
+        """How many layers attend to their whole cache and so may be thinned out by a published policy."""
         return sum(count for one, count in self.mixers.items() if isinstance(one, Attention) and one.whole)
 
     def told(self, n: float, bytes_per_element: float = 2) -> str:
