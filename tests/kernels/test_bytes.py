@@ -23,6 +23,7 @@ from kinetics_kernels import (
 )
 
 from kinetics_lab import BlockTopK, Dense, ModelShape, cost_parts, read_table
+from kinetics_lab.cost.shapes.parts import Attention
 from kinetics_lab.measure.bench import CPU, Bench
 from kinetics_lab.measure.limits import Rates, attention_case, block_topk_case, lengths_of
 from kinetics_lab.measure.suites import SUITES
@@ -41,8 +42,8 @@ STEP = kernel_bytes.STEP
 
 def law(policy, n, *, kv_heads, group, head_dim):
     """Bytes of keys and values, and of search keys, that the cost law counts for a step at ``n`` tokens, one layer."""
-    shape = ModelShape(name="one layer", family="qwen3", n_layers=1, n_q_heads=kv_heads * group, n_kv_heads=kv_heads,
-                       head_dim=head_dim, hidden=64, ffn=64, vocab=64)  # fmt: skip
+    one = Attention(heads=kv_heads * group, kv_heads=kv_heads, qk=head_dim, v=head_dim)
+    shape = ModelShape(name="one layer", family="qwen3", hidden=64, vocab=64, layers=((one,),))
     parts = cost_parts(shape, policy, n - 0.5, 1)
     return float(parts["attention"].bytes), float(parts["search"].bytes)
 
