@@ -289,9 +289,9 @@
     if (key === "hardware") return Object.keys(data.hardware).map(function (name) { return [name, name]; });
     if (key === "devices") return [["", "as few as hold it"]].concat([1, 2, 4, 8].map(function (n) { return [n, n]; }));
     if (key === "policy") return Object.keys(data.policies).map(function (name) { return [name, name]; });
-    if (key === "weights" || key === "kv") return [["", "as the checkpoint"]].concat(
+    if (key === "weights" || key === "kv") return [["", "as published"]].concat(
       (key === "kv" ? data.caches : data.weights).map(function (name) { return [name, name]; }));
-    if (key === "clock") return [["", "datasheet (a bound)"]].concat(Object.keys(data.clocks).filter(function (name) {
+    if (key === "clock") return [["", "datasheet"]].concat(Object.keys(data.clocks).filter(function (name) {
       return name.split(":")[0] === hardware;
     }).map(function (name) { return [name.split(":")[1], "fitted to " + data.clocks[name].engine]; }));
     return null;
