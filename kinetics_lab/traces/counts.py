@@ -12,6 +12,7 @@ import pandas as pd
 
 from kinetics_lab.errors import require
 from kinetics_lab.traces.sources import records
+from kinetics_lab.traces.table import GROUP
 from kinetics_lab.traces.trial import TraceFileError, stem_of
 
 #: The columns of a summary by the names that others give them; blanks and capitals do not matter.
@@ -86,16 +87,5 @@ def _completed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         table, told = table.assign(mean_sq_tokens=square), [*told, same]
     if told:
         warnings.warn(f"{path}: counts without all columns: assumed {'; '.join(told)}", stacklevel=4)
-    order = [
-        "model",
-        "task",
-        "policy",
-        "problem",
-        "cap",
-        "tokens_in",
-        "n_traces",
-        "n_correct",
-        "mean_tokens",
-        "mean_sq_tokens",
-    ]
+    order = [*GROUP, "cap", "tokens_in", "n_traces", "n_correct", "mean_tokens", "mean_sq_tokens"]
     return table[[name for name in order if name in table]]

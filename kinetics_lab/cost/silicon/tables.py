@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from kinetics_lab.cost.hardware import ELEMENT_BYTES
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import among, require
 
@@ -17,8 +18,8 @@ L2_BYTES = {
     "a100": 40e6, "h100": 50e6, "h200": 50e6, "b200": 126e6, "b300": 126e6, "gb200": 126e6, "gb300": 126e6,
     "l40s": 96e6, "rtx-pro-6000": 128e6,
 }  # fmt: skip
-#: Bytes of a stored number. NVFP4: half a byte, and a byte of scale for sixteen.
-BYTES = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5625}
+#: Bytes of a stored number, in the precisions that were measured.
+BYTES = {name: ELEMENT_BYTES[name] for name in ("bf16", "fp8", "nvfp4")}
 HEAD_DIM = 128  # of the attention that was measured
 
 
