@@ -277,7 +277,76 @@ def test_choices_that_lead_to_no_expert_cost_nothing():
     assert (one.n_active_experts, one.parameters["experts"]) == (2, 4 * 3 * 64 * 10)
 
 
+HUNYUAN_LARGE = {
+    "num_hidden_layers": 64, "hidden_size": 6400, "num_attention_heads": 80, "num_key_value_heads": 8, "vocab_size": 129024,
+    "intermediate_size": 18304, "num_experts": 16, "moe_topk": 1, "num_shared_expert": 1, "use_cla": True, "cla_share_factor": 2,
+    "use_qk_norm": True, "tie_word_embeddings": True,
+}  # fmt: skip
+STEP3 = {
+    "num_hidden_layers": 61, "hidden_size": 7168, "num_attention_heads": 64, "num_attention_groups": 1, "head_dim": 256,
+    "share_q_dim": 2048, "vocab_size": 128815, "intermediate_size": 18432, "moe_num_experts": 48, "moe_top_k": 3,
+    "moe_intermediate_size": 5120, "share_expert_dim": 5120, "moe_layers_enum": ",".join(map(str, range(4, 60))),
+}  # fmt: skip
+
+
+def test_layers_that_read_the_cache_of_the_one_before():
+    """Hunyuan-Large: 389B, 52B active as published (arXiv 2411.02265); half of its layers have keys and values."""
+    one = from_hf_config({"architectures": ["HunYuanForCausalLM"]} | HUNYUAN_LARGE)
+    assert round(one.n_params / 1e9) == 389
+    assert round((one.n_active_params + one.head_params) / 1e9) == 52  # with the tied matrix as embedding, too
+    assert held(one, 1000) == 32 * 2 * 8 * 80 * 1000
+    assert float(one.read(1000)["kv"]) == 2 * held(one, 1000)
+    hidden, kv = 6400, 8 * 80
+    layer = (
+        2 * hidden**2 + 2 * 80 + 2 * hidden + 17 * 3 * hidden * 18304 + 16 * hidden
+    )  # queries, outputs, norms; experts
+    assert one.n_params == 64 * layer + 32 * 2 * hidden * kv + 129024 * hidden + hidden
+    whole = from_hf_config({"architectures": ["HunYuanForCausalLM"]} | HUNYUAN_LARGE | {"use_cla": False})
+    assert held(whole, 1000) == 2 * held(one, 1000)
+
+
+def test_one_kv_head_and_queries_from_a_short_vector():
+    """Step3: 316B without its eyes, 38B active as published (arXiv 2507.19427), the head apart from the embedding."""
+    one = from_hf_config(
+        {"architectures": ["Step3VLForConditionalGeneration"], "text_config": {"architectures": ["Step3TextForCausalLM"]} | STEP3}
+    )  # fmt: skip
+    hidden, q, width = 7168, 64 * 256, 5120
+    attention = hidden * (2048 + 2 * 256) + 2048 * q + q * hidden + 2048
+    experts = 56 * (49 * 3 * hidden * width + 48 * hidden) + 5 * 3 * hidden * 18432
+    assert one.n_params == 61 * (attention + 2 * hidden) + experts + (2 * 128815 + 1) * hidden
+    assert (round(one.n_params / 1e9), round(one.n_matmul_params / 1e9)) == (316, 38)
+    assert held(one, 1000) == 61 * 2 * 256 * 1000
+
+
+def test_experts_for_pictures_are_stored_and_not_read():
+    """ERNIE-4.5-VL-28B-A3B as its checkpoint says it, in pairs, and as transformers writes it."""
+    pairs = {"moe_num_experts": [64, 64], "moe_layer_start_index": [1, 1], "moe_layer_end_index": [29, 28]}
+    name = {"architectures": ["Ernie4_5_VLMoeForConditionalGeneration"]}
+    one = from_hf_config(name | pairs)
+    listed = {"moe_num_experts": 64, "mlp_layer_types": ["dense", *["sparse"] * 27]}
+    plain = from_hf_config({"model_type": "ernie4_5_vl_moe_text"} | listed)
+    assert (plain.n_params, plain.n_active_params) == (one.n_params, one.n_active_params)
+    text = from_hf_config({"architectures": ["Ernie4_5_MoeForCausalLM"]})  # the same decoder without them
+    assert one.n_params - text.n_params == 27 * 64 * (3 * 2560 * 512 + 2560 + 1)
+    assert one.n_active_params == text.n_active_params
+    for batch in (1, 64):
+        assert one.weights_read(batch) == pytest.approx(text.weights_read(batch), rel=1e-12)
+
+
+@pytest.mark.slow  # seconds: built without memory
+def test_transformers_counts_experts_for_pictures_too():
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model("ernie4_5_vl_moe_text")
+    with torch.device("meta"):
+        model = transformers.Ernie4_5_VLMoeTextModel._from_config(config)  # the head is tied
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert total == from_hf_config({"model_type": "ernie4_5_vl_moe_text"}).n_params
+
+
 BAD = [
+    ("Ernie4_5_VLMoeForConditionalGeneration", {"moe_num_experts": [64]}, r"moe_num_experts must give a number for text and one for pictures; got \[64\]"),
+    ("Step3TextForCausalLM", {"share_q_dim": 0}, "share_q_dim must be a whole number from 1 .*; got 0"),
+    ("HunYuanForCausalLM", {"use_cla": True, "cla_share_factor": 0}, "cla_share_factor must be a whole number from 1 .*; got 0"),
     ("NemotronHForCausalLM", {"hybrid_override_pattern": "MEM*EX"}, "a layer of hybrid_override_pattern must be one of M, E, [*], -.*; got 'X'"),
     ("NemotronHForCausalLM", {"hybrid_override_pattern": "MEM*"}, "hybrid_override_pattern must list 6 layers, as num_hidden_layers says; got 'MEM[*]'"),
     ("Gemma3ForCausalLM", {"layer_types": ["sliding"] * 6}, "a layer of layer_types must be one of full_attention, .*; got 'sliding'"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from kinetics_lab.cost.families.build import decoder, gqa, mlp, moe, stack, window
+from kinetics_lab.cost.families.build import decoder, gqa, mlp, moe, routed, stack, window
 from kinetics_lab.cost.families.fields import Fields
 from kinetics_lab.cost.shapes import ModelShape
-from kinetics_lab.cost.shapes.parts import FeedForward, Part
+from kinetics_lab.cost.shapes.parts import Experts, FeedForward, Part
 from kinetics_lab.errors import require
 
 
@@ -86,6 +87,52 @@ def step3(c: Fields) -> ModelShape:
         c, qk="head", gate=heads, near={"heads": near, "gate": near}, first=3,
         experts={"shared": c("share_expert_dim", "share_expert_dims"), "routing_bias": True},
     )  # fmt: skip
+
+
+def step3_mfa(c: Fields) -> ModelShape:
+    """Step3 of 321B: one KV head, and queries of many heads made from one short vector that they share."""
+    rank, q = c("share_q_dim"), c("num_attention_heads") * c("head_dim")
+    c.suppose(moe_layers_enum=list(range(4, 60)))  # the class's own
+    return grouped(
+        c, kv_heads=1, matrices=rank * (c("hidden_size") + q) - q * c("hidden_size"), vectors=rank,
+        experts={"shared": "share_expert_dim"},
+    )  # fmt: skip
+
+
+def hunyuan_large(c: Fields) -> ModelShape:
+    """Layers that read the cache of the one before (cross-layer attention); they still have a norm of keys."""
+    share = c("cla_share_factor", default=1) if c.flag("use_cla") else 1
+    c.suppose(layer_types=["*L"[i % share > 0] for i in range(c.count())])
+    norm = c("head_dim", "attention_head_dim", default=c("hidden_size") // c("num_attention_heads"))
+    reads = {"owns": False, "vectors": norm * c.flag("use_qk_norm")}
+    return grouped(c, qk="head", qk_if="use_qk_norm", near=reads, experts={"width": "intermediate_size"})
+
+
+def ernie_vl(c: Fields) -> ModelShape:
+    """Experts for text beside smaller ones for pictures, which text never reaches: they are stored and not read."""
+
+    def pair(key: str, least: int = 1, **default: Any) -> list[int]:
+        given = c.get(key, **default)[1]
+        both = given if isinstance(given, list) else [given] * 2
+        require(len(both) == 2, f"{c.where}: {key} must give a number for text and one for pictures", given)
+        return [Fields({key: one}, c.where, c.needs)(key, least=least) for one in both]
+
+    counts, widths = pair("moe_num_experts"), pair("moe_intermediate_size", default=[1536, 512])
+    starts, last = pair("moe_layer_start_index", 0, default=1), c.count() - 1
+    ends = [min(one, last) for one in pair("moe_layer_end_index", -1, default=-1)]
+    text, pictures = (
+        Fields({**c.values, "moe_num_experts": counts[i], "moe_intermediate_size": widths[i],
+                "moe_layer_start_index": starts[i], "moe_layer_end_index": ends[i]}, c.where, c.needs, c.defaults)
+        for i in range(2)
+    )  # fmt: skip
+    shape = grouped(text, bias="use_bias", mlp_bias="use_bias", experts={"routing_bias": True})
+    # Of text none is sent to them, nor do their router and its biases see it.
+    each = 3 * c("hidden_size") * widths[1]
+    unread = Experts(count=counts[1], chosen=0, width=widths[1], each=each + c("hidden_size") + 1)
+    beside = [(unread,) if has else () for has in routed(pictures)]
+    return replace(
+        shape, layers=tuple(layer + more for layer, more in zip(shape.layers, beside, strict=True))
+    )
 
 
 def trinity(c: Fields) -> ModelShape:
