@@ -16,7 +16,6 @@ from kinetics_lab.cli.chapters import made_for_the_book
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-DEFAULT = ROOT / "notebooks" / "params" / "default.yml"
 
 # The same examples on every run; CI draws more of them. No test depends on time.
 settings.register_profile("default", max_examples=5, deadline=None, derandomize=True)
@@ -44,13 +43,13 @@ def priced(summary: Any) -> Any:
 @pytest.fixture(scope="session")
 def executed() -> dict[str, RunResult]:
     """The book's notebooks, run with its own parameters, by stem; `make book` reuses these runs."""
-    return {run.notebook.stem: run for run in execute_all(NOTEBOOKS, DEFAULT, ROOT / "_build" / "runs")}
+    return {run.notebook.stem: run for run in execute_all(NOTEBOOKS, None, ROOT / "_build" / "runs")}
 
 
 @pytest.fixture(scope="session")
 def built_book() -> Path:
     """The folder of the book's pages, built strictly where `make book` builds it."""
-    return build_book(ROOT, DEFAULT, ROOT / "_build" / "book", extra=made_for_the_book()).parent
+    return build_book(ROOT, None, ROOT / "_build" / "book", extra=made_for_the_book()).parent
 
 
 @pytest.fixture(scope="session")

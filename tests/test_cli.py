@@ -18,7 +18,7 @@ import pytest
 
 import kinetics_lab
 from kinetics_lab import cli
-from kinetics_lab.cli.chapters import scalar
+from kinetics_lab.book.parameters import scalar
 from kinetics_lab.cli.shared import spread
 from kinetics_lab.cost.fit import fit
 from kinetics_lab.cost.hardware import HARDWARE

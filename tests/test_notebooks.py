@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import io
 import json
 import re
@@ -77,6 +78,114 @@ def test_the_source_is_clean(path):
         assert cell.source.strip(), f"empty cell {cell.id}"
         assert not MACHINE_PATH.search(cell.source), cell.source
     assert len({cell.id for cell in book.cells}) == len(book.cells)
+
+
+def test_every_chapter_has_the_shared_cells_and_folded_code_is_folded_in_jupyterlab_too(tmp_path):
+    spec = importlib.util.spec_from_file_location("shared_cells", ROOT / "benchmarks" / "shared_cells.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    differ = [path.name for path in script.outdated()]
+    assert not differ, f"{differ}. Run: {script.COMMAND}"
+    book = json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))
+    bare = {**book, "cells": [cell for cell in book["cells"] if cell["id"] not in ("install", "injected")]}
+    for cell in bare["cells"]:
+        cell["metadata"].pop("jupyter", None)
+    assert script.with_shared_cells(bare, script.address()) == json.loads(
+        NOTEBOOKS[0].read_text(encoding="utf-8")
+    )
+    [install] = [cell for cell in book["cells"] if cell["id"] == "install"]
+    moved = script.with_shared_cells(book, "https://example.org/a/b")["cells"][1]
+    assert moved["source"] != install["source"]  # a new address is written into every chapter
+
+
+def first_code(book):
+    return next(cell.source for cell in book.cells if cell.cell_type == "code")
+
+
+def bare(folder, code, cwd, *, name=sys.executable):
+    """The code run by an interpreter without third-party packages, whose pip only says what it was asked."""
+    (folder / "pip").mkdir(parents=True)
+    (folder / "pip" / "__main__.py").write_text("import sys; print('pip', *sys.argv[1:])")
+    command = [name, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{code}"]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(folder)}
+    )
+
+
+def test_a_bare_kernel_is_told_the_line_that_installs(tmp_path):
+    code = first_code(read_notebook(NOTEBOOKS[0]))
+    assert bare(tmp_path / "a", "1", ROOT).returncode == 0
+    told = bare(tmp_path / "b", code, ROOT / "notebooks").stderr.splitlines()[-1]
+    line = f"{sys.executable} -m pip install --quiet {ROOT}"
+    assert told == f"ModuleNotFoundError: this kernel lacks kinetics_lab; run: {line}"
+    told = bare(tmp_path / "c", code, tmp_path).stderr.splitlines()[-1]
+    assert told.endswith("pip install --quiet git+https://THE/REPOSITORY")
+
+
+def test_colab_installs_from_the_address(tmp_path):
+    code = first_code(read_notebook(NOTEBOOKS[0]))
+    colab = "import sys; sys.modules['google.colab'] = sys\n"
+    unset = bare(tmp_path / "a", colab + code, tmp_path)
+    assert unset.returncode
+    address = "https://github.com/someone/kinetics-lab"
+    code = code.replace('address = ""', f'address = "{address}"')
+    code = code.replace(
+        '[sys.executable, "-m"', f"[sys.executable, '-c', {'print(sys.argv)'!r}, '-m'"
+    ).replace("print(sys.argv)", "import sys; print(*sys.argv[1:])")
+    done = bare(tmp_path / "b", colab + code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["-m", "pip", "install", "--quiet", f"git+{address}"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory, write_notebook):
+    """Run a small chapter with papermill itself: what it prints, or its error."""
+    folder = tmp_path_factory.mktemp("papermill")
+    check = next(c.source for c in read_notebook(NOTEBOOKS[0]).cells if c.id == "injected")
+    cells = [
+        "import os",
+        "size = 3  # a\nsizes = [1]\nname = 'x'\nlimit = None\nrate = 0.5\non = False",
+        check,
+    ]
+    tags = [(), ("parameters",), ()]
+    path = write_notebook(
+        folder / "a.ipynb",
+        *(("code", cell, *tag) for cell, tag in zip(cells, tags, strict=True)),
+        ("code", "print([size, sizes, name, limit, rate, on])"),
+    )
+
+    def run(*options):
+        out = folder / "out.ipynb"
+        command = [sys.executable, "-m", "papermill", "-k", "python3", str(path), str(out), *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return done.stderr.strip().splitlines()[-1]
+        return read_notebook(out).cells[-1].outputs[0].text
+
+    return run
+
+
+def test_papermill_alone_gives_numbers_and_lists_as_text_and_they_are_read(given):
+    assert given("-p", "sizes", "[4, 5]", "-r", "size", "8", "-r", "rate", "1", "-p", "on", "yes") == (
+        "[8, [4, 5], 'x', None, 1, True]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "-p szie 8",
+            "declares size, sizes, name, limit, rate, on; parameter 'szie' is not known; did you mean size",
+        ),
+        ("-p size many", "parameter 'size' of this chapter takes int (default 3); got 'many'"),
+        ("-p name 3", "parameter 'name' of this chapter takes str (default 'x'); got 3"),
+        ("-p sizes 3", "parameter 'sizes' of this chapter takes list (default [1]); got 3"),
+        ("-p sizes [1", "a parameter's value must be YAML; got '[1'"),
+    ],
+)
+def test_papermill_alone_refuses_what_the_cell_does_not_take(given, options, message):
+    assert message in given(*options.split())
 
 
 @each_notebook
@@ -174,7 +283,7 @@ def test_chapters_on_cost_are_told_for_any_stack(number, model, tmp_path):
 
 
 def test_the_second_set_differs_in_every_chapter():
-    usual = read_parameters(PARAMS / "default.yml", NOTEBOOKS)
+    usual = {path.stem: declared_parameters(path) for path in NOTEBOOKS}
     for stem, given in read_parameters(PARAMS / "alternative.yml", NOTEBOOKS).items():
         if stem in {path.stem for path in CHAPTERS}:
             assert any(usual[stem][name] != value for name, value in given.items()), stem
@@ -185,6 +294,11 @@ def test_the_second_set_has_a_section_for_each_chapter():
     assert sections == {path.stem for path in CHAPTERS}
 
 
-def test_the_book_shows_what_a_notebook_shows_by_itself():
-    shown = yaml.safe_load((PARAMS / "default.yml").read_text())
-    assert shown == {path.stem: declared_parameters(path) for path in NOTEBOOKS}
+def test_the_parameters_cell_is_the_only_place_of_a_default():
+    """Files of parameters beside the chapters hold other sets and grids; a file that repeats a cell would hide its edits."""
+    usual = {path.stem: declared_parameters(path) for path in NOTEBOOKS}
+    files = [path for path in PARAMS.glob("*.yml") if "notebook:" not in path.read_text()]
+    assert files
+    for file in files:
+        given = read_parameters(file, NOTEBOOKS)
+        assert [stem for stem in given if given[stem] and given[stem] == usual[stem]] == [], file

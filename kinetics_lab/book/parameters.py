@@ -27,7 +27,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from kinetics_lab.book.results import ROW, TABLE
 from kinetics_lab.errors import among, require
 
 # of a grid
@@ -78,19 +77,6 @@ def project_root(path: Path | str) -> Path:
     return path.parent
 
 
-def collects_claims(notebook: Path | str) -> bool:
-    """Whether the notebook reads the claims of all others (metadata ``kinetics: {collects_claims: true}``)."""
-    return bool(read_notebook(notebook).metadata.get("kinetics", {}).get("collects_claims", False))
-
-
-def declared_result(notebook: Path | str) -> str | None:
-    """The file in which the notebook hands over its result (metadata ``kinetics: {result: ...}``), if it does."""
-    name = read_notebook(notebook).metadata.get("kinetics", {}).get("result")
-    if name is not None and name not in (TABLE, ROW):
-        raise ValueError(f"{notebook}: the declared result must be {TABLE} or {ROW}; got {name!r}")
-    return name
-
-
 def declared_parameters(notebook: Path | str) -> dict[str, Any]:
     """Names and defaults assigned in the notebook's first cell tagged ``parameters``; empty when it has none.
 
@@ -99,22 +85,26 @@ def declared_parameters(notebook: Path | str) -> dict[str, Any]:
     tagged = (c for c in read_notebook(notebook).cells if "parameters" in c.metadata.get("tags", []))
     cell = next(tagged, None)
     try:
-        tree = parsed(cell.source if cell else "")
+        return assigned(cell.source if cell else "")
     except SyntaxError as error:
         raise ValueError(
             f"{notebook}: the parameters cell is not Python: line {error.lineno}: {error.msg}"
         ) from error
-    declared: dict[str, Any] = {}
-    for node in tree.body:
+
+
+def assigned(source: str) -> dict[str, Any]:
+    """What the source's plain assignments give, name to value, or to its text where it is no literal."""
+    found: dict[str, Any] = {}
+    for node in parsed(source).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         value = getattr(node, "value", None)
         for target in targets:
             if isinstance(target, ast.Name) and isinstance(value, ast.expr):
                 try:
-                    declared[target.id] = ast.literal_eval(value)
+                    found[target.id] = ast.literal_eval(value)
                 except ValueError:
-                    declared[target.id] = ast.unparse(value)
-    return declared
+                    found[target.id] = ast.unparse(value)
+    return found
 
 
 def check_parameters(notebook: Path | str, parameters: Mapping[str, Any], source: str = "") -> dict[str, Any]:
@@ -124,12 +114,12 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any], source
     """
     declared, prefix = declared_parameters(notebook), f"{source}: " if source else ""
     return {
-        name: _checked(Path(notebook).name, declared, name, value, prefix)
+        name: checked(Path(notebook).name, declared, name, value, prefix)
         for name, value in parameters.items()
     }
 
 
-def _checked(notebook: str, declared: Mapping[str, Any], name: str, value: Any, prefix: str) -> Any:
+def checked(notebook: str, declared: Mapping[str, Any], name: str, value: Any, prefix: str) -> Any:
     """One value of one parameter, as :func:`check_parameters` has it."""
     names = ", ".join(declared) or "no parameters"
     among(declared, name, f"{prefix}{notebook} declares {names}; parameter")
@@ -164,6 +154,16 @@ def yaml_loader() -> Any:
     }
     Loader.add_implicit_resolver(float_tag, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), digits)
     return Loader
+
+
+def scalar(text: str) -> Any:
+    """The value that a file of parameters would give for ``text``."""
+    import yaml
+
+    try:
+        return yaml.load(text, yaml_loader())
+    except yaml.YAMLError as error:
+        raise ValueError(f"a parameter's value must be YAML; got {text!r}") from error
 
 
 def read_yaml(path: Path | str, what: str) -> Any:
@@ -230,7 +230,7 @@ def read_grid(path: Path | str) -> Grid:
         axis = _range(f"{path}: axis {name!r}", axis) if isinstance(axis, dict) else axis
         rule = f"{path}: axis {name!r} must be a list of values, or {RANGE[2:]}"
         require(isinstance(axis, list) and bool(axis), rule, axis)
-        return [_checked(notebook.name, declared, name, value, f"{path}: ") for value in axis]
+        return [checked(notebook.name, declared, name, value, f"{path}: ") for value in axis]
 
     fixed = {name: values(name, [value])[0] for name, value in spec["fixed"].items()}
     groups = [{name: axis} for name, axis in spec["axes"].items()] + spec["zip"]

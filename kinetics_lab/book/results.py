@@ -1,4 +1,4 @@
-"""What a notebook hands over: one declared result, written into its run folder for whoever gathers runs.
+"""A notebook's part in its run: it checks what it was given, and hands over one declared result.
 
 A notebook declares its result in its metadata, ``kinetics: {result: "result.parquet"}`` (a table) or
 ``"result.json"`` (one row), and hands it over with :func:`hand_over`. ``run_notebook`` refuses a run without it.
@@ -14,16 +14,32 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from kinetics_lab.book.parameters import assigned, checked, read_notebook, scalar
 from kinetics_lab.errors import require
 from kinetics_lab.files import write_table, write_text
 
 TABLE, ROW = "result.parquet", "result.json"
 
-
 RESERVED = ("param.", "sweep.")  # columns that a sweep puts in front of a result's own
 
 
 Result = TypeVar("Result", pd.DataFrame, Mapping[str, Any])
+
+
+def check_injected(namespace: dict[str, Any]) -> None:
+    """``check_injected(globals())`` in a chapter: refuses what papermill put in unless the cell above it declares it.
+
+    Text is read as YAML where a number, a list or a mapping is wanted: papermill's ``-p`` gives ``[1, 2]`` as text.
+    """
+    cells: list[str] = namespace.get("In", [])
+    at = max((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), default=0)
+    own = (cell for cell in reversed(cells[:at]) if assigned(cell))
+    declared = assigned(next(own, ""))
+    for name in assigned(cells[at]) if at else ():
+        value = namespace[name]
+        if isinstance(value, str) and not isinstance(declared.get(name), str | None):
+            value = scalar(value)
+        namespace[name] = checked("this chapter", declared, name, value, "")
 
 
 def hand_over(result: Result) -> Result:
@@ -57,6 +73,18 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise ValueError(f"a result's values must be numbers, texts, truth values or None; got {value!r}")
+
+
+def declared_result(notebook: Path | str) -> str | None:
+    """The file in which the notebook hands over its result, if it does."""
+    name = read_notebook(notebook).metadata.get("kinetics", {}).get("result")
+    require(name in (None, TABLE, ROW), f"{notebook}: the declared result must be {TABLE} or {ROW}", name)
+    return name
+
+
+def collects_claims(notebook: Path | str) -> bool:
+    """Whether the notebook reads the claims of all others (metadata ``kinetics: {collects_claims: true}``)."""
+    return bool(read_notebook(notebook).metadata.get("kinetics", {}).get("collects_claims", False))
 
 
 def read_result(folder: Path | str) -> pd.DataFrame | None:

@@ -35,12 +35,11 @@ from kinetics_lab.book.execute import (
 from kinetics_lab.book.imports import dependencies
 from kinetics_lab.book.parameters import (
     check_parameters,
-    collects_claims,
-    declared_result,
     project_root,
     read_notebook,
     read_parameters,
 )
+from kinetics_lab.book.results import collects_claims, declared_result
 from kinetics_lab.errors import among
 from kinetics_lab.files import at_path, is_ours, locked, write_text
 

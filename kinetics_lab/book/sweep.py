@@ -26,8 +26,8 @@ import pandas as pd
 from pandas.api.types import infer_dtype, is_numeric_dtype
 
 from kinetics_lab.book.execute import NotebookError, Submit, dask_workers, local_workers, outcomes
-from kinetics_lab.book.parameters import Grid, declared_result, read_grid
-from kinetics_lab.book.results import read_result
+from kinetics_lab.book.parameters import Grid, read_grid
+from kinetics_lab.book.results import declared_result, read_result
 from kinetics_lab.book.runs import cached_run, run_keys
 from kinetics_lab.errors import among, require
 from kinetics_lab.files import is_ours, locked, write_table, write_text

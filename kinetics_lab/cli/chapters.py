@@ -11,21 +11,10 @@ from typer import Argument, Option
 
 from kinetics_lab.cli.shared import NONE
 
-DEFAULT = Path("notebooks", "params", "default.yml")
 FIRST = "run `kinetics-lab book` in the project's folder first"
-Parameters = Annotated[Path, Option("-f", "--file", help="YAML file of parameters")]
-
-
-def scalar(text: str) -> Any:
-    """The value that a file of parameters would give for ``text``."""
-    import yaml
-
-    from kinetics_lab.book.parameters import yaml_loader
-
-    try:
-        return yaml.load(text, yaml_loader())
-    except yaml.YAMLError as error:
-        raise ValueError(f"a parameter's value must be YAML; got {text!r}") from error
+Parameters = Annotated[
+    Path | None, Option("-f", "--file", help="YAML file of parameters (each chapter's own cell)")
+]
 
 
 def run(
@@ -39,7 +28,7 @@ def run(
 ) -> None:  # fmt: skip
     """Run a chapter with your own parameters. Prints the run folder."""
     from kinetics_lab.book.pages import pages
-    from kinetics_lab.book.parameters import read_parameters
+    from kinetics_lab.book.parameters import read_parameters, scalar
     from kinetics_lab.book.runs import run_notebook
 
     parameters: dict[str, Any] = {}
@@ -92,7 +81,7 @@ def sweep(
 
 def book(
     *,
-    file: Parameters = DEFAULT,
+    file: Parameters = None,
     out: Annotated[Path | None, Option("-o", "--out", help="folder of the build (_build/book, or _build/preview)")] = None,
     only: Annotated[list[str], Option(metavar="STEM ...", help="preview of these notebooks, not strict")] = NONE,
 ) -> None:  # fmt: skip
@@ -117,7 +106,7 @@ def made_for_the_book() -> dict[str, bytes]:
 
 def pdf(
     *,
-    file: Parameters = DEFAULT,
+    file: Parameters = None,
     out: Annotated[Path, Option("-o", "--out", help="PDF to write")] = Path("_build", "kinetics-lab.pdf"),
 ) -> None:
     """Build the book as one PDF, with Chromium. Prints its path."""
