@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import warnings
 from itertools import product
 from math import comb
@@ -198,9 +196,15 @@ def test_what_a_clock_cannot_price_is_named(summary):
         price(summary, H200, [1], clock=parse_clock("h200:vllm"), precision=Precision())
     with pytest.raises(ValueError, match="batch must be finite with a clock"):
         price(summary, H200, [1], clock=parse_clock("h200:vllm"), batch="endless")
-    assert price(summary, H200, [1], clock=Datasheet(H200))[0].eflops.equals(
-        price(summary, H200, [1])[0].eflops
+    law = price(summary, H200, [1])[0].eflops
+    assert price(summary, H200, [1], clock=Datasheet(H200))[0].eflops.equals(law)
+    timed, fitted = (
+        price(summary, H200, [1], clock=parse_clock(f"{name}h200:vllm"))[0] for name in ("", "fitted:")
     )
+    assert (fitted.eflops / timed.eflops).between(0.8, 1.2).all()  # no longer the datasheet's law
+    assert not np.isclose(fitted.eflops, law, rtol=1e-3).any()
+    with pytest.raises(ValueError, match="the clock is of b200, and hardware must be the same; got 'h200'"):
+        price(summary, H200, [1], clock=parse_clock("fitted:b200:vllm"))
 
 
 # --- room ----------------------------------------------------------------------------------------
@@ -480,50 +484,29 @@ def test_wrong_terms_are_named(summary, options, message):
 
 
 def test_commands_parse():
-    """Every flag of a command is one of those that the documentation of its engine lists, with a value of its kind."""
-    for precision, devices, model in product(("bf16", "fp8"), (1, 8), ("qwen3-8b", "mine")):
+    """Every flag of a command, and every value of those that list theirs, is one that the named release takes."""
+    table = read_table("engine_flags").fillna("")
+    released = {
+        "vLLM": table[table.engine == "vllm"],
+        "SGLang": table[table.engine == "sglang"],
+    }
+    stored = product(("bf16", "fp8", "mxfp8"), ("bf16", "fp8", "nvfp4"), (1, 8), ("qwen3-8b", "mine"))
+    for weights, kv, devices, model in stored:
         setting = {"policy": "dense", "model": model, "devices": float(devices), "batch": 69.0}
-        found = commands(setting, precision, precision)
-        vllm, sglang = (
-            argparse.ArgumentParser(exit_on_error=False),
-            argparse.ArgumentParser(exit_on_error=False),
-        )
-        vllm.add_argument("model")
-        sglang.add_argument("--model-path", dest="model", required=True)
-        for one, flags, caches in (
-            (
-                vllm,
-                ("--tensor-parallel-size", "--max-num-seqs", "--gpu-memory-utilization"),
-                ["auto", "fp8", "fp8_e5m2", "fp8_e4m3"],
-            ),
-            (
-                sglang,
-                ("--tp-size", "--max-running-requests", "--mem-fraction-static"),
-                ["auto", "fp8_e5m2", "fp8_e4m3"],
-            ),
-        ):
-            one.add_argument(flags[0], type=int, dest="devices")
-            one.add_argument(flags[1], type=int, dest="batch")
-            one.add_argument(flags[2], type=float, dest="memory")
-            one.add_argument("--dtype", choices=["auto", "half", "float16", "bfloat16", "float", "float32"])
-            one.add_argument("--kv-cache-dtype", choices=caches)
-            one.add_argument("--quantization", choices=["fp8", "awq", "gptq"])
-        for parser, start, line in zip(
-            (vllm, sglang),
-            (["vllm", "serve"], ["python", "-m", "sglang.launch_server"]),
-            found.values(),
-            strict=True,
-        ):
-            words = shlex.split(line)
-            assert words[: len(start)] == start
-            read = parser.parse_args(words[len(start) :])
-            assert (read.model, read.devices, read.batch, read.memory) == (
-                checkpoint(model),
-                devices,
-                69,
-                0.9,
+        found = commands(setting, weights, kv)
+        assert list(found) == [f"{name} {rows.version.iloc[0]}" for name, rows in released.items()]
+        for rows, line in zip(released.values(), found.values(), strict=True):
+            start = "vllm serve" if line.startswith("vllm") else "sglang serve --model-path"
+            assert line.startswith(f"{start} {checkpoint(model)} ")
+            words = line.removeprefix(start).split()[1:]
+            given = dict(zip(words[::2], words[1::2], strict=True))
+            assert len(given) == 4 + (weights != "bf16") + (kv != "bf16")
+            for flag, value in given.items():
+                [row] = rows[rows.flag == flag].itertuples()
+                assert value in (row.choices.split() or [value]), (flag, value)
+            assert sorted(float(value) for value in given.values() if value[0].isdigit()) == sorted(
+                [0.9, devices, 69]
             )
-            assert bool(read.kv_cache_dtype) == (precision == "fp8")
     assert (checkpoint("qwen3-30b-a3b"), checkpoint("qwen3-0.6b"), checkpoint("mine")) == (
         "Qwen/Qwen3-30B-A3B",
         "Qwen/Qwen3-0.6B",

@@ -1,4 +1,4 @@
-"""A notebook's part in its run: it checks what it was given, and hands over one declared result.
+"""A notebook's part in its run: it checks what it was given, hands over one declared result, and badges its page.
 
 A notebook declares its result in its metadata, ``kinetics: {result: "result.parquet"}`` (a table) or
 ``"result.json"`` (one row), and hands it over with :func:`hand_over`. ``run_notebook`` refuses a run without it.
@@ -6,6 +6,7 @@ A notebook declares its result in its metadata, ``kinetics: {result: "result.par
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from collections.abc import Mapping
@@ -94,3 +95,21 @@ def read_result(folder: Path | str) -> pd.DataFrame | None:
     if (path := Path(folder, ROW)).exists():
         return pd.DataFrame([json.loads(path.read_text(encoding="utf-8"))])
     return None
+
+
+class Badge:
+    """Of which device, precision and clock a page's times and prices are; the last expression of a cell near its top.
+
+    ``told``: texts, one for each clock that the page uses.
+    """
+
+    def __init__(self, *told: str) -> None:
+        require(all(told) and len(told) > 0, "a badge needs texts", told)
+        self.told = told
+
+    def __repr__(self) -> str:
+        return "Times and prices: " + "; ".join(self.told)
+
+    def _repr_html_(self) -> str:
+        each = " ".join(f"<span>{html.escape(text)}</span>" for text in self.told)
+        return f'<p class="kl-badge">Times and prices: {each}</p>'

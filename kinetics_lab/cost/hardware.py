@@ -50,6 +50,13 @@ class Hardware:
         _positive(f"{self.name}:", dict(self.peaks) | {"bandwidth": self.bandwidth} | known)
 
     @property
+    def label(self) -> str:
+        """The device, its precision and whose rates these are, for the badge of a page."""
+        name, precision = self.name.upper().replace(" X ", " × "), self.precision.upper()
+        precision = "FP8 rate, BF16 bytes" if precision == "PAPER" else precision
+        return f"{name} · {precision} · datasheet (ideal rates)"
+
+    @property
     def peak_flops(self) -> float:
         """Dense peak at this precision, FLOP/s."""
         return self.peaks[self.precision]

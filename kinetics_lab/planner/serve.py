@@ -1,7 +1,6 @@
 """What to start for a setting: the command lines of serving engines, or the flag that they lack.
 
-Flags: vLLM 0.8.5, docs.vllm.ai/en/v0.8.5/serving/engine_args.html (newer ones keep them); SGLang's docs/advanced_features/server_arguments.md
-at commit b36e8e1.
+Every flag and value is one that the named release takes: ``data/engine_flags.csv``, read from its wheel.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ from typing import Any
 
 from kinetics_lab.cost.models import MODELS
 
-#: Engine -> how it starts, its flags for devices, answers side by side and memory, and the name of an FP8 cache.
-ENGINES = {
-    "vLLM 0.8.5": ("vllm serve", "--tensor-parallel-size", "--max-num-seqs", "--gpu-memory-utilization", "fp8"),
-    "SGLang b36e8e1": ("python -m sglang.launch_server --model-path", "--tp-size", "--max-running-requests",
-                       "--mem-fraction-static", "fp8_e4m3"),
+#: Engine -> how it starts; its flags for devices, answers side by side and memory; how it names weights and caches that it
+#: makes of a BF16 checkpoint itself.
+ENGINES: dict[str, tuple[str, str, str, str, dict[str, str], dict[str, str]]] = {
+    "vLLM 0.33.0": ("vllm serve", "--tensor-parallel-size", "--max-num-seqs", "--gpu-memory-utilization",
+                    {"fp8": "fp8_per_tensor", "mxfp8": "mxfp8"}, {"fp8": "fp8", "nvfp4": "nvfp4"}),
+    "SGLang 0.5.23": ("sglang serve --model-path", "--tp-size", "--max-running-requests", "--mem-fraction-static",
+                      {"fp8": "fp8", "mxfp8": "mxfp8"}, {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}),
 }  # fmt: skip
 
 
@@ -28,14 +29,16 @@ def checkpoint(model: str) -> str:
 
 def commands(setting: Mapping[Any, Any], weights: str, kv: str, reserve: float = 0.1) -> dict[str, str]:
     """Engine -> the command line that serves a row of a plan, or one sentence that begins with "none: "."""
-    found, odd = dict[str, str](), [name for name in (weights, kv) if name not in ("bf16", "fp8", "paper")]
-    for engine, (start, devices, batch, memory, fp8) in ENGINES.items():
+    found, as_it_is = dict[str, str](), ("bf16", "paper")
+    for engine, (start, devices, batch, memory, weight_names, cache_names) in ENGINES.items():
+        odd = [weights] * (weights not in (*weight_names, *as_it_is)) + [kv] * (
+            kv not in (*cache_names, *as_it_is)
+        )
         if setting["policy"] != "dense":
-            found[engine] = (
-                f"none: no flag makes it read as {setting['policy']} does (`kinetics-lab generate --policy` can)"
-            )
+            read = f"no flag makes it read as {setting['policy']} does"
+            found[engine] = f"none: {read} (`kinetics-lab generate --policy` can)"
         elif odd:
-            found[engine] = f"none: no flag turns a BF16 checkpoint into {odd[0]}"
+            found[engine] = f"none: no flag known here turns a BF16 checkpoint into {odd[0]}"
         else:
             words = [
                 start,
@@ -43,7 +46,8 @@ def commands(setting: Mapping[Any, Any], weights: str, kv: str, reserve: float =
                 "--dtype bfloat16",
                 f"{devices} {setting['devices']:.0f}",
             ]
-            words += ["--quantization fp8"] * (weights == "fp8") + [f"--kv-cache-dtype {fp8}"] * (kv == "fp8")
+            words += [f"--quantization {weight_names.get(weights)}"] * (weights in weight_names)
+            words += [f"--kv-cache-dtype {cache_names.get(kv)}"] * (kv in cache_names)
             words += [f"{batch} {setting['batch']:.0f}"] * (setting["batch"] < float("inf"))
             found[engine] = " ".join([*words, f"{memory} {1 - reserve:g}"])
     return found
