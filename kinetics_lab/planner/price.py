@@ -65,7 +65,7 @@ def answers(
     Args:
         hardware: one device. precision: how weights and cache are stored; None: in the hardware's own, or the clock's.
         batch: answers decoded side by side, which share the weights' traffic: "fits" (what the memory holds beside the weights
-            and a ``reserve``), a number, or "endless", which asks for no memory. devices: that serve a model together; None: the fewest that hold it.
+            and a ``reserve``), "within" (a row for that and for each power of two below it), a number, or "endless", which asks for no memory. devices: that serve a model together; None: the fewest that hold it.
         clock: of measured kernels; None for the law. It times every token of a server alike.
         share_prompt: answers to a problem share its prompt, read and stored once; else each reads its own.
         prefill: count the reading of the prompt. options: of ``decode_cost`` (dense_layers, ...), and ``combine``.
@@ -76,7 +76,9 @@ def answers(
     """
     number = isinstance(batch, (int, float)) and 0 < batch < np.inf
     require(
-        number or batch in ("fits", "endless"), "batch must be a number above 0, 'fits' or 'endless'", batch
+        number or batch in ("fits", "within", "endless"),
+        "batch must be a number above 0, 'fits', 'within' or 'endless'",
+        batch,
     )
     combine = options.get("combine", "add")
     require(
@@ -92,16 +94,16 @@ def answers(
         shape = lookup(shapes, rows.model.iloc[0], "model")
         held = rows.tokens_in * rows.mean_tokens + rows.mean_sq_tokens / 2  # tokens, summed over the steps
         context = float(max(held.sum() / max(rows.mean_tokens.sum(), 1), 1))
-        given = None if batch in ("fits", "endless") else max(float(batch), 1)
+        given = max(float(batch), 1) if number else None
         room = fit(shape, hardware, precision, context, given, reserve=reserve, devices=devices)
-        why, here = (
-            room.reason,
-            rows.assign(devices=room.devices, batch=room.batch if batch == "fits" else batch),
-        )
+        why, sides, used = room.reason, [batch if number else room.batch], room.devices
+        if batch == "within":
+            sides += [2**k for k in range(room.batch.bit_length()) if 2**k < room.batch]
         if batch == "endless":
-            why, here = "", rows.assign(devices=devices or 1, batch=np.inf)
+            why, sides, used = "", [np.inf], devices or 1
         try:
-            if not why:
+            for side in () if why else sides:
+                here = rows.assign(devices=used, batch=side)
                 parts.append(_answer(here, room, clock, context, share_prompt, prefill, options))
         except ValueError as error:
             if clock is None:

@@ -42,6 +42,7 @@ class Silicon:
         among(sorted(self._attention.kv.unique()), kv, f"kv on {gpu} under {engine}")
         self._products = self._products[self._products.dtype == weights]
         self._attention = self._attention[self._attention.kv == kv]
+        self._pairs = self._attention[["q_heads", "kv_heads"]].drop_duplicates()
         self._heads: dict[tuple[int, int], Grid] = {}
 
     def __repr__(self) -> str:
@@ -66,9 +67,8 @@ class Silicon:
 
         Raises ``ValueError`` where no pair has as many KV heads.
         """
-        pairs = self._attention[["q_heads", "kv_heads"]].drop_duplicates()
-        fitting = pairs[pairs.kv_heads == kv_heads].q_heads
-        known = sorted(int(n) for n in pairs.kv_heads.unique())
+        fitting = self._pairs[self._pairs.kv_heads == kv_heads].q_heads
+        known = sorted(int(n) for n in self._pairs.kv_heads.unique())
         require(
             len(fitting) > 0,
             f"attention on {self.gpu} under {self.engine} was measured with KV heads {known}",
