@@ -25,7 +25,7 @@ from kinetics_lab.cost.clock import Clock
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.precision import Precision
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import NothingFitsError, lookup, require
 from kinetics_lab.laws.frontier import (
     SETTING,
     Allocation,
@@ -44,18 +44,8 @@ UNITS = {"s": "device seconds", "eflops": "eFLOPs", "usd": "dollars"}
 KEYS = [*SETTING]
 TIE = 0.6  # a choice that wins again in fewer resamples is none
 MEANS = (
-    "accuracy",
-    "best_case",
-    "cost",
-    "tokens",
-    "draws",
-    "devices",
-    "batch",
-    "ttft",
-    "tpot",
-    "answer_s",
-    "usd",
-)
+    "accuracy", "best_case", "cost", "tokens", "draws", "devices", "batch", "ttft", "tpot", "answer_s", "usd",
+)  # fmt: skip
 _NONE: dict[str, Any] = {  # a row, in the order of its columns, of a budget that nothing fits
     "setting": "", "model": "", "policy": "", "cap": np.nan, "n_trials": 0, "share": 0.0, "oracle": False,
     **dict.fromkeys(("accuracy", "low", "high", *MEANS[1:], "usd_per_mtok", "again"), np.nan), "runner_up": "",
@@ -144,10 +134,8 @@ def _terms(
         "batch": batch,
         "reserve": reserve,
     }
-    return told | {
-        "clock": clock.label if clock else "peak rates",
-        "measured": bool(clock and clock.measured),
-    }
+    timed = {"clock": clock.label if clock else "peak rates", "measured": bool(clock and clock.measured)}
+    return told | timed
 
 
 def _within(
@@ -167,7 +155,7 @@ def _within(
         quickest = f"{rows.tpot.min() * 1e3:.3g} ms a token, {mean[rows.index].min():.3g} s to an answer"
         refused[key] = f"too slow: {quickest}"
     if not keep.any():
-        raise ValueError(
+        raise NothingFitsError(
             f"no setting keeps max_seconds={max_seconds:g} and max_tpot={max_tpot:g}; the fastest takes "
             f"{priced.tpot.min():.3g} s a token, the shortest {mean.min():.3g} s to an answer"
         )

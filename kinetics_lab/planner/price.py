@@ -24,7 +24,7 @@ from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon.grid import OutsideGridWarning
 from kinetics_lab.cost.silicon.serving import prefill_seconds as measured_prefill
 from kinetics_lab.cost.step import prefill_flops, prefill_seconds, step_parts, step_seconds
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import NothingFitsError, lookup, require
 from kinetics_lab.planner.strategy import BestOf, Majority, Strategy
 
 SERVER = ["task", "model", "policy", "cap"]  # what answers on one server have in common
@@ -75,17 +75,11 @@ def answers(
     the clock has measured there.
     """
     number = isinstance(batch, (int, float)) and 0 < batch < np.inf
-    require(
-        number or batch in ("fits", "within", "endless"),
-        "batch must be a number above 0, 'fits', 'within' or 'endless'",
-        batch,
-    )
+    rule = "batch must be a number above 0, 'fits', 'within' or 'endless'"
+    require(number or batch in ("fits", "within", "endless"), rule, batch)
     combine = options.get("combine", "add")
-    require(
-        combine == "add" or not share_prompt,
-        "share_prompt needs combine='add', by which shared costs add up",
-        combine,
-    )
+    rule = "share_prompt needs combine='add', by which shared costs add up"
+    require(combine == "add" or not share_prompt, rule, combine)
     require(devices is None or devices >= 1, "devices must be at least 1", devices)
     precision = stored(hardware, precision, clock)
     summary = summary if "cap" in summary else summary.assign(cap=np.nan)
@@ -112,7 +106,7 @@ def answers(
         if why:
             refused[key] = why
     if not parts:
-        raise ValueError(f"no model can be served: {'; '.join(dict.fromkeys(refused.values()))}")
+        raise NothingFitsError(f"no model can be served: {'; '.join(dict.fromkeys(refused.values()))}")
     return pd.concat(parts, ignore_index=True), refused
 
 
@@ -138,11 +132,8 @@ def _answer(
     """`answers` for the rows of one server, which holds ``context`` tokens of each answer in the mean."""
     shape, hardware, precision, layout = room.shape, room.hardware, room.precision, room.layout
     n_in, length = rows.tokens_in.to_numpy(float), rows.mean_tokens.to_numpy(float)
-    policy, devices, batch = (
-        parse_policy(rows.policy.iloc[0]),
-        int(rows.devices.iloc[0]),
-        float(rows.batch.iloc[0]),
-    )
+    policy = parse_policy(rows.policy.iloc[0])
+    devices, batch = int(rows.devices.iloc[0]), float(rows.batch.iloc[0])
     prompt = ttft = np.zeros(len(rows))
     inside, wave = True, np.zeros(len(rows))
     if isinstance(clock, Measured):
@@ -155,10 +146,8 @@ def _answer(
             )
             ttft = measured_prefill(shape, clock.silicon, n_in, devices) if prefill else ttft
         tpot, prompt = (1 - share) * own + share * dense, ttft * devices
-        each, inside = (
-            length * tpot * devices / batch,
-            bool(clock.silicon.inside(shape, batch, context, devices)),
-        )
+        each = length * tpot * devices / batch
+        inside = bool(clock.silicon.inside(shape, batch, context, devices))
     else:
         law = {"bytes_per_element": precision.sizes, **options, "share_prompt": share_prompt}
         law |= {
@@ -170,9 +159,8 @@ def _answer(
         first, both = (
             np.sum([*step_seconds(hardware, precision, part, combine).values()], 0) for part in priced
         )
-        if devices > 1 and np.isfinite(
-            batch
-        ):  # what is copied to several devices, and what goes over their link
+        # what is copied to several devices, and what goes over their link
+        if devices > 1 and np.isfinite(batch):
             steps = (
                 step_parts(shape, batch, context, policy, precision=precision, layout=one)
                 for one in (layout, ALONE)

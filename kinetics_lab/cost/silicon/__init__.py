@@ -69,11 +69,8 @@ class Silicon:
         """
         fitting = self._pairs[self._pairs.kv_heads == kv_heads].q_heads
         known = sorted(int(n) for n in self._pairs.kv_heads.unique())
-        require(
-            len(fitting) > 0,
-            f"attention on {self.gpu} under {self.engine} was measured with KV heads {known}",
-            kv_heads,
-        )
+        rule = f"attention on {self.gpu} under {self.engine} was measured with KV heads {known}"
+        require(len(fitting) > 0, rule, kv_heads)
         return int(min(fitting, key=lambda n: (abs(np.log(n / q_heads)), n))), kv_heads
 
     def _attention_grid(self, q_heads: int, kv_heads: int) -> Grid:
