@@ -9,6 +9,10 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 
+class NothingFitsError(ValueError):
+    """No setting can be served on the devices, or none keeps the limits of a service."""
+
+
 def require(condition: Any, rule: str, got: Any) -> None:
     """Raise ``ValueError`` with the rule and the value unless the condition holds (everywhere, for arrays)."""
     if not (

@@ -430,6 +430,26 @@ def test_limits_of_a_service_cut_the_choices(summary):
         plan(summary, H200, [50], max_tpot=1, batch="endless", **FEW)
 
 
+@pytest.mark.parametrize("limits", [{"max_seconds": 60}, {"max_tpot": 0.004}, {}], ids=str)
+def test_each_setting_gets_the_largest_batch_that_keeps_the_limits(summary, limits):
+    most = price(summary, H200, [1])[0].groupby("model").batch.first()
+    best: dict[tuple[str, int], tuple[float, ...]] = {}
+    for side in sorted({*most, *(2.0**k for k in range(12) if 2**k < most.max())}):
+        held = summary[summary.model.map(most >= side)]
+        found = price(held, H200, [1, 2, 3], batch=side, strategy=UntilRight)[0]
+        for (model, n), rows in found.groupby(["model", "n_trials"]):
+            quick = rows.answer_s.mean() <= limits.get("max_seconds", np.inf)
+            of_its_own = (
+                side == most[model] or np.log2(side) % 1 == 0
+            )  # not the batch that fits the other model
+            if quick and of_its_own and rows.tpot.max() <= limits.get("max_tpot", np.inf):
+                best[model, n] = (rows.accuracy.mean(), -rows.eflops.mean() / H200.peak_flops, side)
+    for budget in (3, 30):
+        got = plan(summary, H200, [budget], batch="within", trials=[1, 2, 3], **limits, **FEW).iloc[0]
+        accuracy, cost, side = max(one for one in best.values() if -one[1] <= budget)
+        assert (got.accuracy, got.cost_s, got.batch) == (pytest.approx(accuracy), pytest.approx(-cost), side)
+
+
 def test_a_choice_that_rarely_wins_again_is_a_tie():
     found = plan(load(), H200, [5, 20], dense_layers=1, n_boot=400, n_splits=1)
     sure, tie = found.iloc[0], found.iloc[1]
@@ -469,7 +489,7 @@ def test_a_check_that_costs_more_than_it_saves():
         ({"unit": "usd"}, "a budget in dollars needs the price of a device (hourly); got nan"),
         ({"max_tpot": 0}, "max_tpot must be positive (seconds per output token); got 0"),
         ({"max_seconds": -1}, "max_seconds must be positive (seconds to an answer); got -1"),
-        ({"batch": np.nan}, "batch must be a number above 0, 'fits' or 'endless'; got nan"),
+        ({"batch": np.nan}, "batch must be a number above 0, 'fits', 'within' or 'endless'; got nan"),
         ({"share_prompt": True, "combine": "max"}, "share_prompt needs combine='add', by which shared costs add up; got 'max'"),
         ({"reserve": 1}, "reserve must be in [0, 1) (share of the memory); got 1"),
     ],

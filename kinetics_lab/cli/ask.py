@@ -35,7 +35,8 @@ def plan(
     trials: Annotated[list[int], Option(metavar="N ...", help="numbers of answers N (every one)")] = NONE,
     caps: Annotated[list[int], Option(metavar="N ...", help="lengths at which answers may be cut (tokens)")] = NONE,
     dense_layers: Annotated[int | None, Option(help="layers that stay dense (0; embedded traces: 1)")] = None,
-    batch: Annotated[str, Option(help="answers side by side: a number, fits (what the memory holds) or endless (the paper's)")] = "fits",
+    batch: Annotated[str, Option(help="answers side by side: a number, fits (what the memory holds), within (the most that keeps the "
+                                    "limits) or endless (the paper's)")] = "fits",
     devices: Annotated[int | None, Option(help="that serve a model together (the fewest that hold it)")] = None,
     share_prompt: Annotated[bool, Option(help="answers to a problem share its prompt, as in the paper")] = False,
     as_json: Annotated[bool, Option("--json", help="JSON lines, with more columns")] = False,

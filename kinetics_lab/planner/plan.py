@@ -25,7 +25,7 @@ from kinetics_lab.cost.clock import Clock
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.precision import Precision
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import NothingFitsError, lookup, require
 from kinetics_lab.laws.frontier import (
     SETTING,
     Allocation,
@@ -44,18 +44,8 @@ UNITS = {"s": "device seconds", "eflops": "eFLOPs", "usd": "dollars"}
 KEYS = [*SETTING]
 TIE = 0.6  # a choice that wins again in fewer resamples is none
 MEANS = (
-    "accuracy",
-    "best_case",
-    "cost",
-    "tokens",
-    "draws",
-    "devices",
-    "batch",
-    "ttft",
-    "tpot",
-    "answer_s",
-    "usd",
-)
+    "accuracy", "best_case", "cost", "tokens", "draws", "devices", "batch", "ttft", "tpot", "answer_s", "usd",
+)  # fmt: skip
 _NONE: dict[str, Any] = {  # a row, in the order of its columns, of a budget that nothing fits
     "setting": "", "model": "", "policy": "", "cap": np.nan, "n_trials": 0, "share": 0.0, "oracle": False,
     **dict.fromkeys(("accuracy", "low", "high", *MEANS[1:], "usd_per_mtok", "again"), np.nan), "runner_up": "",
@@ -89,6 +79,7 @@ def plan(
             the paper's price, which no engine can have.
         trials, caps: numbers of answers N (empty: every one); lengths (tokens) to cut answers at, if ``data`` are traces.
         max_seconds, max_tpot: limits of a service: seconds to an answer (mean over problems, at most), and per output token.
+            With ``batch="within"`` each setting gets the largest batch that keeps them: the one that fits, or a power of two below it.
         n_boot, level: bootstrap over problems. n_splits: halvings of the trials. seed: of both.
         hardware: one device. options: of `price` and `answers`: hourly, shapes, precision, batch, devices, reserve, clock, ...
 
@@ -143,10 +134,8 @@ def _terms(
         "batch": batch,
         "reserve": reserve,
     }
-    return told | {
-        "clock": clock.label if clock else "peak rates",
-        "measured": bool(clock and clock.measured),
-    }
+    timed = {"clock": clock.label if clock else "peak rates", "measured": bool(clock and clock.measured)}
+    return told | timed
 
 
 def _within(
@@ -155,22 +144,22 @@ def _within(
     """The settings that keep the limits of a service; what is too slow at any N is told in ``refused``."""
     require(max_seconds > 0, "max_seconds must be positive (seconds to an answer)", max_seconds)
     require(max_tpot > 0, "max_tpot must be positive (seconds per output token)", max_tpot)
-    if not (np.isfinite(max_seconds) or np.isfinite(max_tpot)):
-        return priced
-    require(np.isfinite(priced.batch).all(), "batch must be finite where a service has limits", "endless")
-    mean = priced.groupby([*SERVER, "n_trials"], dropna=False).answer_s.transform("mean")
-    keep = (mean <= max_seconds) & (priced.tpot <= max_tpot)
-    for key, rows in priced[~keep].groupby(SERVER, dropna=False, sort=False):
-        if not keep[(priced[SERVER].fillna(0) == rows[SERVER].fillna(0).iloc[0]).all(axis=1)].any():
-            refused[key] = (
-                f"too slow: {rows.tpot.iloc[0] * 1e3:.3g} ms a token, {mean[rows.index].min():.3g} s to an answer"
-            )
+    free = max_seconds == max_tpot == np.inf
+    rule = "batch must be finite where a service has limits"
+    require(free or np.isfinite(priced.batch).all(), rule, "endless")
+    mean = priced.groupby([*SERVER, "n_trials", "batch"], dropna=False).answer_s.transform("mean")
+    keep = (mean <= max_seconds) & (priced.tpot <= max_tpot) | free
+    most = priced[keep].groupby([*SERVER, "n_trials"], dropna=False).batch.transform("max")
+    served = keep.groupby([priced[name] for name in SERVER], dropna=False).transform("any")
+    for key, rows in priced[~served].groupby(SERVER, dropna=False, sort=False):
+        quickest = f"{rows.tpot.min() * 1e3:.3g} ms a token, {mean[rows.index].min():.3g} s to an answer"
+        refused[key] = f"too slow: {quickest}"
     if not keep.any():
-        raise ValueError(
+        raise NothingFitsError(
             f"no setting keeps max_seconds={max_seconds:g} and max_tpot={max_tpot:g}; the fastest takes "
             f"{priced.tpot.min():.3g} s a token, the shortest {mean.min():.3g} s to an answer"
         )
-    return priced[keep].reset_index(drop=True)
+    return priced[keep][priced.batch[keep] == most].reset_index(drop=True)  # of several batches the largest
 
 
 def _text(setting: Mapping[str, Any]) -> str:

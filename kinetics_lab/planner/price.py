@@ -23,7 +23,7 @@ from kinetics_lab.cost.request import cost_parts
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon.grid import OutsideGridWarning
 from kinetics_lab.cost.step import prefill_flops, prefill_seconds, step_parts, step_seconds
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import NothingFitsError, lookup, require
 from kinetics_lab.planner.strategy import BestOf, Majority, Strategy
 
 SERVER = ["task", "model", "policy", "cap"]  # what answers on one server have in common
@@ -64,7 +64,7 @@ def answers(
     Args:
         hardware: one device. precision: how weights and cache are stored; None: in the hardware's own, or the clock's.
         batch: answers decoded side by side, which share the weights' traffic: "fits" (what the memory holds beside the weights
-            and a ``reserve``), a number, or "endless", which asks for no memory. devices: that serve a model together; None: the fewest that hold it.
+            and a ``reserve``), "within" (a row for that and for each power of two below it), a number, or "endless", which asks for no memory. devices: that serve a model together; None: the fewest that hold it.
         clock: of measured kernels, or a law fitted to them; None for the law at peak rates. It times every token of a server alike.
         share_prompt: answers to a problem share its prompt, read and stored once; else each reads its own.
         prefill: count the reading of the prompt. options: of ``decode_cost`` (dense_layers, ...), and ``combine``.
@@ -74,15 +74,11 @@ def answers(
     the clock has measured there.
     """
     number = isinstance(batch, (int, float)) and 0 < batch < np.inf
-    require(
-        number or batch in ("fits", "endless"), "batch must be a number above 0, 'fits' or 'endless'", batch
-    )
+    rule = "batch must be a number above 0, 'fits', 'within' or 'endless'"
+    require(number or batch in ("fits", "within", "endless"), rule, batch)
     combine = options.get("combine", "add")
-    require(
-        combine == "add" or not share_prompt,
-        "share_prompt needs combine='add', by which shared costs add up",
-        combine,
-    )
+    rule = "share_prompt needs combine='add', by which shared costs add up"
+    require(combine == "add" or not share_prompt, rule, combine)
     require(devices is None or devices >= 1, "devices must be at least 1", devices)
     precision = stored(hardware, precision, clock)
     summary = summary if "cap" in summary else summary.assign(cap=np.nan)
@@ -91,16 +87,16 @@ def answers(
         shape = lookup(shapes, rows.model.iloc[0], "model")
         held = rows.tokens_in * rows.mean_tokens + rows.mean_sq_tokens / 2  # tokens, summed over the steps
         context = float(max(held.sum() / max(rows.mean_tokens.sum(), 1), 1))
-        given = None if batch in ("fits", "endless") else max(float(batch), 1)
+        given = max(float(batch), 1) if number else None
         room = fit(shape, hardware, precision, context, given, reserve=reserve, devices=devices)
-        why, here = (
-            room.reason,
-            rows.assign(devices=room.devices, batch=room.batch if batch == "fits" else batch),
-        )
+        why, sides, used = room.reason, [batch if number else room.batch], room.devices
+        if batch == "within":
+            sides += [2**k for k in range(room.batch.bit_length()) if 2**k < room.batch]
         if batch == "endless":
-            why, here = "", rows.assign(devices=devices or 1, batch=np.inf)
+            why, sides, used = "", [np.inf], devices or 1
         try:
-            if not why:
+            for side in () if why else sides:
+                here = rows.assign(devices=used, batch=side)
                 parts.append(_answer(here, room, clock, context, share_prompt, prefill, options))
         except ValueError as error:
             if clock is None:
@@ -109,7 +105,7 @@ def answers(
         if why:
             refused[key] = why
     if not parts:
-        raise ValueError(f"no model can be served: {'; '.join(dict.fromkeys(refused.values()))}")
+        raise NothingFitsError(f"no model can be served: {'; '.join(dict.fromkeys(refused.values()))}")
     return pd.concat(parts, ignore_index=True), refused
 
 
@@ -131,11 +127,8 @@ def _answer(
     """`answers` for the rows of one server, which holds ``context`` tokens of each answer in the mean."""
     shape, hardware, precision, layout = room.shape, room.hardware, room.precision, room.layout
     n_in, length = rows.tokens_in.to_numpy(float), rows.mean_tokens.to_numpy(float)
-    policy, devices, batch = (
-        parse_policy(rows.policy.iloc[0]),
-        int(rows.devices.iloc[0]),
-        float(rows.batch.iloc[0]),
-    )
+    policy = parse_policy(rows.policy.iloc[0])
+    devices, batch = int(rows.devices.iloc[0]), float(rows.batch.iloc[0])
     prompt = ttft = wave = np.zeros(len(rows))
     inside = True
     if isinstance(clock, Measured | Calibrated):
@@ -159,9 +152,8 @@ def _answer(
         first, both = (
             np.sum([*step_seconds(hardware, precision, part, combine).values()], 0) for part in priced
         )
-        if devices > 1 and np.isfinite(
-            batch
-        ):  # what is copied to several devices, and what goes over their link
+        # what is copied to several devices, and what goes over their link
+        if devices > 1 and np.isfinite(batch):
             steps = (
                 step_parts(shape, batch, context, policy, precision=precision, layout=one)
                 for one in (layout, ALONE)

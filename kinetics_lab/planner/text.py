@@ -55,6 +55,47 @@ def served(row: Mapping[Any, Any]) -> str:
     return "; ".join(parts)
 
 
+def decided(row: Mapping[Any, Any], problems: int = 1000) -> dict[str, str]:
+    """A row of a plan in seconds as a decision: what to run, what that solves and costs, how sure it is; later lines are asides.
+
+    The bill is for so many ``problems``. Where nothing fits, the first text says so and the others are empty.
+    """
+    if not row["setting"]:
+        return {"run": row["note"], "solves": "", "bill": "", "how sure": ""}
+    many, cut = row["n_trials"], "" if pd.isna(row["cap"]) else f", cut at {row['cap']:,.0f} tokens"
+    tries = f"{'up to ' * (row['draws'] < many)}{many} answer{'s' * (many != 1)} a problem{cut}"
+    best = f"; at best {percent(row['best_case'])} %" if row["best_case"] > row["accuracy"] else ""
+    money = f"${row['usd'] * problems:,.3g}\n" if row["usd"] > 0 else ""
+    hours = f"{row['cost_s'] * problems / 3600:,.3g} device-hours for {problems:,} problems"
+    sure = (
+        f"a tie with {row['rivals']}" if row["rivals"] else f"chosen in {often(row['again'])} % of resamples"
+    )
+    second = row["runner_up"] and f"\nnext: {row['runner_up']}, {percent(row['runner_up_accuracy'])} %"
+    return {
+        "run": f"{row['model']}, {row['policy']}\n{tries}\n{served(row).split(';')[0]}",
+        "solves": f"{percent(row['accuracy'])} %\n{percent(row['low'], 0)} to {percent(row['high'], 0)} %{best}",
+        "bill": f"{money}{hours}\n{row['answer_s']:,.3g} s to an answer",
+        "how sure": sure + second,
+    }  # fmt: skip
+
+
+def bill(row: Mapping[Any, Any], problems: int, devices: int) -> dict[str, str]:
+    """What a setting of a plan in seconds comes to for so many problems, on so many devices that are all kept busy."""
+    hours, likely = (
+        row["cost_s"] * problems / 3600,
+        [row[name] * problems for name in ("accuracy", "low", "high")],
+    )
+    found = {
+        "problems": f"{problems:,}",
+        "solved": "{:,.0f}, 95 % for others like these: {:,.0f} to {:,.0f}".format(*likely),
+        "answers drawn": f"{row['draws'] * problems:,.0f}",
+        "tokens written": f"{row['tokens'] * problems / 1e6:,.3g} million",
+        "device-hours": f"{hours:,.3g}",
+        f"hours on {devices} device{'s' * (devices != 1)}": f"{hours / devices:,.3g}",
+    }
+    return found | ({"dollars": f"${row['usd'] * problems:,.3g}"} if row["usd"] > 0 else {})
+
+
 def text(found: pd.DataFrame) -> str:
     """The plan as a table of at most 100 columns (more for long names), with a legend and what to start."""
     about = found.attrs

@@ -12,6 +12,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,6 +133,29 @@ def table_html(styler: Any) -> str:
     uid = hashlib.sha256(styler.data.to_csv().encode()).hexdigest()[:8]
     styler.set_uuid(uid).set_table_attributes('class="dataframe"').set_table_styles(right, overwrite=False)
     return styler.to_html()
+
+
+def cards(groups: Mapping[str, pd.DataFrame]) -> str:
+    """HTML of tables with the same columns of texts, a heading above each; on a narrow screen every row is a card.
+
+    A cell is a text, of which later lines are small, or a list of pairs (text, address) that becomes links. All are escaped.
+    """
+
+    def cell(name: str, value: Any) -> str:
+        if isinstance(value, list):
+            inner = ", ".join(f'<a href="{html.escape(to)}">{html.escape(text)}</a>' for text, to in value)
+        else:
+            first, *more = html.escape(str(value)).split("\n")
+            inner = first + "".join(f"<br><small>{line}</small>" for line in more)
+        return f'<td data-label="{html.escape(name)}: ">{inner}</td>' if inner else "<td></td>"
+
+    lines, names = list[str](), list(next(iter(groups.values())))
+    for heading, table in groups.items():
+        lines.append(f'<tr class="kl-group"><th colspan="{len(names)}">{html.escape(heading)}</th></tr>')
+        for row in table[names].itertuples(index=False):
+            lines.append(f"<tr>{''.join(map(cell, names, row))}</tr>")
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
+    return f'<table class="dataframe kl-cards"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 
 
 class MimeRender:

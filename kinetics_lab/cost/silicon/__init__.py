@@ -42,6 +42,7 @@ class Silicon:
         among(sorted(self._attention.kv.unique()), kv, f"kv on {gpu} under {engine}")
         self._products = self._products[self._products.dtype == weights]
         self._attention = self._attention[self._attention.kv == kv]
+        self._pairs = self._attention[["q_heads", "kv_heads"]].drop_duplicates()
         self._heads: dict[tuple[int, int], Grid] = {}
 
     def __repr__(self) -> str:
@@ -66,14 +67,10 @@ class Silicon:
 
         Raises ``ValueError`` where no pair has as many KV heads.
         """
-        pairs = self._attention[["q_heads", "kv_heads"]].drop_duplicates()
-        fitting = pairs[pairs.kv_heads == kv_heads].q_heads
-        known = sorted(int(n) for n in pairs.kv_heads.unique())
-        require(
-            len(fitting) > 0,
-            f"attention on {self.gpu} under {self.engine} was measured with KV heads {known}",
-            kv_heads,
-        )
+        fitting = self._pairs[self._pairs.kv_heads == kv_heads].q_heads
+        known = sorted(int(n) for n in self._pairs.kv_heads.unique())
+        rule = f"attention on {self.gpu} under {self.engine} was measured with KV heads {known}"
+        require(len(fitting) > 0, rule, kv_heads)
         return int(min(fitting, key=lambda n: (abs(np.log(n / q_heads)), n))), kv_heads
 
     def _attention_grid(self, q_heads: int, kv_heads: int) -> Grid:
