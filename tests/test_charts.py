@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import altair as alt
 import numpy as np
@@ -21,6 +22,7 @@ from kinetics_lab.book import charts
 from kinetics_lab.book.charts import html as chart_html
 from kinetics_lab.book.charts import parts as chart_parts
 from kinetics_lab.book.charts import style
+from kinetics_lab.book.charts.drawing import Drawing
 
 ROOT = Path(__file__).parent.parent
 WHITE, DARK = "#ffffff", "#121212"  # page colours of the book's theme
@@ -472,3 +474,26 @@ def test_the_rest_of_a_map_is_its_ground():
     assert scale["range"][0] == charts.SERIES[0]
     with pytest.raises(ValueError, match="rest"):
         charts.regions(table, "x", "y", "who", sort=names, rest="nobody", **TEXT)
+
+
+def test_a_drawing_is_one_picture_with_its_words_and_a_description():
+    picture = Drawing(100, 50, "Short", 'Said "aloud"')
+    picture.box(10, 20, 30, 10, "a < b", "search", depth=0.5)
+    picture.arrow((0, 0), (0, 10))
+    figure = ElementTree.fromstring(picture._repr_html_())
+    assert figure.get("class") == "kl-drawing"
+    svg, caption = figure
+    assert (svg.get("viewBox"), svg.get("role"), svg.get("aria-label")) == (
+        "0 0 100 50",
+        "img",
+        'Said "aloud"',
+    )
+    assert caption.text == "Short"
+    title, rect, words, line, head = svg[:5]
+    assert title.text == "Short"
+    assert rect.get("fill").startswith("var(--kl-search, #")  # the page's colour, light or dark
+    assert (words.text, words.get("x"), words.get("y")) == ("a < b", "25", "29")
+    assert line.get("stroke") == "currentColor"
+    assert head.get("transform") == "translate(0 10) rotate(90)"  # it points down
+    with pytest.raises(KeyError):
+        picture.box(0, 0, 1, 1, "", "gold")

@@ -20,10 +20,7 @@ from kinetics_lab.errors import require
 from kinetics_lab.files import write_table, write_text
 
 TABLE, ROW = "result.parquet", "result.json"
-
 RESERVED = ("param.", "sweep.")  # columns that a sweep puts in front of a result's own
-
-
 Result = TypeVar("Result", pd.DataFrame, Mapping[str, Any])
 
 
