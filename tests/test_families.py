@@ -293,7 +293,9 @@ def test_layers_that_read_the_cache_of_the_one_before():
     """Hunyuan-Large: 389B, 52B active as published (arXiv 2411.02265); half of its layers have keys and values."""
     one = from_hf_config({"architectures": ["HunYuanForCausalLM"]} | HUNYUAN_LARGE)
     assert round(one.n_params / 1e9) == 389
-    assert round((one.n_active_params + one.head_params) / 1e9) == 52  # with the tied matrix as embedding, too
+    assert (
+        round((one.n_active_params + one.head_params) / 1e9) == 52
+    )  # with the tied matrix as embedding, too
     assert held(one, 1000) == 32 * 2 * 8 * 80 * 1000
     assert float(one.read(1000)["kv"]) == 2 * held(one, 1000)
     hidden, kv = 6400, 8 * 80
