@@ -71,9 +71,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calculator")
     for name, content in calculator_files().items():
         (folder / Path(name).name).write_bytes(content)
-    (folder / "calculator.js").write_bytes((ROOT / "book" / "_static" / "calculator.js").read_bytes())
+    for name in ("law.js", "calculator.js"):
+        (folder / name).write_bytes((ROOT / "book" / "_static" / name).read_bytes())
     scripts = "".join(
-        f'<script src="{name}"></script>' for name in ("kl-calculator-data.js", "calculator.js")
+        f'<script src="{name}"></script>' for name in ("kl-calculator-data.js", "law.js", "calculator.js")
     )
     style = (ROOT / "book" / "_static" / "kinetics.css").read_text(encoding="utf-8")
     page = f'<!doctype html><meta charset="utf-8"><style>* {{ box-sizing: border-box }} body {{ margin: 0 }} {style}</style><div id="kl-calculator"></div>{scripts}'
@@ -146,7 +147,7 @@ def test_the_page_answers_a_change_and_says_what_is_wrong_beside_the_field(chrom
         page.js(type_into.format(key="n_out", value=json.dumps("4096")))
         page.js(type_into.format(key="hardware", value=json.dumps("tpu-v5e")))
         page.js(type_into.format(key="model", value=json.dumps("llama3-405b")))
-        assert "It does not fit: 811.7 GB of weights" in page.js(
+        assert "It does not fit: llama3-405b: 811.7 GB of weights" in page.js(
             "document.querySelector('.kl-calc-said').textContent"
         )
         assert "n_out=4096" in page.js("location.hash")
