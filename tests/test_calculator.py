@@ -16,7 +16,7 @@ from kinetics_lab.cost.fit import fit
 from kinetics_lab.cost.precision import find_precision
 from kinetics_lab.cost.silicon import Silicon
 from kinetics_lab.cost.step import prefill_seconds
-from kinetics_lab.planner.page import CACHES, POLICIES, WEIGHTS, calculator_data, calculator_files
+from kinetics_lab.planner.page import CACHES, POLICIES, WEIGHTS, calculator_data, page_files
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
@@ -69,7 +69,7 @@ def chromium():
 def folder(tmp_path_factory):
     """The page's scripts beside a page that is nothing else."""
     folder = tmp_path_factory.mktemp("calculator")
-    for name, content in calculator_files().items():
+    for name, content in page_files({}).items():
         (folder / Path(name).name).write_bytes(content)
     for name in ("law.js", "calculator.js"):
         (folder / name).write_bytes((ROOT / "book" / "_static" / name).read_bytes())
@@ -157,8 +157,7 @@ def test_the_page_answers_a_change_and_says_what_is_wrong_beside_the_field(chrom
 
 
 def test_its_data_are_the_packages_own_and_small():
-    [(name, content)] = calculator_files().items()
-    assert name == "book/_static/kl-calculator-data.js"
+    content = page_files({})["book/_static/kl-calculator-data.js"]
     assert len(content) < 200_000
     data = calculator_data()
     assert set(data["models"]) == set(MODELS)

@@ -60,7 +60,7 @@
       { key: "model", label: "Model", options: function () { return law.names(data.models); }, usual: usual.model },
       { key: "hardware", label: "Device", options: offered.hardware, usual: usual.hardware },
       { key: "devices", label: "Devices", options: offered.devices },
-      { key: "clock", label: "Clock", options: offered.clock, after: "hardware" },
+      { key: "clock", label: "Clock", options: offered.clock, after: ["hardware"] },
       { key: "weights", label: "Weights", options: offered.stored(data.weights, "as published") },
       { key: "kv", label: "KV cache", options: offered.stored(data.caches, "as published") },
       { key: "policy", label: "Attention", options: function () { return Object.keys(data.policies).map(function (name) { return [name, name]; }); } },

@@ -141,11 +141,15 @@
     return bytes;
   }
 
-  // One answer of a batch on one device: FLOP and bytes by part, as cost_parts with share_prompt=False.
-  function costParts(model, size, policy, nIn, nOut, square, batch, denseLayers) {
-    var read = readParameters(model, batch), moved = 0, found = { parameters: [2 * model.multiplied * nOut, 0], attention: [0, 0], search: [0, 0] };
-    Object.keys(read).forEach(function (kind) { moved += size[kind] * read[kind]; });
-    found.parameters[1] = moved / batch * nOut;
+  function weightsRead(model, size, batch, part) {  // bytes that a step reads, of shares of the parameters
+    var read = readParameters(model, batch);
+    return Object.keys(read).reduce(function (sum, kind) { return sum + (part ? part[kind] : 1) * size[kind] * read[kind]; }, 0);
+  }
+
+  // One answer on one device, which reads `weights` bytes of them for each token: FLOP and bytes by part, as cost_parts with
+  // share_prompt=False.
+  function costParts(model, size, policy, nIn, nOut, square, weights, denseLayers) {
+    var found = { parameters: [2 * model.multiplied * nOut, weights * nOut], attention: [0, 0], search: [0, 0] };
     var all = nIn * nOut + (square === undefined ? nOut * nOut : square) / 2;
     var whole = model.mixers.reduce(function (sum, m) { return sum + (m.whole ? m.count : 0); }, 0);
     model.mixers.forEach(function (m) {
@@ -174,10 +178,8 @@
 
   // One step of `batch` sequences at `context` tokens on one device of a layout, as step_parts.
   function stepParts(model, size, layout, policy, batch, context) {
-    var here = batch / layout.data, part = matrices(model, layout), read = readParameters(model, batch);
-    var found = costParts(model, size, policy, context, 1, undefined, batch);
-    var moved = Object.keys(read).reduce(function (sum, kind) { return sum + part[kind] * size[kind] * read[kind]; }, 0);
-    found.parameters = [2 * here * model.multiplied / layout.tensor, moved];
+    var here = batch / layout.data, found = costParts(model, size, policy, context, 1, undefined, 0);
+    found.parameters = [2 * here * model.multiplied / layout.tensor, weightsRead(model, size, batch, matrices(model, layout))];
     var full = cacheRead(model, size, { tensor: 1, data: 1 }, context), kept = cacheRead(model, size, layout, context);
     ["attention", "search", "state"].forEach(function (name) {
       if (!found[name]) return;
@@ -294,8 +296,8 @@
     });
   }
 
-  // A form of fields { key, label, options | many | least and most, usual, empty, share, whole, when }, its values first those of the
-  // address. read() gives the numbers and names, or null where a field has no right value, which is said beside it.
+  // A form of fields { key, label, options | many | least and most, usual, empty, share, whole, wide, when, after, fresh }, its values first
+  // those of the address. read() gives the numbers and names, or null where a field has no right value, which is said beside it.
   function form(place, fields, changed) {
     var node = make("form", place, null, { "class": "kl-calc-form" }), inputs = {}, notes = {}, boxes = {};
     var start = new URLSearchParams(location.hash.slice(1));
@@ -307,7 +309,7 @@
     function offer(field, given) { (field.many ? tick : fill)(inputs[field.key], (field.many || field.options)(value), given, field.key); }
     function shown() { fields.forEach(function (field) { boxes[field.key].hidden = Boolean(field.when && !field.when(value)); }); }
     fields.forEach(function (field) {
-      var key = field.key, box = boxes[key] = make(field.many ? "fieldset" : "div", node, null, { "class": "kl-calc-field" });
+      var key = field.key, box = boxes[key] = make(field.many ? "fieldset" : "div", node, null, { "class": "kl-calc-field" + (field.wide ? " kl-wide" : "") });
       var given = start.get(key) === null ? String(field.usual === undefined ? "" : field.usual) : start.get(key);
       make(field.many ? "legend" : "label", box, field.label, field.many ? {} : { "for": "kl-" + key });
       var plain = { id: "kl-" + key, type: "text", inputmode: "decimal", autocomplete: "off" };
@@ -320,7 +322,9 @@
     node.addEventListener("submit", function (event) { event.preventDefault(); });
     node.addEventListener("input", function (event) {
       fields.forEach(function (field) {  // a choice that hangs on another one is offered anew
-        if (field.after && inputs[field.after] === event.target) offer(field, value(field.key));
+        var moved = (field.after || []).some(function (key) { return inputs[key] === event.target; });
+        if (moved && field.fresh) inputs[field.key].value = field.fresh(value);
+        else if (moved) offer(field, value(field.key));
       });
       shown();
       changed();
@@ -369,9 +373,6 @@
 
   // A page: `draw` fills the place with this id, which then stands for the static answer.
   function page(id, data, draw) {
-    Object.keys(data || {}).forEach(function (table) {
-      if (table === "models" || table === "hardware") Object.keys(data[table]).forEach(function (name) { data[table][name].name = name; });
-    });
     document.addEventListener("DOMContentLoaded", function () {
       var place = document.getElementById(id);
       if (!place || !data) return;
@@ -380,6 +381,6 @@
     });
   }
 
-  root.klLaw = { costParts: costParts, stepParts: stepParts, stepSeconds: stepSeconds, prefill: prefill, precision: precision, fit: fit, total: total,
+  root.klLaw = { weightsRead: weightsRead, costParts: costParts, stepParts: stepParts, stepSeconds: stepSeconds, prefill: prefill, precision: precision, fit: fit, total: total,
     gb: gb, make: make, digits: digits, names: names, choices: choices, form: form, copied: copied, rows: rows, page: page };
 })(this);

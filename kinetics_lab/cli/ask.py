@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from kinetics_lab.cli.shared import NONE, Hardware
+from kinetics_lab.cli.shared import NONE, Hardware, public
 
 
 def plan(
     *,
-    traces: Annotated[list[str], Option(metavar="FILE ...", help="trace files, or one summary (embedded)")] = NONE,
+    traces: Annotated[list[str], Option(metavar="FILE ...", help="trace files, or one summary (those of --data)")] = NONE,
+    data: Annotated[str, Option(help="without --traces: aime24 (Qwen3), otis (open-weight models on OTIS Mock AIME) or ladder (the tiny "
+                                     "reasoners of Part IV)")] = "aime24",
     budget: Annotated[list[float], Option(metavar="N ...", help="per problem, one or several")],
     unit: Annotated[str, Option(help="of the budget: s (of one device), usd or eflops")] = "s",
     strategy: Annotated[str, Option(help="what is done with answers: until-right, best-of, majority, or "
@@ -53,17 +55,18 @@ def plan(
     from kinetics_lab.cost.precision import find_precision
     from kinetics_lab.planner import offers, text
 
-    data = offers.load(traces)
-    if not traces:
-        print(f"kinetics-lab: no --traces: planning with {offers.EMBEDDED}", file=sys.stderr)
-        dense_layers = offers.EMBEDDED_DENSE_LAYERS if dense_layers is None else dense_layers
+    if traces:
+        table, known, dense = offers.load(traces), lab.MODELS, 0
+    else:
+        table, known, dense = public(data)
+        print(f"kinetics-lab: no --traces: planning with {offers.PUBLIC[data][0]}", file=sys.stderr)
     timer = parse_clock(clock) if clock else None
-    shapes = offers.own_models(offers.name_models(model, data))
+    shapes = {**known, **offers.own_models(offers.name_models(model, table))} if model else known
     sequences: Any = batch
     with suppress(ValueError):  # "fits" and "endless" stay
         sequences = float(sequences)
-    found = lab.plan(data, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies, topk=topk,
-                     trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense_layers or 0,
+    found = lab.plan(table, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies, topk=topk,
+                     trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
                      clock=timer, hourly=price, devices=devices,
                      precision=find_precision(weights, kv) if weights or kv else None, share_prompt=share_prompt,
                      max_seconds=max_seconds_per_answer, max_tpot=max_tpot)  # fmt: skip
