@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.cost.clock import Calibrated, Clock, Measured
+from kinetics_lab.cost.clock import Clock, Measured
 from kinetics_lab.cost.fit import ALONE, Fit, fit
-from kinetics_lab.cost.hardware import ELEMENT_BYTES, HARDWARE, Hardware
+from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense, parse_policy
 from kinetics_lab.cost.precision import Precision
@@ -67,8 +66,7 @@ def answers(
         hardware: one device. precision: how weights and cache are stored; None: in the hardware's own, or the clock's.
         batch: answers decoded side by side, which share the weights' traffic: "fits" (what the memory holds beside the weights
             and a ``reserve``), a number, or "endless", which asks for no memory. devices: that serve a model together; None: the fewest that hold it.
-        clock: of measured kernels, or of constants fitted to them (prompts then take what the law says); None for the law. It times
-            every token of a server alike.
+        clock: of measured kernels; None for the law. It times every token of a server alike.
         share_prompt: answers to a problem share its prompt, read and stored once; else each reads its own.
         prefill: count the reading of the prompt. options: of ``decode_cost`` (dense_layers, ...), and ``combine``.
 
@@ -87,8 +85,6 @@ def answers(
         combine,
     )
     require(devices is None or devices >= 1, "devices must be at least 1", devices)
-    if isinstance(clock, Calibrated) and precision:
-        clock = replace(clock, sizes=(precision.bytes("mixer"), precision.bytes("kv")))
     precision = stored(hardware, precision, clock)
     summary = summary if "cap" in summary else summary.assign(cap=np.nan)
     parts, refused = list[pd.DataFrame](), dict[tuple[Any, ...], str]()
@@ -129,13 +125,7 @@ def stored(hardware: Hardware, precision: Precision | None, clock: Clock | None)
         )
         require(precision is None, f"precision must be left to the clock ({clock.label})", str(precision))
         return Precision(told.weights, told.kv, source="as measured")
-    own, named = hardware.precision, {size: name for name, size in reversed(ELEMENT_BYTES.items())}
-    if isinstance(clock, Calibrated):
-        gpu = clock.name.split(":")[0]
-        alike = gpu not in HARDWARE or gpu == hardware.name
-        require(alike, f"the clock is of {gpu}, and hardware must be the same", hardware.name)
-        weights, kv = (named[size] for size in clock.sizes)
-        return precision or Precision(weights, kv, source="as fitted")
+    own = hardware.precision
     return precision or Precision(own, own, embedding=own)
 
 
@@ -153,7 +143,7 @@ def _answer(
     )
     prompt = ttft = np.zeros(len(rows))
     inside, wave = True, np.zeros(len(rows))
-    if isinstance(clock, Measured | Calibrated):
+    if isinstance(clock, Measured):
         require(np.isfinite(batch), "batch must be finite with a clock of measured kernels", batch)
         share = options.get("dense_layers", 0) / shape.n_layers
         with warnings.catch_warnings():
@@ -161,8 +151,12 @@ def _answer(
             own, dense = (
                 float(sum(clock.step(shape, batch, context, p, devices).values())) for p in (policy, Dense())
             )
-        tpot, inside = (1 - share) * own + share * dense, bool(clock.inside(shape, batch, context, devices))
-        each = length * tpot * devices / batch
+            ttft = measured_prefill(shape, clock.silicon, n_in, devices) if prefill else ttft
+        tpot, prompt = (1 - share) * own + share * dense, ttft * devices
+        each, inside = (
+            length * tpot * devices / batch,
+            bool(clock.silicon.inside(shape, batch, context, devices)),
+        )
     else:
         law = {"bytes_per_element": precision.sizes, **options, "share_prompt": share_prompt}
         law |= {
@@ -187,13 +181,10 @@ def _answer(
             first, both = (seconds * devices * spread / alone for seconds in (first, both))
         each, wave = both - first, 2 * first - both  # two side by side share a part of what they read
         tpot = float(first.sum() / max(length.sum(), 1) * batch / devices)
-    if prefill and isinstance(clock, Measured):
-        ttft = measured_prefill(shape, clock.silicon, n_in, devices)
-        prompt = ttft * devices
-    elif prefill:
-        work = prefill_flops(shape, n_in)
-        prompt = work["parameters"] / precision.peak(hardware) + work["attention"] / hardware.peak_flops
-        ttft = prefill_seconds(shape, hardware, n_in, precision=precision, layout=layout)
+        if prefill:
+            work = prefill_flops(shape, n_in)
+            prompt = work["parameters"] / precision.peak(hardware) + work["attention"] / hardware.peak_flops
+            ttft = prefill_seconds(shape, hardware, n_in, precision=precision, layout=layout)
     each = each + (0 if share_prompt else prompt)
     seconds = {"each": each, "wave": wave, "once": prompt if share_prompt else 0 * prompt}
     eflops = {name: value * hardware.peak_flops for name, value in seconds.items()}
