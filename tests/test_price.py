@@ -198,9 +198,15 @@ def test_what_a_clock_cannot_price_is_named(summary):
         price(summary, H200, [1], clock=parse_clock("h200:vllm"), precision=Precision())
     with pytest.raises(ValueError, match="batch must be finite with a clock"):
         price(summary, H200, [1], clock=parse_clock("h200:vllm"), batch="endless")
-    assert price(summary, H200, [1], clock=Datasheet(H200))[0].eflops.equals(
-        price(summary, H200, [1])[0].eflops
+    law = price(summary, H200, [1])[0].eflops
+    assert price(summary, H200, [1], clock=Datasheet(H200))[0].eflops.equals(law)
+    timed, fitted = (
+        price(summary, H200, [1], clock=parse_clock(f"{name}h200:vllm"))[0] for name in ("", "fitted:")
     )
+    assert (fitted.eflops / timed.eflops).between(0.8, 1.2).all()  # no longer the datasheet's law
+    assert not np.isclose(fitted.eflops, law, rtol=1e-3).any()
+    with pytest.raises(ValueError, match="the clock is of b200, and hardware must be the same; got 'h200'"):
+        price(summary, H200, [1], clock=parse_clock("fitted:b200:vllm"))
 
 
 # --- room ----------------------------------------------------------------------------------------

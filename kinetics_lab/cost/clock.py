@@ -9,7 +9,7 @@ whole answer takes.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -25,7 +25,9 @@ from kinetics_lab.cost.request import Cost, cost_parts
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon import BYTES, Silicon
 from kinetics_lab.cost.silicon.grid import OutsideGridWarning
-from kinetics_lab.cost.step import step_parts, step_seconds
+from kinetics_lab.cost.silicon.serving import kernels_per_output_token
+from kinetics_lab.cost.silicon.serving import prefill_seconds as measured_prefill
+from kinetics_lab.cost.step import prefill_flops, prefill_seconds, step_parts, step_seconds
 from kinetics_lab.errors import require
 
 Parts = dict[str, np.ndarray]
@@ -43,18 +45,18 @@ class Clock(Protocol):
     @property
     def measured(self) -> bool: ...
 
-    def step(
-        self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1
-    ) -> Parts:
+    def step(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1) -> Parts:  # fmt: skip
         """Seconds of one decode step of ``batch`` sequences with ``context`` cached tokens, by part."""
 
     def inside(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, tp: int = 1) -> np.ndarray:
         """Whether a step lies within what was measured; a clock that computes has no outside."""
 
+    def prefill(self, shape: ModelShape, n_in: ArrayLike, tp: int = 1) -> np.ndarray:
+        """Seconds to read one prompt of ``n_in`` tokens."""
 
-class _Everywhere:
+
+class _Everywhere:  # nothing is interpolated
     def inside(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, tp: int = 1) -> np.ndarray:
-        """True: nothing is interpolated."""
         return np.ones(np.broadcast_shapes(np.shape(batch), np.shape(context)), bool)
 
 
@@ -76,15 +78,21 @@ class Datasheet(_Everywhere):
     def label(self) -> str:
         return f"{self.hardware.name} at its datasheet's rates"
 
-    def step(
-        self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1
-    ) -> Parts:
+    def step(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1) -> Parts:  # fmt: skip
         """Seconds by part: ``parameters``, ``attention``, ``search``, ``state`` if any, ``communication`` (NaN: unknown link)."""
-        own = self.hardware.precision
-        precision = self.precision or Precision(own, own, embedding=own)
-        layout = self.layout or Layout(tp)
+        precision, layout = self._stored, self.layout or Layout(tp)
         parts = step_parts(shape, batch, context, policy, precision=precision, layout=layout)
         return step_seconds(self.hardware, precision, parts, self.combine)
+
+    def prefill(self, shape: ModelShape, n_in: ArrayLike, tp: int = 1) -> np.ndarray:
+        """Seconds to read one prompt at datasheet rates."""
+        layout = self.layout or Layout(tp)
+        return prefill_seconds(shape, self.hardware, n_in, precision=self._stored, layout=layout)
+
+    @property
+    def _stored(self) -> Precision:
+        own = self.hardware.precision
+        return self.precision or Precision(own, own, embedding=own)
 
 
 @dataclass(frozen=True)
@@ -102,9 +110,7 @@ class Measured:
     def label(self) -> str:
         return str(self.silicon)
 
-    def step(
-        self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1
-    ) -> Parts:
+    def step(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1) -> Parts:  # fmt: skip
         """Seconds by part: ``parameters``, ``attention``, ``search``, ``communication``; see `Silicon.step`."""
         found = self.silicon.step(shape, batch, context, tp)
         dense = found["attention"]
@@ -117,6 +123,10 @@ class Measured:
     def inside(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, tp: int = 1) -> np.ndarray:
         """Whether the kernels of a step were measured there or between: see `Silicon.inside`."""
         return self.silicon.inside(shape, batch, context, tp)
+
+    def prefill(self, shape: ModelShape, n_in: ArrayLike, tp: int = 1) -> np.ndarray:
+        """Seconds to read one prompt, by kernels."""
+        return measured_prefill(shape, self.silicon, n_in, tp)
 
 
 @dataclass(frozen=True)
@@ -137,24 +147,29 @@ class Calibrated(_Everywhere):
     sizes: tuple[float, float] = (2.0, 2.0)
     error: float = np.nan
     p90: float = np.nan
+    silicon: Silicon | None = field(
+        default=None, compare=False
+    )  # whose times were fitted, where a collector's
     measured: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
         return f"the cost law with four constants fitted to {self.name}"
 
-    def step(
-        self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1
-    ) -> Parts:
+    def step(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1) -> Parts:  # fmt: skip
         """Seconds by part: ``parameters`` (the start of the layers included), ``attention``, ``search``."""
         batch, context = np.asarray(batch, float), np.asarray(context, float)
-        work = (cost_parts(shape, policy, context, 1, batch=batch, bytes_per_element=x) for x in self.sizes)
-        products, cached = work
+        products, cached = (cost_parts(shape, policy, context, 1, batch=batch, bytes_per_element=x) for x in self.sizes)  # fmt: skip
         found = {"parameters": batch * products["parameters"], "attention": batch * cached["attention"]}
         found["search"] = batch * cached["search"]
         rates = {"parameters": self.weights}
         times = {k: self._seconds(part, rates.get(k, self.cache)) / tp for k, part in found.items()}
         return times | {"parameters": times["parameters"] + shape.n_layers * self.layer}
+
+    def prefill(self, shape: ModelShape, n_in: ArrayLike, tp: int = 1) -> np.ndarray:
+        """Seconds to read one prompt: the larger of its arithmetic and one pass over the weights, and the start of the layers."""
+        flops, weights = sum(prefill_flops(shape, n_in).values()), shape.n_params * self.sizes[0]
+        return np.maximum(flops / self.matrix, weights / self.weights) / tp + shape.n_layers * self.layer
 
     def _seconds(self, work: Cost, bandwidth: float) -> np.ndarray:
         return np.maximum(work.bytes / bandwidth, work.flops / self.matrix)
@@ -164,19 +179,14 @@ class Calibrated(_Everywhere):
         products = Cost(rows["gemm_flops"].to_numpy(float), rows["weight_bytes"].to_numpy(float))
         whole = Cost(rows["flops"].to_numpy(float), rows["bytes"].to_numpy(float))
         start = self.layer * rows["layers"].to_numpy(float)
-        return (
-            start + self._seconds(products, self.weights) + self._seconds(whole + -1 * products, self.cache)
-        )
+        rest = self._seconds(whole + -1 * products, self.cache)
+        return start + self._seconds(products, self.weights) + rest
 
     @classmethod
     def fit(
-        cls,
-        name: str,
-        rows: pd.DataFrame,
-        seconds: ArrayLike,
-        held: ArrayLike = False,
+        cls, name: str, rows: pd.DataFrame, seconds: ArrayLike, held: ArrayLike = False,
         sizes: tuple[float, float] = (2.0, 2.0),
-    ) -> Calibrated:
+    ) -> Calibrated:  # fmt: skip
         """The constants that come nearest to ``seconds`` in logarithms, by robust least squares.
 
         ``rows``: as for `times`, those of ``kinetics-lab measure`` or of measured steps; ``held``: rows that only
@@ -215,9 +225,7 @@ def measured_steps(silicon: Silicon, most: int = 512) -> pd.DataFrame:
         batch, context = (axis.ravel() for axis in grid)
         there = silicon.inside(shape, batch, context)
         batch, context = batch[there], context[there]
-        products, cached = (
-            cost_parts(shape, DENSE, context, 1, batch=batch, bytes_per_element=x) for x in sizes
-        )
+        products, cached = (cost_parts(shape, DENSE, context, 1, batch=batch, bytes_per_element=x) for x in sizes)  # fmt: skip
         with warnings.catch_warnings():  # the grid of products has holes beside what `inside` looks at
             warnings.simplefilter("ignore", OutsideGridWarning)
             step = silicon.step(shape, batch, context)
@@ -232,21 +240,15 @@ def measured_steps(silicon: Silicon, most: int = 512) -> pd.DataFrame:
 
 def calibrated(silicon: Silicon) -> Calibrated:
     """Four constants of a GPU under an engine, fitted to its measured steps and judged on models it has not seen."""
-    steps = measured_steps(silicon)
-    sizes = (BYTES[silicon.weights], BYTES[silicon.kv])
-    return Calibrated.fit(str(silicon), steps, steps.seconds, steps.model.isin(HELD).to_numpy(), sizes)
+    steps, sizes = measured_steps(silicon), (BYTES[silicon.weights], BYTES[silicon.kv])
+    held = steps.model.isin(HELD).to_numpy()
+    return replace(Calibrated.fit(str(silicon), steps, steps.seconds, held, sizes), silicon=silicon)
 
 
 def answer_seconds(
-    clock: Clock,
-    shape: ModelShape,
-    n_in: ArrayLike,
-    n_out: ArrayLike,
-    batch: ArrayLike = 1,
-    policy: Policy = DENSE,
-    tp: int = 1,
-    n_out_sq: ArrayLike | None = None,
-) -> Parts:
+    clock: Clock, shape: ModelShape, n_in: ArrayLike, n_out: ArrayLike, batch: ArrayLike = 1, policy: Policy = DENSE,
+    tp: int = 1, n_out_sq: ArrayLike | None = None,
+) -> Parts:  # fmt: skip
     """Seconds by part to decode ``n_out`` tokens after ``n_in``, ``batch`` answers side by side; prefill left out.
 
     The integral of the step's time over the answer (Gauss and Legendre). Divide by ``batch`` for what one answer
@@ -262,6 +264,22 @@ def answer_seconds(
     context = n_in[..., None] + reach[..., None] * share
     steps = clock.step(shape, batch[..., None], np.maximum(context, 1.0), policy, tp)
     return {name: n_out * (part * weights).sum(-1) for name, part in steps.items()}
+
+
+def time_per_output_token(
+    shape: ModelShape, clock: Clock, concurrency: ArrayLike, n_in: ArrayLike, n_out: ArrayLike, tp: int = 1, ep: int = 1
+) -> np.ndarray:  # fmt: skip
+    """Seconds per output token after the first, with ``concurrency`` requests in flight on ``tp`` devices, by any clock.
+
+    The step at the middle of an answer, and the share of the prompts that are read meanwhile. ``ep``: GPUs over which measured
+    experts are split; a `Datasheet` says that by its layout.
+    """
+    if isinstance(clock, Measured):
+        return kernels_per_output_token(shape, clock.silicon, concurrency, n_in, n_out, tp, ep)
+    require(ep == 1, "ep must be 1 with a clock that was not measured", ep)
+    concurrency, n_in, n_out = (np.asarray(x, float) for x in (concurrency, n_in, n_out))
+    step = np.sum([*clock.step(shape, concurrency, n_in + n_out / 2, tp=tp).values()], 0)
+    return np.asarray(step + concurrency * clock.prefill(shape, n_in, tp) / n_out)
 
 
 def parse_clock(text: str) -> Clock:

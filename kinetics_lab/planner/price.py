@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.cost.clock import Clock, Measured
+from kinetics_lab.cost.clock import Calibrated, Clock, Measured
 from kinetics_lab.cost.fit import ALONE, Fit, fit
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.models import MODELS
@@ -22,7 +22,6 @@ from kinetics_lab.cost.precision import Precision
 from kinetics_lab.cost.request import cost_parts
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon.grid import OutsideGridWarning
-from kinetics_lab.cost.silicon.serving import prefill_seconds as measured_prefill
 from kinetics_lab.cost.step import prefill_flops, prefill_seconds, step_parts, step_seconds
 from kinetics_lab.errors import lookup, require
 from kinetics_lab.planner.strategy import BestOf, Majority, Strategy
@@ -66,7 +65,7 @@ def answers(
         hardware: one device. precision: how weights and cache are stored; None: in the hardware's own, or the clock's.
         batch: answers decoded side by side, which share the weights' traffic: "fits" (what the memory holds beside the weights
             and a ``reserve``), a number, or "endless", which asks for no memory. devices: that serve a model together; None: the fewest that hold it.
-        clock: of measured kernels; None for the law. It times every token of a server alike.
+        clock: of measured kernels, or a law fitted to them; None for the law at peak rates. It times every token of a server alike.
         share_prompt: answers to a problem share its prompt, read and stored once; else each reads its own.
         prefill: count the reading of the prompt. options: of ``decode_cost`` (dense_layers, ...), and ``combine``.
 
@@ -116,14 +115,10 @@ def answers(
 
 def stored(hardware: Hardware, precision: Precision | None, clock: Clock | None) -> Precision:
     """How weights and cache are stored: as told, as the clock measured them, or all in the hardware's own precision."""
-    if isinstance(clock, Measured):
-        told = clock.silicon
-        require(
-            hardware.name == told.gpu,
-            f"the clock is of {told.gpu}, and hardware must be the same",
-            hardware.name,
-        )
-        require(precision is None, f"precision must be left to the clock ({clock.label})", str(precision))
+    if (told := getattr(clock, "silicon", None)) is not None:
+        same = f"the clock is of {told.gpu}, and hardware must be the same"
+        require(hardware.name == told.gpu, same, hardware.name)
+        require(precision is None, f"precision must be left to the clock ({told})", str(precision))
         return Precision(told.weights, told.kv, source="as measured")
     own = hardware.precision
     return precision or Precision(own, own, embedding=own)
@@ -141,22 +136,18 @@ def _answer(
         int(rows.devices.iloc[0]),
         float(rows.batch.iloc[0]),
     )
-    prompt = ttft = np.zeros(len(rows))
-    inside, wave = True, np.zeros(len(rows))
-    if isinstance(clock, Measured):
-        require(np.isfinite(batch), "batch must be finite with a clock of measured kernels", batch)
+    prompt = ttft = wave = np.zeros(len(rows))
+    inside = True
+    if isinstance(clock, Measured | Calibrated):
+        require(np.isfinite(batch), "batch must be finite with a clock", batch)
         share = options.get("dense_layers", 0) / shape.n_layers
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OutsideGridWarning)  # `inside` says it
-            own, dense = (
-                float(sum(clock.step(shape, batch, context, p, devices).values())) for p in (policy, Dense())
-            )
-            ttft = measured_prefill(shape, clock.silicon, n_in, devices) if prefill else ttft
+            timed = (clock.step(shape, batch, context, p, devices) for p in (policy, Dense()))
+            own, dense = (float(sum(step.values())) for step in timed)
+            ttft = clock.prefill(shape, n_in, devices) if prefill else ttft
         tpot, prompt = (1 - share) * own + share * dense, ttft * devices
-        each, inside = (
-            length * tpot * devices / batch,
-            bool(clock.silicon.inside(shape, batch, context, devices)),
-        )
+        each, inside = length * tpot * devices / batch, bool(clock.inside(shape, batch, context, devices))
     else:
         law = {"bytes_per_element": precision.sizes, **options, "share_prompt": share_prompt}
         law |= {

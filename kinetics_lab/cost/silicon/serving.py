@@ -104,14 +104,13 @@ def prefill_seconds(
     return np.asarray(n_in / tokens * (products + talk) + attention)
 
 
-def time_per_output_token(
+def kernels_per_output_token(
     shape: ModelShape, silicon: Silicon, concurrency: ArrayLike, n_in: ArrayLike, n_out: ArrayLike,
     tp: int = 1, ep: int = 1,
 ) -> np.ndarray:  # fmt: skip
-    """Seconds per output token after the first, with ``concurrency`` requests in flight on ``tp`` GPUs.
+    """`kinetics_lab.cost.clock.time_per_output_token` by kernels: MLA and windows as they are served, experts over ``ep`` GPUs.
 
-    The step at the middle of an answer, and the share of the prompts that are read meanwhile; experts are split over
-    ``ep`` of the GPUs. Kernels only: the host, sampling, norms and activation functions are not in it, so that it comes
+    Kernels only: the host, sampling, norms and activation functions are not in it, so that it comes
     out low where an engine waits for them. Raises ``ValueError`` naming the rows that lack.
     """
     concurrency, n_in, n_out = np.broadcast_arrays(
@@ -163,5 +162,7 @@ def _predicted_ms(
     silicon = Silicon(gpu, engine, weights, "fp8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OutsideGridWarning)  # long prompts in large batches leave the grid
-        seconds = time_per_output_token(shape, silicon, part.concurrency, part.n_in, part.n_out, int(tp), ep)
+        seconds = kernels_per_output_token(
+            shape, silicon, part.concurrency, part.n_in, part.n_out, int(tp), ep
+        )
     return seconds * 1e3
