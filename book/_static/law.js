@@ -208,7 +208,7 @@
 
   function total(parts) { return Object.keys(parts).reduce(function (sum, name) { return sum + parts[name]; }, 0); }
 
-  // Seconds to the first token, and seconds of arithmetic, those of one device.
+  // Seconds to the first token, seconds of arithmetic, those of one device, and its FLOP.
   function prefill(model, device, size, rate, layout, nIn) {
     var body = model.multiplied - model.parameters.head, prompt = 2 * (body * nIn + model.parameters.head * Math.min(nIn, 1));
     var attention = model.mixers.reduce(function (sum, m) {
@@ -221,7 +221,7 @@
       return sum + m.count * (pairs + 2 * m.index_heads * m.index * (m.topk ? seen : 0));
     }, 0);
     var work = prompt / rate + attention / device.peak, passed = weightBytes(model, size, layout) / device.bandwidth;
-    return { work: work, first: Math.max(work / layout.tensor, passed) + link(device, sent(model, nIn, layout)) };
+    return { flops: prompt + attention, work: work, first: Math.max(work / layout.tensor, passed) + link(device, sent(model, nIn, layout)) };
   }
 
   function precision(data, model, weights, kv) {
@@ -365,6 +365,7 @@
   function rows(table, pairs) {
     table.textContent = "";
     pairs.forEach(function (pair) {
+      if (!pair[1]) return;
       var line = make("tr", table);
       make("th", line, pair[0], { scope: "row" });
       make("td", line, pair[1]);

@@ -63,17 +63,28 @@
     return found;
   }
 
+  // The mean over what could have been drawn: of a measured setting one draw, of a predicted one forty.
+  function averaged(many) {
+    if (many.length === 1) return many[0];
+    var found = {};
+    Object.keys(many[0]).forEach(function (name) {
+      found[name] = many[0][name].map(function (_, k) { return many.reduce(function (sum, one) { return sum + one[name][k]; }, 0) / many.length; });
+    });
+    found.accuracy = found.accuracy.map(round);
+    return found;
+  }
+
   // --- the data ------------------------------------------------------------------------------------
 
-  // A set with its packed numbers read, once: settings { model, policy, n, c, mean, square, prompt }, and weights [resample, problem].
-  function read(set, alphabet) {
+  // A set with its packed numbers read, once: settings { model, policy, prompt, n, c (of each draw), mean, square, predicted }, and weights [resample, problem].
+  function read(set, digits) {
     if (set.read) return set.read;
     var size = set.problems.length, value = {}, weights = new Float64Array(1000 * size), total;
-    alphabet.split("").forEach(function (letter, i) { value[letter] = i; });
-    function numbers(text, digits) {
+    digits.split("").forEach(function (letter, i) { value[letter] = i; });
+    function numbers(text, widths) {
       var at = 0, found = [];
       while (at < text.length) {
-        found.push(digits.map(function (width) {
+        found.push(widths.map(function (width) {
           for (total = 0; width > 0; width--) total = total * 81 + value[text[at++]];
           return total;
         }));
@@ -82,10 +93,12 @@
     }
     numbers(set.resamples, [1]).forEach(function (pair, i) { weights[2 * i] = Math.floor(pair[0] / 9) / size; weights[2 * i + 1] = pair[0] % 9 / size; });
     set.read = { weights: weights, settings: set.settings.map(function (one) {
-      var rows = numbers(one[4], set.digits), n = rows.map(function (_, p) { return one[2].length ? one[2][p] : one[2]; });
-      function length(j) { return rows.map(function (row, p) { return row[1 + j] / (set.summed[j] ? n[p] : 1000); }); }
-      return { model: one[0], policy: one[1], n: n, c: rows.map(function (row) { return row[0]; }), mean: length(0), square: length(1),
-        prompt: set.prompts[one[3]] };
+      var long = one[5][0] + one[5][1], draws = one[6].length / size - long, widths = [];  // digits of lengths; a digit for each count
+      for (var j = 0; j < draws; j++) widths.push(1);
+      var rows = numbers(one[6], widths.concat(one[5])), n = rows.map(function (_, p) { return one[3].length ? one[3][p] : one[3]; });
+      function length(j) { return rows.map(function (row, p) { return row[draws + j] / (one[4][j] || n[p]); }); }
+      return { model: one[0], policy: one[1], prompt: set.prompts[one[2]], n: n, c: rows.map(function (row) { return row.slice(0, draws); }),
+        mean: length(0), square: length(1), predicted: draws > 1 };
     }) };
     return set.read;
   }
@@ -99,8 +112,8 @@
   }
 
   // The settings with oracle top-k as asked for, and how each reads: as planner.offers.offered.
-  function offered(data, settings, topk) {
-    return settings.filter(function (one) { return topk !== "out" || kind(one.policy) !== "topk"; }).map(function (one) {
+  function offered(data, settings, topk, predicted) {
+    return settings.filter(function (one) { return (topk !== "out" || kind(one.policy) !== "topk") && (predicted || !one.predicted); }).map(function (one) {
       var oracle = kind(one.policy) === "topk", scan = oracle && topk === "scan", reads = data.policies[one.policy];
       return Object.assign({}, one, { policy: one.policy + (scan ? ":false" : ""), oracle: oracle && !scan,
         reads: scan ? { tokens: reads.tokens, scored: 1 } : reads });
@@ -125,7 +138,7 @@
 
   // How weights and cache are stored where they are told, or all in the device's own precision.
   function precision(data, device, q) {
-    if (q.weights || q.kv) return law.precision(data, { precision: { weights: "bf16", rate: "bf16", stored: data.plain } }, q.weights, q.kv);
+    if (q.weights || q.kv || q.clock) return law.precision(data, { precision: { weights: "bf16", rate: "bf16", stored: data.plain } }, q.weights, q.kv);
     var own = { kv: device.own, index: device.own, embedding: device.own, head: device.own };
     return law.precision(data, { precision: { weights: device.own, rate: data.rates[device.own] || "bf16", stored: Object.assign({}, data.plain, own) } });
   }
@@ -137,11 +150,11 @@
     var context = Math.max(held / Math.max(tokens, 1), 1), room = law.fit(model, device, size, context, q.batch, RESERVE, q.devices);
     if (room.reason) return { reason: room.reason };
     var batch = q.batch || room.batch, rate = device.peaks[stored.rate] || device.peak, many = room.devices, tpot, each;
-    if (q.clock) {
-      var clock = data.clocks[q.hardware + ":" + q.clock], plain = {}, share = set.dense_layers / model.layers;
-      data.kinds.forEach(function (name) { plain[name] = data.element_bytes[name in model.parameters ? q.weights || "bf16" : q.kv || "bf16"]; });
-      var step = function (reads) {
-        var parts = law.costParts(model, plain, reads, context, 1, undefined, law.weightsRead(model, plain, batch) / batch);
+    var clock = q.clock && data.clocks[q.hardware + ":" + q.clock], prompts = {}, parameters = 0;
+    if (clock) data.kinds.forEach(function (name) { size[name] = 2; parameters += model.parameters[name] || 0; });  // as it was measured
+    if (clock) {
+      var share = set.dense_layers / model.layers, step = function (reads) {
+        var parts = law.costParts(model, size, reads, context, 1, undefined, law.weightsRead(model, size, batch) / batch);
         delete parts.state;
         Object.keys(parts).forEach(function (name) { parts[name] = [batch * parts[name][0], batch * parts[name][1]]; });
         return law.total(law.stepSeconds(device, rate, clock, parts, 0)) / many + model.layers * clock.layer;
@@ -164,8 +177,12 @@
       });
       tpot = sum(each) / Math.max(tokens, 1) * batch / many;
     }
-    var prompts = {};
-    one.prompt.forEach(function (n) { prompts[n] = prompts[n] || law.prefill(model, device, size, rate, room.layout, n); });
+    one.prompt.forEach(function (n) {
+      if (prompts[n]) return;
+      var prompt = prompts[n] = law.prefill(model, device, size, rate, room.layout, n);
+      if (clock) prompt.first = Math.max(prompt.flops / clock.matrix, parameters * 2 / clock.weights) / many + model.layers * clock.layer;
+      if (clock) prompt.work = prompt.first * many;
+    });
     return { devices: many, batch: batch, tpot: tpot, ttft: one.prompt.map(function (n) { return prompts[n].first; }),
       each: each.map(function (seconds, p) { return seconds + prompts[one.prompt[p]].work; }) };
   }
@@ -243,15 +260,17 @@
 
   // The plan for one budget; numbers and names in, numbers and names out. An Error says what nothing keeps.
   function plan(data, q) {
-    var set = data.sets[q.data], kept = read(set, data.alphabet), size = set.problems.length, settings = offered(data, kept.settings, q.topk);
+    var set = data.sets[q.data], kept = read(set, data.digits), size = set.problems.length, settings = offered(data, kept.settings, q.topk, q.predicted);
     var wanted = q.policies.length ? q.policies : kinds(set), scale = q.unit === "usd" ? q.price / 3600 : 1, refused = {}, slow = [], known = {};
     var considered = settings.filter(function (one) { return one.policy === "dense" || wanted.indexOf(kind(one.policy)) >= 0; });
     var candidates = [].concat.apply([], considered.map(function (setting) {
       var server = serve(data, set, setting, q), found = [];
       if (server.reason) { refused[who(setting)] = server.reason; return []; }
       var each = setting.c.map(function (c, p) {
-        var key = setting.n[p] + ":" + c;
-        return (known[key] = known[key] || outcomes(setting.n[p], c, q));
+        return averaged(c.map(function (right) {
+          var key = setting.n[p] + ":" + right;
+          return (known[key] = known[key] || outcomes(setting.n[p], right, q));
+        }));
       });
       for (var n = 1; n <= Math.min.apply(null, setting.n); n++) found.push(candidate(setting, server, each, n));
       var quick = found.filter(function (one) { return one.answer_s <= (q.max_seconds || Infinity) && server.tpot <= (q.max_tpot || Infinity); });
@@ -309,7 +328,7 @@
     names.sort(function (a, b) { return a.price - b.price; });
     var draws = redrawn(weights, size, names), me = names.findIndex(function (one) { return one.setting === chosen.setting; });
     var sorted = Float64Array.from(draws[me]).sort(), won = names.map(function () { return 0; }), i, b;
-    var found = { low: quantile(sorted, ends[0]), high: quantile(sorted, ends[1]), runner_up: "", rivals: [] };
+    var found = { low: quantile(sorted, ends[0]), high: quantile(sorted, ends[1]), runner_up: "", rivals: [], predicted: chosen.setting.predicted ? [who(chosen.setting)] : [] };
     draws = draws.map(function (values) { return values.map(round); });
     for (b = 0; b < 1000; b++) {
       var top = 0;
@@ -322,11 +341,15 @@
     if (!others.length) return found;
     others.forEach(function (i) { if (round(names[i].value) > round(names[second].value)) second = i; });
     for (b = 0; b < 1000; b++) beats += me < second ? draws[me][b] >= draws[second][b] : draws[me][b] > draws[second][b];
+    var near = [second];
     Object.assign(found, { runner_up: text(names[second]), runner_up_accuracy: names[second].value, beats: beats / 1000 });
     if (found.again < TIE) {
-      var near = others.filter(function (i) { return won[i] >= 0.1; }).sort(function (a, b) { return won[b] - won[a] || a - b; });
-      found.rivals = (near.length ? near : [second]).map(function (i) { return who(names[i].setting) + " (" + percent(won[i]) + ")"; });
+      var often = others.filter(function (i) { return won[i] >= 0.1; }).sort(function (a, b) { return won[b] - won[a] || a - b; });
+      near = often.length ? often.concat(second) : near;
+      found.rivals = (often.length ? often : near).map(function (i) { return who(names[i].setting) + " (" + percent(won[i]) + ")"; });
     }
+    found.predicted = [me].concat(near).map(function (i) { return names[i].setting; }).filter(function (one, i, all) {
+      return one.predicted && all.indexOf(one) === i; }).map(who).sort();
     return found;
   }
 
@@ -342,7 +365,7 @@
       ["--topk", q.topk !== "out" && q.topk], ["--batch", q.batch], ["--devices", q.devices]].forEach(function (pair) {
       if (pair[1]) words.push(pair[0], pair[1]);
     });
-    return words.join(" ");
+    return words.concat(q.predicted ? "--predicted" : []).join(" ");
   }
 
   root.klPlanner = { plan: plan, command: command };
@@ -377,6 +400,8 @@
       { key: "topk", label: "Oracle top-k", wide: true, options: function () { return TOPK; }, when: sparse },
       { key: "policies", label: "Attention to allow", after: ["data", "topk"], many: function (value) {
         return pairs(kinds(set(value)).filter(function (name) { return name !== "topk" || value("topk") !== "out"; })); } },
+      { key: "predicted", label: "Settings never run", options: function () { return [["", "left out"], ["yes", "let in, predicted"]]; },
+        when: function (value) { return read(set(value), data.digits).settings.some(function (one) { return one.predicted; }); } },
       { key: "max_seconds", label: "Most seconds to an answer", least: 1e-9, most: 1e9, empty: true },
       { key: "max_tpot", label: "Most seconds a token", least: 1e-9, most: 1e6, empty: true },
       { key: "batch", label: "Batch (empty: what fits)", least: 1, most: 1e9, whole: true, empty: true },
@@ -386,6 +411,7 @@
 
     function show() {
       var q = form.read(), found;
+      if (q && q.clock && (q.weights || q.kv)) { form.note("clock", "was fitted with weights and cache in BF16: leave those as the device"); q = null; }
       if (q && q.unit === "usd" && !q.price) { form.note("price", "a budget in dollars needs a price"); q = null; }
       table.textContent = left.textContent = "";
       if (!q) { said.textContent = "A field needs another value."; return; }
@@ -403,6 +429,7 @@
     function verdict(found, q) {
       if (!found.setting) return "Nothing fits this budget. The cheapest, " + found.cheapest + ", costs " + money(found.least, q) + " a problem.";
       var solves = percent(found.accuracy, 1) + " of the problems for " + money(found.cost, q);
+      if (found.predicted.indexOf(found.model + ", " + found.policy) >= 0) solves = "a predicted " + solves;
       if (!found.rivals.length) return "Run " + found.setting + ": it solves " + solves + " a problem.";
       return "A tie with " + found.rivals.join(" and ") + ". The first, " + found.setting + ", solves " + solves + " a problem, and wins again in "
         + percent(found.again) + " of resamples, so other problems may turn the order.";
@@ -427,7 +454,8 @@
         ["Engines", found.oracle ? "none can: oracle top-k finds its tokens for nothing" : found.policy !== "dense"
           ? "no flag of vLLM or SGLang makes it read as " + found.policy + " does; kinetics-lab generate can"
           : odd ? "no flag of vLLM or SGLang turns a BF16 checkpoint into " + odd : "vLLM and SGLang serve dense attention"],
-        ["Times are", clock ? "the cost law with four constants fitted to kernels that NVIDIA's collector measured; prompts at the datasheet's rates"
+        ["Predicted", found.predicted.length ? found.predicted.join(" and ") + ": never run; the law of difficulty says what it would do, and its own error is in no interval" : ""],
+        ["Times are", clock ? "the cost law with four constants fitted to kernels that NVIDIA's collector measured"
           : "at the datasheet's rates, arithmetic and traffic added up"]];
     }
 

@@ -35,6 +35,7 @@ def plan(
     policies: Annotated[list[str], Option(metavar="POLICY ...", help="choose among these: dense, block_topk, topk:512, ...")] = NONE,
     topk: Annotated[str, Option(help="oracle top-k, which no engine offers: out, scan (score every key), free (the paper's)")] = "out",
     trials: Annotated[list[int], Option(metavar="N ...", help="numbers of answers N (every one)")] = NONE,
+    predicted: Annotated[bool, Option("--predicted", help="let in settings never run, as the law of difficulty predicts them (aime24)")] = False,
     caps: Annotated[list[int], Option(metavar="N ...", help="lengths at which answers may be cut (tokens)")] = NONE,
     dense_layers: Annotated[int | None, Option(help="layers that stay dense (0; embedded traces: 1)")] = None,
     batch: Annotated[str, Option(help="answers side by side: a number, fits (what the memory holds) or endless (the paper's)")] = "fits",
@@ -69,7 +70,7 @@ def plan(
                      trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
                      clock=timer, hourly=price, devices=devices,
                      precision=find_precision(weights, kv) if weights or kv else None, share_prompt=share_prompt,
-                     max_seconds=max_seconds_per_answer, max_tpot=max_tpot)  # fmt: skip
+                     max_seconds=max_seconds_per_answer, max_tpot=max_tpot, predicted=predicted)  # fmt: skip
     for line in text.left_out(found):
         print(f"kinetics-lab: left out: {line}", file=sys.stderr)
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))

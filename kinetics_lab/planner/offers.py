@@ -52,19 +52,30 @@ def load(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
     return read_traces(paths)
 
 
-def public(
-    name: str, shapes: Mapping[str, ModelShape] = MODELS
-) -> tuple[pd.DataFrame, dict[str, ModelShape], int]:
+def public(name: str, shapes: Mapping[str, ModelShape] = MODELS) -> tuple[pd.DataFrame, dict[str, ModelShape], int]:  # fmt: skip
     """The summary of a set of ``PUBLIC``, the shapes of its models (of those that ``shapes`` or the set name), and its dense layers."""
     table, task, dense, named = lookup(PUBLIC, name, "data")
-    data, known = (
-        read_table(table),
-        {**shapes, **own_models(named)} if named or shapes is not MODELS else MODELS,
-    )
-    data = data[(data.task == task) & data.model.isin(list(named or known))]
+    data = read_table(table)
+    data = data[(data.task == task) & data.model.isin(list(named or shapes))]
     data = summary_of(check_traces(data)) if "trial" in data else data
     data = data.assign(policy=data.policy if "policy" in data else "dense", tokens_in=data.tokens_in.round())
-    return data[[*SUMMARY]].reset_index(drop=True), known, dense
+    return data[[*SUMMARY]].reset_index(drop=True), {**shapes, **own_models(named)}, dense
+
+
+def with_predicted(data: pd.DataFrame) -> pd.DataFrame:
+    """The embedded summary, and settings that were never run, as the law of difficulty predicts them (chapter 39).
+
+    A column ``drawn`` has the right answers of forty draws of what their traces could have shown; lengths are means over the draws.
+    """
+    alone = (
+        "trial" not in data and {*data.model} <= {*read_table(EMBEDDED).model} and {*data.task} == {"aime24"}
+    )
+    rule = "predicted settings are those of the embedded summary; the data are of"
+    require(alone, rule, sorted({*data.task}))
+    draws = read_table("aime24_never_run").groupby([*SUMMARY[:6]], sort=False)
+    more = draws[["mean_tokens", "mean_sq_tokens"]].mean().round(3)
+    more = more.assign(n_correct=draws.n_correct.median().astype(int), drawn=draws.n_correct.agg(tuple))
+    return pd.concat([data, more.reset_index()], ignore_index=True)
 
 
 def own_models(given: Mapping[str, str]) -> dict[str, ModelShape]:
