@@ -15,8 +15,7 @@ from kinetics_lab.cli.shared import NONE, Hardware, public
 def plan(
     *,
     traces: Annotated[list[str], Option(metavar="FILE ...", help="trace files, or one summary (those of --data)")] = NONE,
-    data: Annotated[str, Option(help="without --traces: aime24 (Qwen3), otis (open-weight models on OTIS Mock AIME) or ladder (the tiny "
-                                     "reasoners of Part IV)")] = "aime24",
+    data: Annotated[str, Option(help="without traces: aime24 (Qwen3), otis (open weights on OTIS Mock AIME), ladder (of Part IV)")] = "aime24",
     budget: Annotated[list[float], Option(metavar="N ...", help="per problem, one or several")],
     unit: Annotated[str, Option(help="of the budget: s (of one device), usd or eflops")] = "s",
     strategy: Annotated[str, Option(help="what is done with answers: until-right, best-of, majority, or "
@@ -56,20 +55,17 @@ def plan(
     from kinetics_lab.cost.precision import find_precision
     from kinetics_lab.planner import offers, text
 
-    if traces:
-        table, known, dense = offers.load(traces), lab.MODELS, 0
-    else:
-        table, known, dense = public(data)
+    table, known, dense = (offers.load(traces), lab.MODELS, 0) if traces else public(data)
+    if not traces:
         print(f"kinetics-lab: no --traces: planning with {offers.PUBLIC[data][0]}", file=sys.stderr)
-    timer = parse_clock(clock) if clock else None
-    shapes = {**known, **offers.own_models(offers.name_models(model, table))} if model else known
+    shapes = {**known, **offers.own_models(offers.name_models(model, table))}
     sequences: Any = batch
     with suppress(ValueError):  # "fits" and "endless" stay
         sequences = float(sequences)
     found = lab.plan(table, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies, topk=topk,
                      trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
-                     clock=timer, hourly=price, devices=devices,
-                     precision=find_precision(weights, kv) if weights or kv else None, share_prompt=share_prompt,
+                     clock=parse_clock(clock) if clock else None, hourly=price, devices=devices, share_prompt=share_prompt,
+                     precision=find_precision(weights, kv) if weights or kv else None,
                      max_seconds=max_seconds_per_answer, max_tpot=max_tpot, predicted=predicted)  # fmt: skip
     for line in text.left_out(found):
         print(f"kinetics-lab: left out: {line}", file=sys.stderr)
