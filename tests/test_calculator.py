@@ -16,7 +16,7 @@ from kinetics_lab.cost.fit import fit
 from kinetics_lab.cost.precision import find_precision
 from kinetics_lab.cost.silicon import Silicon
 from kinetics_lab.cost.step import prefill_seconds
-from kinetics_lab.planner.page import CACHES, POLICIES, WEIGHTS, calculator_data, calculator_files
+from kinetics_lab.planner.page import CACHES, POLICIES, WEIGHTS, calculator_data, page_files
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
@@ -69,11 +69,12 @@ def chromium():
 def folder(tmp_path_factory):
     """The page's scripts beside a page that is nothing else."""
     folder = tmp_path_factory.mktemp("calculator")
-    for name, content in calculator_files().items():
+    for name, content in page_files({}).items():
         (folder / Path(name).name).write_bytes(content)
-    (folder / "calculator.js").write_bytes((ROOT / "book" / "_static" / "calculator.js").read_bytes())
+    for name in ("law.js", "calculator.js"):
+        (folder / name).write_bytes((ROOT / "book" / "_static" / name).read_bytes())
     scripts = "".join(
-        f'<script src="{name}"></script>' for name in ("kl-calculator-data.js", "calculator.js")
+        f'<script src="{name}"></script>' for name in ("kl-calculator-data.js", "law.js", "calculator.js")
     )
     style = (ROOT / "book" / "_static" / "kinetics.css").read_text(encoding="utf-8")
     page = f'<!doctype html><meta charset="utf-8"><style>* {{ box-sizing: border-box }} body {{ margin: 0 }} {style}</style><div id="kl-calculator"></div>{scripts}'
@@ -146,7 +147,7 @@ def test_the_page_answers_a_change_and_says_what_is_wrong_beside_the_field(chrom
         page.js(type_into.format(key="n_out", value=json.dumps("4096")))
         page.js(type_into.format(key="hardware", value=json.dumps("tpu-v5e")))
         page.js(type_into.format(key="model", value=json.dumps("llama3-405b")))
-        assert "It does not fit: 811.7 GB of weights" in page.js(
+        assert "It does not fit: llama3-405b: 811.7 GB of weights" in page.js(
             "document.querySelector('.kl-calc-said').textContent"
         )
         assert "n_out=4096" in page.js("location.hash")
@@ -156,8 +157,7 @@ def test_the_page_answers_a_change_and_says_what_is_wrong_beside_the_field(chrom
 
 
 def test_its_data_are_the_packages_own_and_small():
-    [(name, content)] = calculator_files().items()
-    assert name == "book/_static/kl-calculator-data.js"
+    content = page_files({})["book/_static/kl-calculator-data.js"]
     assert len(content) < 200_000
     data = calculator_data()
     assert set(data["models"]) == set(MODELS)

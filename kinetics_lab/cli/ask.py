@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from kinetics_lab.cli.shared import NONE, Hardware
+from kinetics_lab.cli.shared import NONE, Hardware, public
 
 
 def plan(
     *,
-    traces: Annotated[list[str], Option(metavar="FILE ...", help="trace files, or one summary (embedded)")] = NONE,
+    traces: Annotated[list[str], Option(metavar="FILE ...", help="trace files, or one summary (those of --data)")] = NONE,
+    data: Annotated[str, Option(help="without traces: aime24 (Qwen3), otis (open weights on OTIS Mock AIME), ladder (of Part IV)")] = "aime24",
     budget: Annotated[list[float], Option(metavar="N ...", help="per problem, one or several")],
     unit: Annotated[str, Option(help="of the budget: s (of one device), usd or eflops")] = "s",
     strategy: Annotated[str, Option(help="what is done with answers: until-right, best-of, majority, or "
@@ -33,6 +34,7 @@ def plan(
     policies: Annotated[list[str], Option(metavar="POLICY ...", help="choose among these: dense, block_topk, topk:512, ...")] = NONE,
     topk: Annotated[str, Option(help="oracle top-k, which no engine offers: out, scan (score every key), free (the paper's)")] = "out",
     trials: Annotated[list[int], Option(metavar="N ...", help="numbers of answers N (every one)")] = NONE,
+    predicted: Annotated[bool, Option("--predicted", help="let in settings never run, as the law of difficulty predicts them (aime24)")] = False,
     caps: Annotated[list[int], Option(metavar="N ...", help="lengths at which answers may be cut (tokens)")] = NONE,
     dense_layers: Annotated[int | None, Option(help="layers that stay dense (0; embedded traces: 1)")] = None,
     batch: Annotated[str, Option(help="answers side by side: a number, fits (what the memory holds), within (the most that keeps the "
@@ -54,20 +56,18 @@ def plan(
     from kinetics_lab.cost.precision import find_precision
     from kinetics_lab.planner import offers, text
 
-    data = offers.load(traces)
+    table, known, dense = (offers.load(traces), lab.MODELS, 0) if traces else public(data)
     if not traces:
-        print(f"kinetics-lab: no --traces: planning with {offers.EMBEDDED}", file=sys.stderr)
-        dense_layers = offers.EMBEDDED_DENSE_LAYERS if dense_layers is None else dense_layers
-    timer = parse_clock(clock) if clock else None
-    shapes = offers.own_models(offers.name_models(model, data))
+        print(f"kinetics-lab: no --traces: planning with {offers.PUBLIC[data][0]}", file=sys.stderr)
+    shapes = {**known, **offers.own_models(offers.name_models(model, table))}
     sequences: Any = batch
     with suppress(ValueError):  # "fits" and "endless" stay
         sequences = float(sequences)
-    found = lab.plan(data, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies, topk=topk,
-                     trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense_layers or 0,
-                     clock=timer, hourly=price, devices=devices,
-                     precision=find_precision(weights, kv) if weights or kv else None, share_prompt=share_prompt,
-                     max_seconds=max_seconds_per_answer, max_tpot=max_tpot)  # fmt: skip
+    found = lab.plan(table, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies, topk=topk,
+                     trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
+                     clock=parse_clock(clock) if clock else None, hourly=price, devices=devices, share_prompt=share_prompt,
+                     precision=find_precision(weights, kv) if weights or kv else None,
+                     max_seconds=max_seconds_per_answer, max_tpot=max_tpot, predicted=predicted)  # fmt: skip
     for line in text.left_out(found):
         print(f"kinetics-lab: left out: {line}", file=sys.stderr)
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from kinetics_lab.cli.shared import NONE
+from kinetics_lab.cli.shared import NONE, public
 
 FIRST = "run `kinetics-lab book` in the project's folder first"
 Parameters = Annotated[
@@ -93,15 +93,22 @@ def book(
 
 
 def made_for_the_book() -> dict[str, bytes]:
-    """Files that the build writes from the package: the calculator's data, and its first answer as `cost` prints it."""
+    """Files that the build writes from the package: the data of the answer pages, and their first answers as the commands print them."""
+    from kinetics_lab.cli import ask
     from kinetics_lab.cli.cost import cost
-    from kinetics_lab.planner.page import QUESTION, calculator_files
+    from kinetics_lab.planner import page
 
-    with redirect_stdout(io.StringIO()) as told:
-        cost(**QUESTION)
-    words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in QUESTION.items())
-    first = f"$ kinetics-lab cost {words}\n\n{told.getvalue()}"
-    return calculator_files() | {"book/calculator-default.txt": first.encode()}
+    files = page.page_files({name: public(name) for name in page.SETS})
+    for name, asked, command in (("calculator", page.QUESTION, cost), ("planner", page.PLANNED, ask.plan)):
+        with redirect_stdout(io.StringIO()) as told, redirect_stderr(io.StringIO()):
+            command(**asked)
+        words = [
+            f"--{key.replace('_', '-')} {value[0] if isinstance(value, list) else value}"
+            for key, value in asked.items()
+        ]
+        first = f"$ kinetics-lab {command.__name__} {' '.join(words)}\n\n{told.getvalue()}"
+        files[f"book/{name}-default.txt"] = first.encode()
+    return files
 
 
 def pdf(

@@ -50,3 +50,13 @@ def names(module: str, attribute: str) -> Callable[[], list[str]]:
 Hardware = Annotated[str, typer.Option(help="accelerator", autocompletion=names("cost.hardware", "HARDWARE"))]
 Precision = Annotated[str | None, typer.Option(help="bf16, fp8, ... (the accelerator's own)")]
 Policy = Annotated[str, typer.Option(help="attention: dense, topk:512, block_topk:512:32, ...")]
+
+
+def public(name: str) -> tuple[Any, Any, int]:
+    """`planner.offers.public`, with the shapes of the ladder's first trainings, which saw every policy."""
+    from kinetics_lab.cost.models import MODELS
+    from kinetics_lab.ladder import preset
+    from kinetics_lab.planner import offers
+
+    tiny = {model: shape for model, shape in preset("cpu").shapes().items() if model.endswith("-s0")}
+    return offers.public(name, tiny if name == "ladder" else MODELS)

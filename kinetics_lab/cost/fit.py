@@ -30,11 +30,8 @@ class Layout:
     data: int = 1
 
     def __post_init__(self) -> None:
-        require(
-            self.tensor >= 1 and self.data >= 1,
-            "a layout needs tensor and data >= 1 (devices)",
-            (self.tensor, self.data),
-        )
+        sizes = (self.tensor, self.data)
+        require(min(sizes) >= 1, "a layout needs tensor and data >= 1 (devices)", sizes)
 
     @property
     def devices(self) -> int:
@@ -42,10 +39,8 @@ class Layout:
         return self.tensor * self.data
 
     def __str__(self) -> str:
-        names = [f"tensor parallel {self.tensor}"] * (self.tensor > 1) + [f"data parallel {self.data}"] * (
-            self.data > 1
-        )
-        return ", ".join(names) or "one device"
+        ways = {"tensor": self.tensor, "data": self.data}
+        return ", ".join(f"{way} parallel {n}" for way, n in ways.items() if n > 1) or "one device"
 
     def why_not(self, shape: ModelShape) -> str:
         """Why a model cannot be laid out so, or an empty text."""
@@ -67,9 +62,8 @@ class Layout:
 
     def matrices(self, shape: ModelShape) -> dict[str, float]:
         """The share of the parameters that one device holds, by kind (``PARAMETER_KINDS``)."""
-        share = dict.fromkeys(
-            ("mixer", "ffn", "shared", "other", "head", "embedding", "lookup"), 1 / self.tensor
-        )
+        split = ("mixer", "ffn", "shared", "other", "head", "embedding", "lookup")
+        share = dict.fromkeys(split, 1 / self.tensor)
         copied = 0.0  # key and value projections of heads that two devices hold, and those down to a latent
         for one, count in shape.mixers.items():
             if isinstance(one, Attention) and one.owns:
@@ -149,24 +143,16 @@ def fit(
     wanted = 1 if batch is None else batch
     tried = list[Fit]()
     for count in COUNTS if devices is None and layout is None else (devices or layout.devices,):  # type: ignore[union-attr]
-        ways = (
-            [layout]
-            if layout
-            else [Layout(count // data, data) for data in (1, count)[: 1 + _copies(shape, count)]]
-        )
-        found = [
-            _filled(shape, hardware, precision, context, reserve, way)
-            for way in ways
-            if not way.why_not(shape)
-        ]
+        spread = [Layout(count // data, data) for data in (1, count)[: 1 + _copies(shape, count)]]
+        ways = [way for way in ([layout] if layout else spread) if not way.why_not(shape)]
+        found = [_filled(shape, hardware, precision, context, reserve, way) for way in ways]
         tried += found
         if found and max(one.batch for one in found) >= wanted:
             return max(found, key=lambda one: (one.batch, one.layout.tensor))
     if not tried:
         way = layout or Layout(devices or COUNTS[-1])
-        return Fit(
-            shape, hardware, precision, way, 0, np.nan, np.nan, np.nan, f"{shape.name}: {way.why_not(shape)}"
-        )
+        why = f"{shape.name}: {way.why_not(shape)}"
+        return Fit(shape, hardware, precision, way, 0, np.nan, np.nan, np.nan, why)
     most = max(tried, key=lambda one: (one.batch, one.devices))
     return Fit(**{**vars(most), "batch": 0, "reason": _reason(most, context, wanted)})
 

@@ -34,17 +34,10 @@ SETTING = ("model", "policy", "cap", "n_trials")  # what a user chooses; a probl
 
 
 def cost_table(
-    summary: pd.DataFrame,
-    hardware: Hardware,
-    trials: Sequence[int] = TRIALS,
-    *,
-    shapes: Mapping[str, ModelShape] = MODELS,
-    combine: str = "add",
-    params: Mapping[str, float] | None = None,
-    price_as: Callable[[Policy], Policy] | None = None,
-    clock: Clock | None = None,
-    **options: Any,
-) -> pd.DataFrame:
+    summary: pd.DataFrame, hardware: Hardware, trials: Sequence[int] = TRIALS, *, shapes: Mapping[str, ModelShape] = MODELS,
+    combine: str = "add", params: Mapping[str, float] | None = None, price_as: Callable[[Policy], Policy] | None = None,
+    clock: Clock | None = None, **options: Any,
+) -> pd.DataFrame:  # fmt: skip
     """Cost and accuracy of every setting for every problem: a row per summary row and N <= its traces.
 
     Best-of-N is a summary of whole traces with several ``trials`` (accuracy Pass@N); Long-CoT a summary at
@@ -86,9 +79,8 @@ def cost_table(
             priced["eflops"] = priced["seconds"] * hardware.peak_flops
         parts.append(table.assign(tokens=table.n_trials * table.mean_tokens.to_numpy(float), **priced))
     table = pd.concat(parts, ignore_index=True)
-    require(
-        len(table) > 0, f"no row has as many traces as trials={list(trials)}", int(summary.n_traces.max())
-    )
+    rule = f"no row has as many traces as trials={list(trials)}"
+    require(len(table) > 0, rule, int(summary.n_traces.max()))
     table["accuracy"] = pass_at_k(table.n_traces, table.n_correct, table.n_trials)
     return table
 
@@ -146,16 +138,13 @@ class Allocation:
 def _check(table: pd.DataFrame, costs: ArrayLike, score: str) -> np.ndarray:
     costs = np.asarray(costs, float)
     require(costs.ndim == 1 and costs.size > 0, "costs must be a list of eFLOPs", costs)
-    require(
-        (costs > 0) & (np.diff(costs, prepend=0) > 0), "costs must be positive and ascending (eFLOPs)", costs
-    )
+    rising = (costs > 0) & (np.diff(costs, prepend=0) > 0)
+    require(rising, "costs must be positive and ascending (eFLOPs)", costs)
     for column in ("problem", "eflops", score):
         among(table, column, "the cost table lacks a column: column")
     require(len(table) > 0, "the cost table must have at least one row", len(table))
-    if "task" in table:
-        require(
-            table.task.nunique() == 1, "one allocation is for one task", sorted(map(str, table.task.unique()))
-        )
+    tasks = table.task.unique() if "task" in table else [""]
+    require(len(tasks) == 1, "one allocation is for one task", sorted(map(str, tasks)))
     return costs
 
 
@@ -241,11 +230,8 @@ def mean_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accurac
 
 
 def curves(
-    table: pd.DataFrame,
-    costs: ArrayLike,
-    by: str = "model",
-    allocate: Callable[..., Allocation] = oracle_allocation,
-) -> dict[str, Allocation]:
+    table: pd.DataFrame, costs: ArrayLike, by: str = "model", allocate: Callable[..., Allocation] = oracle_allocation
+) -> dict[str, Allocation]:  # fmt: skip
     """One allocation for each value of the column ``by``, in order of appearance."""
     among(table, by, "column")
     return {str(name): allocate(rows, costs) for name, rows in table.groupby(by, sort=False, observed=True)}
@@ -257,11 +243,8 @@ def curves(
 def pareto_frontier(cost: ArrayLike, value: ArrayLike) -> np.ndarray:
     """Indices of the points that no cheaper (or equally dear) point equals or beats, by ascending cost."""
     cost, value = np.asarray(cost, float), np.asarray(value, float)
-    require(
-        cost.shape == value.shape and cost.ndim == 1,
-        "cost and value must be equally long",
-        (cost.shape, value.shape),
-    )
+    alike = cost.shape == value.shape and cost.ndim == 1
+    require(alike, "cost and value must be equally long", (cost.shape, value.shape))
     order = np.lexsort((-value, cost))
     before = np.maximum.accumulate(np.r_[-np.inf, value[order]])[:-1]
     return order[value[order] > before]

@@ -74,20 +74,15 @@ class PowerLaw:
         """Ends of an interval from values on the curves of the region (first axis)."""
         if self.level is None:
             raise ValueError(
-                "this law was fitted with level=None and has no intervals; fit it with level=0.95"
+                "this law was fitted with level=None and has no intervals: level=0.95 gives some"
             )
         return values.min(0), values.max(0)
 
 
 def fit_power_law(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    offset: bool = False,
-    space: str = "log",
-    censored: tuple[ArrayLike, ArrayLike] | None = None,
-    level: float | None = 0.95,
-) -> PowerLaw:
+    x: ArrayLike, y: ArrayLike, *, offset: bool = False, space: str = "log",
+    censored: tuple[ArrayLike, ArrayLike] | None = None, level: float | None = 0.95,
+) -> PowerLaw:  # fmt: skip
     """Maximum-likelihood fit of y = a x^b (+ c with ``offset``), with profile-likelihood intervals.
 
     Args:
@@ -159,15 +154,9 @@ def grid_bounds(values: ArrayLike, grid: ArrayLike, rule: str = "nearest") -> tu
 
 
 def compare_forms(
-    x: ArrayLike,
-    y: ArrayLike,
-    forms: Sequence[str] = tuple(FORMS),
-    *,
-    space: str = "log",
-    censored: tuple[ArrayLike, ArrayLike] | None = None,
-    folds: int | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
+    x: ArrayLike, y: ArrayLike, forms: Sequence[str] = tuple(FORMS), *, space: str = "log",
+    censored: tuple[ArrayLike, ArrayLike] | None = None, folds: int | None = None, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """Forms of a law by held-out likelihood: leave one out, or ``folds`` random parts.
 
     A row per form, best first: ``form``, ``parameters`` of the curve, ``held_out`` (mean log-density of a point
@@ -197,16 +186,13 @@ def compare_forms(
         rows[form] = _held_out(replace(whole, offset=offset, power=power), parts)
     top = max(rows, key=lambda form: rows[form].mean())
     behind = {form: rows[top] - row for form, row in rows.items()}
-    table = pd.DataFrame(
-        {
-            "form": list(rows),
-            "parameters": list(n_parameters.values()),
-            "held_out": [row.mean() for row in rows.values()],
-            "behind": [gap.mean() for gap in behind.values()],
-            "se": [gap.std(ddof=1) / np.sqrt(whole.n) for gap in behind.values()],
-        }
-    )
-    return table.sort_values("behind").reset_index(drop=True)
+    table = {"form": list(rows), "parameters": list(n_parameters.values())}
+    table |= {
+        "held_out": [row.mean() for row in rows.values()],
+        "behind": [gap.mean() for gap in behind.values()],
+    }
+    table |= {"se": [gap.std(ddof=1) / np.sqrt(whole.n) for gap in behind.values()]}
+    return pd.DataFrame(table).sort_values("behind").reset_index(drop=True)
 
 
 def _held_out(data: Data, parts: Sequence[np.ndarray]) -> np.ndarray:

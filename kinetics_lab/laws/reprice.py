@@ -25,16 +25,9 @@ _LONGEST = 1e9  # tokens: beyond any context window
 
 
 def length_at(
-    shape: ModelShape,
-    policy: Policy,
-    cost: ArrayLike,
-    n_in: ArrayLike,
-    n_trials: ArrayLike = 1,
-    *,
-    hardware: Hardware | None = None,
-    combine: str = "add",
-    **options: Any,
-) -> np.ndarray:
+    shape: ModelShape, policy: Policy, cost: ArrayLike, n_in: ArrayLike, n_trials: ArrayLike = 1, *,
+    hardware: Hardware | None = None, combine: str = "add", **options: Any,
+) -> np.ndarray:  # fmt: skip
     """Generated tokens that ``cost`` pays for: the inverse of :func:`kinetics_lab.cost.request.decode_cost` in ``n_out``.
 
     Bisection, to 1e-9 of the length; ``cost``, ``n_in`` and ``n_trials`` broadcast. Where the counting makes
@@ -49,9 +42,7 @@ def length_at(
     more than 1e9 tokens, and for whatever ``decode_cost`` refuses.
     """
     if "n_out_sq" in options:
-        raise ValueError(
-            "n_out_sq cannot be given: length_at looks for one length, not for a mean of several"
-        )
+        raise ValueError("n_out_sq cannot be given: length_at looks for one length, not a mean of several")
     cost, n_in, n_trials = np.broadcast_arrays(*(np.asarray(x, float) for x in (cost, n_in, n_trials)))
     require(np.isfinite(cost), "cost must be finite (FLOP, or eFLOPs with hardware)", cost)
 

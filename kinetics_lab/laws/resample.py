@@ -52,12 +52,8 @@ class Bootstrap:
 
 
 def bootstrap(
-    fit_function: Callable[[np.ndarray], ArrayLike],
-    n_units: int,
-    n_boot: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Bootstrap:
+    fit_function: Callable[[np.ndarray], ArrayLike], n_units: int, n_boot: int = 1000, seed: int = 0, level: float = 0.95
+) -> Bootstrap:  # fmt: skip
     """Resample units (problems) and refit: the interval of anything that is computed from problems.
 
     ``fit_function(indices)`` gets the positions of the problems in a resample (with repetitions; all of them
@@ -153,17 +149,11 @@ def cost_to_solve(
     setting chosen anew in each resample. Settings that lack a problem are left out.
     """
     keys = ["model", "policy", "cap", "n_trials"]
-    wide = (
-        table.assign(cap=table.cap.fillna(0))
-        .pivot(index=keys, columns="problem", values=["accuracy", "eflops"])
-        .dropna()
-    )
+    known = table.assign(cap=table.cap.fillna(0))
+    wide = known.pivot(index=keys, columns="problem", values=["accuracy", "eflops"]).dropna()
     accuracy, cost = (wide[name].to_numpy(float).T for name in ("accuracy", "eflops"))
-    require(
-        accuracy.size > 0,
-        "one setting at least must cover every problem",
-        table[keys].drop_duplicates().to_dict("records"),
-    )
+    rule = "one setting at least must cover every problem"
+    require(accuracy.size > 0, rule, table[keys].drop_duplicates().to_dict("records"))
     whole = np.full((1, accuracy.shape[0]), 1 / accuracy.shape[0])
     found = []
     for some in (whole, weights):
@@ -191,11 +181,8 @@ def advantage(
     costs = np.asarray(costs, float)
     n_problems = len(next(iter(base.values())))
     for name, one in [*base.items(), *other.items()]:
-        require(
-            one.shape == (n_problems, len(costs)),
-            f"{name!r} must be [problem, cost] like the others",
-            one.shape,
-        )
+        rule = f"{name!r} must be [problem, cost] like the others"
+        require(one.shape == (n_problems, len(costs)), rule, one.shape)
     weights = problem_weights(n_problems, n_boot, seed)
     values = [np.stack(list(side.values())) for side in (base, other)]  # [name, problem, cost]
     means = [side.mean(1).max(0) for side in values]
@@ -262,9 +249,8 @@ def split_trials(
         named = traces.astype(dict.fromkeys(keys, str)).pivot(index=keys, columns="trial", values="correct")
         right = named.reindex(pd.MultiIndex.from_frame(units[keys].astype(str))).to_numpy(float)
         whole = np.isfinite(right).all() and np.array_equal(right.sum(1), correct)
-        require(
-            whole, "traces must be those behind the table, with the same trials in every setting", right.shape
-        )
+        rule = "traces must be those behind the table, with the same trials in every setting"
+        require(whole, rule, right.shape)
         problem = pd.factorize(units.problem)[0]
         order = np.tile(np.arange(right.shape[1]), (problem.max() + 1, 1))
     for _ in range(n_splits):

@@ -33,6 +33,8 @@ def judged(
     made = make(table.n_trials.to_numpy())
     if isinstance(made, Majority) and "votes" in table:
         return "not judged out of sample: a vote takes the answers themselves"
+    if "drawn" in data:
+        return "not judged out of sample: predicted settings have no traces"
     if table.cap.notna().any() and "trial" not in data:
         return "not judged out of sample: with length caps that takes the traces, not their summary"
     split = split_traces if table.cap.notna().any() else split_counts

@@ -22,7 +22,15 @@ from kinetics_lab.traces.read import read_traces
 from kinetics_lab.traces.table import check_traces, summary_of
 
 EMBEDDED = "aime24_qwen3_best_of_n"
-EMBEDDED_DENSE_LAYERS = 1  # the engine behind it keeps the first layer dense unless told otherwise
+#: What can be planned from without traces of one's own: table, task, layers that stay dense, and whose shape prices which model.
+PUBLIC: dict[str, tuple[str, str, int, dict[str, str]]] = {
+    "aime24": (EMBEDDED, "aime24", 1, {}),  # the engine behind it keeps the first layer dense unless told otherwise
+    "otis": ("epoch_runs", "otis_mock_aime_2024_2025", 0, {
+        "deepseek-reasoner": "deepseek-v3.2", "gpt-oss-120b": "gpt-oss-120b", "kimi-k2-thinking-turbo": "kimi-k2",
+        "kimi-k2p5": "kimi-k2.5", "kimi-k2.6": "kimi-k2.5", "qwen3-235b-a22b-thinking-2507": "qwen3-235b-a22b",
+    }),
+    "ladder": ("ladder_traces", "walk", 1, {}),
+}  # fmt: skip
 TOPK = {
     "scan": "oracle top-k scores every key and pays for it",
     "free": "oracle top-k finds its tokens for nothing, as in the paper",
@@ -42,6 +50,32 @@ def load(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
     if len(paths) == 1 and first.is_file() and (found := read_counts(first)) is not None:
         return found
     return read_traces(paths)
+
+
+def public(name: str, shapes: Mapping[str, ModelShape] = MODELS) -> tuple[pd.DataFrame, dict[str, ModelShape], int]:  # fmt: skip
+    """The summary of a set of ``PUBLIC``, the shapes of its models (of those that ``shapes`` or the set name), and its dense layers."""
+    table, task, dense, named = lookup(PUBLIC, name, "data")
+    data = read_table(table)
+    data = data[(data.task == task) & data.model.isin(list(named or shapes))]
+    data = summary_of(check_traces(data)) if "trial" in data else data
+    data = data.assign(policy=data.policy if "policy" in data else "dense", tokens_in=data.tokens_in.round())
+    return data[[*SUMMARY]].reset_index(drop=True), {**shapes, **own_models(named)}, dense
+
+
+def with_predicted(data: pd.DataFrame) -> pd.DataFrame:
+    """The embedded summary, and settings that were never run, as the law of difficulty predicts them (chapter 39).
+
+    A column ``drawn`` has the right answers of forty draws of what their traces could have shown; lengths are means over the draws.
+    """
+    alone = (
+        "trial" not in data and {*data.model} <= {*read_table(EMBEDDED).model} and {*data.task} == {"aime24"}
+    )
+    rule = "predicted settings are those of the embedded summary; the data are of"
+    require(alone, rule, sorted({*data.task}))
+    draws = read_table("aime24_never_run").groupby([*SUMMARY[:6]], sort=False)
+    more = draws[["mean_tokens", "mean_sq_tokens"]].mean().round(3)
+    more = more.assign(n_correct=draws.n_correct.median().astype(int), drawn=draws.n_correct.agg(tuple))
+    return pd.concat([data, more.reset_index()], ignore_index=True)
 
 
 def own_models(given: Mapping[str, str]) -> dict[str, ModelShape]:

@@ -1,17 +1,19 @@
-"""What the calculator's page computes with, written into the book by the build: models, devices, precisions, clocks."""
+"""What the answer pages compute with, written into the book by the build: models, devices, precisions, clocks, public results."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kinetics_lab.cost.clock import NODES, calibrated
 from kinetics_lab.cost.hardware import ELEMENT_BYTES, HARDWARE
-from kinetics_lab.cost.models import MODELS
+from kinetics_lab.cost.models import CONFIGS, MODELS
 from kinetics_lab.cost.policies import Dense, parse_policy
 from kinetics_lab.cost.precision import RATES, Precision, find_precision
 from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS, ModelShape
@@ -19,43 +21,103 @@ from kinetics_lab.cost.shapes.parts import Attention, Experts
 from kinetics_lab.cost.silicon import measured_engines
 from kinetics_lab.cost.silicon.tables import ENGINE_NAMES, L2_BYTES
 from kinetics_lab.cost.step import blocks, routed
+from kinetics_lab.errors import require
+from kinetics_lab.laws.resample import interval, problem_weights
+from kinetics_lab.planner.offers import PUBLIC, with_predicted
 
 POLICIES = ("dense", "block_topk:1024:32", "block_topk:512:32", "topk:1024:false", "local:1024:16")
-#: The question that the page opens with, as arguments of ``kinetics-lab cost``.
-QUESTION: dict[str, Any] = {
-    "model": "qwen3-8b",
-    "hardware": "h200",
-    "n_in": 1024,
-    "n_out": 16384,
-    "combine": "max",
-}
+#: The questions that the pages open with, as arguments of ``kinetics-lab cost`` and ``kinetics-lab plan``.
+QUESTION: dict[str, Any] = {"model": "qwen3-8b", "hardware": "h200", "n_in": 1024, "n_out": 16384, "combine": "max"}  # fmt: skip
+PLANNED: dict[str, Any] = {"data": "aime24", "budget": [5], "hardware": "h200", "price": 2.5}
 WEIGHTS, CACHES = ("bf16", "fp8", "nvfp4", "mxfp4", "int4"), ("bf16", "fp8")
+#: Public results -> what they are called on the planner's page, and the budget (s) to begin with.
+SETS = {
+    "aime24": ("AIME 2024, six sizes of Qwen3", 5.0),
+    "otis": ("OTIS Mock AIME 2024 and 2025, large open-weight models", 100.0),
+    "ladder": ("Walks in graphs, the tiny reasoners of Part IV", 1e-6),
+}
+DIGITS = "".join(chr(code) for code in range(35, 126) if chr(code) not in "<>&\\'")[:81]  # of packed numbers
+MIXER = "heads kv_heads latent unabsorbed window chunk stride topk index index_heads owns entry keys flops score_flops whole"
+Set = tuple[pd.DataFrame, Mapping[str, ModelShape], int]  # a summary, its shapes, layers that stay dense
 
 
 def calculator_data() -> dict[str, Any]:
     """All tables of the calculator, as JSON takes them; sizes in elements, rates in SI units."""
     at, weights = np.polynomial.legendre.leggauss(NODES)
+    nodes = [((x + 1) / 2, w / 2) for x, w in zip(at.tolist(), weights.tolist(), strict=True)]
+    return _tables(MODELS, POLICIES) | {"nodes": nodes, "first": QUESTION}
+
+
+def planner_data(sets: Mapping[str, Set]) -> dict[str, Any]:
+    """All tables of the planner: of each set the answers to every problem in every setting, and the resamples of its problems."""
+    shapes = {name: known[name] for data, known, _ in sets.values() for name in data.model.unique()}
+    known = {name: with_predicted(data) if name == "aime24" else data for name, (data, _, _) in sets.items()}
+    found = {name: _set(name, data, sets[name][2]) for name, data in known.items()}
+    policies = dict.fromkeys(text for data in known.values() for text in data.policy)
+    return _tables(shapes, policies) | {"sets": found, "digits": DIGITS, "first": PLANNED}
+
+
+def page_files(sets: Mapping[str, Set]) -> dict[str, bytes]:
+    """The data files of both pages, by their path in the book's folder."""
+    files = {}
+    for name, data in (("Calculator", calculator_data()), ("Planner", planner_data(sets))):
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+        files[f"book/_static/kl-{name.lower()}-data.js"] = f"window.kl{name}Data={text};\n".encode()
+    return files
+
+
+def _tables(shapes: Mapping[str, ModelShape], policies: Iterable[str]) -> dict[str, Any]:
     return {
-        "models": {name: _model(shape) for name, shape in MODELS.items()},
-        "hardware": {name: {"peaks": dict(hw.peaks), "peak": hw.peak_flops, "bandwidth": hw.bandwidth, "memory": hw.memory,
-                            "link": hw.link, "source": hw.source} for name, hw in HARDWARE.items()},
-        "policies": {text: _policy(text) for text in POLICIES},
-        "element_bytes": ELEMENT_BYTES,
-        "rates": RATES,
-        "plain": Precision().stored,
-        "kinds": [*CACHE_KINDS, *PARAMETER_KINDS],
-        "weights": WEIGHTS,
-        "caches": CACHES,
-        "nodes": [((x + 1) / 2, w / 2) for x, w in zip(at.tolist(), weights.tolist(), strict=True)],
-        "first": QUESTION,
-        "clocks": _clocks(),
+        "models": {name: _model(shape) for name, shape in shapes.items()},
+        "hardware": {name: {"name": name, "peaks": dict(hw.peaks), "peak": hw.peak_flops, "bandwidth": hw.bandwidth, "memory": hw.memory,
+                            "link": hw.link, "own": hw.precision, "source": hw.source} for name, hw in HARDWARE.items()},
+        "policies": {text: _policy(text) for text in policies},
+        "element_bytes": ELEMENT_BYTES, "rates": RATES, "plain": Precision().stored, "kinds": [*CACHE_KINDS, *PARAMETER_KINDS],
+        "weights": WEIGHTS, "caches": CACHES, "clocks": _clocks(),
     }  # fmt: skip
 
 
-def calculator_files() -> dict[str, bytes]:
-    """The files of the page, by their path in the book's folder."""
-    text = json.dumps(calculator_data(), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    return {"book/_static/kl-calculator-data.js": f"window.klCalculatorData={text};\n".encode()}
+def _set(name: str, data: pd.DataFrame, dense: int) -> dict[str, Any]:
+    """One set: its settings, each with a place among the prompts that most share, and the resamples of its problems, packed."""
+    problems, settings, prompts = sorted(data.problem.unique()), list[Any](), list[list[int]]()
+    for (model, policy), rows in data.groupby(["model", "policy"], sort=False):
+        whole = list(rows.problem) == problems and rows.n_traces.max() <= 64
+        require(
+            whole,
+            f"{name}: a setting must have all problems, sorted, and at most 64 traces of each",
+            (model, policy),
+        )
+        asked = rows.tokens_in.astype(int).tolist()
+        prompts += [] if asked in prompts else [asked]
+        settings.append([model, policy, prompts.index(asked), *_answers(name, rows)])
+    drawn = np.rint(problem_weights(len(problems), 1000) * len(problems)).ravel()
+    require(drawn.max() < 9, f"{name}: a resample must hold a problem at most 8 times", drawn.max())
+    ends = interval(np.linspace(0, 1, 1001), len(problems))  # of an interval, as quantiles
+    return {"title": SETS[name][0], "budget": SETS[name][1], "task": PUBLIC[name][1], "dense_layers": dense, "problems": problems,
+            "prompts": prompts, "settings": settings, "ends": [float(end) for end in ends],
+            "resamples": _packed([drawn.reshape(-1, 2) @ [9, 1]], [1])}  # fmt: skip
+
+
+def _answers(name: str, rows: pd.DataFrame) -> list[Any]:
+    """Of one setting n (or n by problem), scales and widths of what is packed, and that, problem by problem: right answers (predicted ones
+    of each draw), E[L] and E[L^2], as sums (scale 0) where these are whole, else in thousandths."""
+    guessed = "drawn" in rows and rows.drawn.notna().all()
+    columns, scales, n = list(np.stack(rows.drawn if guessed else rows.n_correct).T.reshape(-1, len(rows))), list[int](), rows.n_traces.to_numpy()  # fmt: skip
+    for lengths in (rows.mean_tokens.to_numpy(), rows.mean_sq_tokens.to_numpy()):
+        scales.append(0 if (lengths * n % 1 == 0).all() else 1000)
+        columns.append(np.rint(lengths * (scales[-1] or n)))
+        kept = bool((columns[-1] / (scales[-1] or n) == lengths).all())
+        require(kept, f"{name}: lengths must be sums of whole numbers, or be rounded to thousandths", scales)
+    widths = [int(np.ceil(np.log(one.max() + 2) / np.log(81))) for one in columns]
+    return [n.tolist() if np.ptp(n) else int(n[0]), scales, widths[-2:], _packed(columns, widths)]
+
+
+def _packed(columns: list[np.ndarray], widths: list[int]) -> str:
+    """Whole numbers as text, row by row, each as wide as its column says, to the base of 81 ``DIGITS``."""
+    cells = (pair for row in zip(*columns, strict=True) for pair in zip(row, widths, strict=True))
+    return "".join(
+        DIGITS[int(value) // 81**at % 81] for value, width in cells for at in reversed(range(width))
+    )
 
 
 @cache
@@ -64,10 +126,10 @@ def _clocks() -> dict[str, Any]:
     found = {}
     for silicon in (one for gpu in L2_BYTES for one in measured_engines(gpu)):
         clock = calibrated(silicon)
-        constants = {
+        told = {
             name: getattr(clock, name) for name in ("layer", "weights", "cache", "matrix", "error", "p90")
         }
-        found[f"{silicon.gpu}:{silicon.engine}"] = {"engine": ENGINE_NAMES[silicon.engine], **constants}
+        found[f"{silicon.gpu}:{silicon.engine}"] = {"engine": ENGINE_NAMES[silicon.engine], **told}
     return found
 
 
@@ -79,42 +141,18 @@ def _policy(text: str) -> dict[str, float | None]:
 
 
 def _model(shape: ModelShape) -> dict[str, Any]:
-    stored = find_precision(model=shape.name)
-    experts = [
-        {"count": count, "experts": one.count, "chosen": one.chosen, "each": one.each}
-        for one, count in shape.parts.items()
-        if isinstance(one, Experts)
-    ]
+    stored = find_precision(model=shape.name if shape.name in CONFIGS else None)
+    experts = [(one, count) for one, count in shape.parts.items() if isinstance(one, Experts)]
     return {
-        "family": shape.family,
-        "hidden": shape.hidden,
-        "layers": shape.n_layers,
-        "parameters": {kind: int(count) for kind, count in shape.parameters.items()},
-        "active": shape.n_active_params,
-        "multiplied": shape.n_matmul_params,
-        "blocks": blocks(shape),
-        "routed": routed(shape),
-        "experts": experts,
+        "name": shape.name, "family": shape.family, "hidden": shape.hidden, "layers": shape.n_layers, "active": shape.n_active_params,
+        "parameters": {kind: int(count) for kind, count in shape.parameters.items()}, "multiplied": shape.n_matmul_params,
+        "blocks": blocks(shape), "routed": routed(shape),
+        "experts": [{"count": count, "experts": one.count, "chosen": one.chosen, "each": one.each} for one, count in experts],
         "mixers": [{"count": count, **_mixer(one)} for one, count in shape.mixers.items()],
         "precision": {"weights": stored.weights, "rate": stored.rate_name, "stored": stored.stored},
-    }
+    }  # fmt: skip
 
 
 def _mixer(one: Any) -> dict[str, Any]:
-    if not isinstance(one, Attention):
-        return {"recurrent": one.recurrent, "conv": one.conv, "flops": one.flops}
-    names = (
-        "heads",
-        "kv_heads",
-        "latent",
-        "unabsorbed",
-        "window",
-        "chunk",
-        "stride",
-        "topk",
-        "index",
-        "index_heads",
-        "owns",
-    )
-    found = {name: getattr(one, name) for name in (*names, "entry", "keys", "flops", "score_flops", "whole")}
-    return {name: None if value == math.inf else value for name, value in found.items()}
+    names = MIXER.split() if isinstance(one, Attention) else ("recurrent", "conv", "flops")
+    return {name: None if getattr(one, name) == math.inf else getattr(one, name) for name in names}

@@ -182,19 +182,32 @@ def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequen
     side takes as long as its longest, which is at most sqrt(Var) (k - 1) / sqrt(2k - 1) above the mean length, whatever the distribution
     (Hartley and David 1954, Gumbel 1954); for k = 1 the mean time is exact.
     """
+    if "drawn" in one:  # predicted: the mean over what could have been drawn
+        each = one.explode("drawn", ignore_index=True)
+        each["n_correct"] = each.drawn.fillna(each.n_correct).astype(int)
+        found = drawn(each.drop(columns="drawn"), strategy, trials)
+        group = found.groupby([*SERVER, "problem", "n_trials"], dropna=False, sort=False, observed=True)
+        means = group[["accuracy", "best_case", "draws", "tokens", "eflops", "answer_s"]].mean()
+        return group.first().assign(**means.round({"accuracy": 12})).reset_index()
     wanted = counts(trials, int(one.n_traces.max()))
     table = one.loc[one.index.repeat(len(wanted))].assign(n_trials=np.tile(wanted, len(one)))
     table = table[table.n_trials <= table.n_traces].reset_index(drop=True)
-    plan, votes = strategy(table.n_trials.to_numpy()), table.get("votes")
-    n, c = table.n_traces.to_numpy(int), table.n_correct.to_numpy(int)
+    cases, votes = np.stack([table.n_traces, table.n_correct, table.n_trials]).astype(int), table.get("votes")
+    key = (
+        np.arange(len(table)) if votes is not None else cases.T @ [10**12, 10**6, 1]
+    )  # most counts occur many times
+    _, first, place = np.unique(key, return_index=True, return_inverse=True)
+    n, c, most = cases[:, first]
+    plan = strategy(most)
     found = plan.of(n, c, None if votes is None else votes.tolist())
     accuracy = best = found.accuracy.round(12)  # equal but for rounding is equal
     if isinstance(plan, Majority) and votes is None:
-        best = Majority(plan.trials, "differ").of(n, c).accuracy.round(12)
-    k, mean = np.broadcast_to(plan.at_once, n.shape), table.mean_tokens.to_numpy(float)
+        best = Majority(most, "differ").of(n, c).accuracy.round(12)
+    k, mean = np.broadcast_to(plan.at_once, n.shape)[place], table.mean_tokens.to_numpy(float)
     spread = np.sqrt(np.maximum(table.mean_sq_tokens - mean**2, 0)) * (k - 1) / np.sqrt(2 * k - 1)
+    draws, paid, waves = (values[place] for values in (found.draws, found.paid, found.waves))
     return table.assign(
-        accuracy=accuracy, best_case=best, draws=found.draws, tokens=found.draws * mean,
-        eflops=found.paid * table.each + found.waves * table.wave + table.once,
-        answer_s=found.waves * (table.ttft + (mean + spread) * table.tpot),
+        accuracy=accuracy[place], best_case=best[place], draws=draws, tokens=draws * mean,
+        eflops=paid * table.each + waves * table.wave + table.once,
+        answer_s=waves * (table.ttft + (mean + spread) * table.tpot),
     )  # fmt: skip

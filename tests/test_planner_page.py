@@ -1,0 +1,339 @@
+"""The planner's page computes what `plan` computes, calls ties ties, and shows what is typed as text."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import random
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from kinetics_lab import HARDWARE, plan
+from kinetics_lab.cli.shared import public
+from kinetics_lab.cost.clock import parse_clock
+from kinetics_lab.cost.precision import find_precision
+from kinetics_lab.planner.page import CACHES, SETS, WEIGHTS, page_files, planner_data
+
+ROOT = Path(__file__).parent.parent
+_spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
+browser = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(browser)
+
+NUMBERS = [
+    "n_trials",
+    "accuracy",
+    "low",
+    "high",
+    "best_case",
+    "cost",
+    "tokens",
+    "draws",
+    "devices",
+    "batch",
+    "ttft_s",
+    "tpot_s",
+    "answer_s",
+    "usd",
+    "usd_per_mtok",
+    "again",
+    "runner_up_accuracy",
+    "beats",
+    "dense",
+]
+TEXTS = ["setting", "model", "policy", "oracle", "runner_up", "dense_setting"]
+KINDS = {
+    "aime24": ["dense", "topk", "block_topk"],
+    "otis": ["dense"],
+    "ladder": ["dense", "topk", "block_topk", "local"],
+}
+BUDGETS = {"aime24": (0.2, 100), "otis": (5, 2000), "ladder": (1e-8, 1e-4)}
+
+
+@cache
+def sets():
+    return {name: public(name) for name in SETS}
+
+
+@cache
+def tables():
+    return planner_data(sets())
+
+
+def questions(count: int) -> list[dict]:
+    """Random questions, as the page asks them."""
+    draw, asked = random.Random(11), []
+    for _ in range(count):
+        name = draw.choices(list(SETS), (5, 3, 2))[0]
+        device = draw.choice(
+            ["h200", "h100", "b200", "a100", "l40s", "rtx-4090", "mi300x", "b200-paper", "b300", "tpu-v6e"]
+        )
+        clocks = [one.split(":")[1] for one in tables()["clocks"] if one.startswith(device + ":")]
+        strategy, unit = (
+            draw.choice(["until-right", "best-of", "majority", "verified"]),
+            draw.choice(["s", "s", "usd"]),
+        )
+        low, high = BUDGETS[name]
+        budget = low * (high / low) ** draw.random() * (2.5 / 3600 if unit == "usd" else 1)
+        topk = draw.choice(["out", "out", "scan", "free"])
+        timed = draw.choice(["", "", *clocks])
+        kinds = [kind for kind in KINDS[name] if kind != "topk" or topk != "out"]
+        asked.append({
+            "data": name, "predicted": name == "aime24" and draw.random() < 0.25, "hardware": device, "devices": draw.choice([None, None, None, 2, 4, 8]),
+            "clock": timed, "weights": "" if timed else draw.choice(["", "", *WEIGHTS]), "kv": "" if timed else draw.choice(["", *CACHES]),
+            "strategy": strategy, "hit": draw.choice([1, 0.9, 0.5]), "false_alarm": draw.choice([0, 0.1, 0.4]), "check": draw.choice([None, 0.05]),
+            "policies": draw.choice([[], [], draw.sample(kinds, draw.randint(1, len(kinds)))]), "topk": topk,
+            "budget": draw.choice([budget, budget, budget, None]), "unit": unit, "price": draw.choice([2.5, None]) if unit == "s" else 2.5,
+            "max_seconds": draw.choice([None, None, 600, 3000]), "max_tpot": draw.choice([None, None, 0.02, 0.1]), "batch": draw.choice([None, None, 1, 32]),
+        })  # fmt: skip
+    return asked
+
+
+@cache
+def clock(name: str):
+    return parse_clock(name)
+
+
+def expected(q: dict) -> dict:
+    """The same from the package; an error is its message."""
+    data, shapes, dense = sets()[q["data"]]
+    strategy = q["strategy"]
+    if strategy == "verified":
+        strategy = ":".join(
+            map(str, ["verified", q["hit"], q["false_alarm"], *([q["check"]] if q["check"] else [])])
+        )
+    named = q["weights"] or q["kv"]
+    try:
+        found = plan(
+            data, HARDWARE[q["hardware"]], [q["budget"] or 1e9], unit=q["unit"], strategy=strategy, policies=q["policies"], topk=q["topk"],
+            shapes=shapes, dense_layers=dense, devices=q["devices"], batch=q["batch"] or "fits", hourly=q["price"] or math.nan,
+            clock=clock(f"fitted:{q['hardware']}:{q['clock']}") if q["clock"] else None,
+            precision=find_precision(q["weights"] or None, q["kv"] or None) if named else None,
+            max_seconds=q["max_seconds"] or math.inf, max_tpot=q["max_tpot"] or math.inf, n_splits=1, predicted=q["predicted"],
+        )  # fmt: skip
+    except ValueError as error:
+        return {"error": str(error)}
+    row = found.rename(columns={f"cost_{q['unit']}": "cost"}).iloc[0]
+    task = tables()["sets"][q["data"]]["task"]
+    told = row["note"].split("; ")[0].split("predicted, never run: ")
+    left = {who.removeprefix(f"{task}: "): why for who, why in found.attrs["left_out"].items()}
+    numbers = {name: float(row[name]) for name in NUMBERS}
+    return (
+        numbers
+        | {name: row[name] for name in TEXTS}
+        | {
+            "left_out": left,
+            "rivals": row["rivals"],
+            "n_settings": found.attrs["n_settings"][task],
+            "predicted": told[1:],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if browser.find_chromium() is None:
+        pytest.skip("no Chromium: install it (Debian: apt-get install chromium) to run the browser tests")
+    opened = browser.Browser()
+    yield opened
+    opened.close()
+
+
+def page_of(folder: Path, data: bytes) -> Path:
+    """The page's scripts beside a page that is nothing else."""
+    (folder / "kl-planner-data.js").write_bytes(data)
+    for name in ("law.js", "planner.js"):
+        (folder / name).write_bytes((ROOT / "book" / "_static" / name).read_bytes())
+    scripts = "".join(
+        f'<script src="{name}"></script>' for name in ("kl-planner-data.js", "law.js", "planner.js")
+    )
+    style = (ROOT / "book" / "_static" / "kinetics.css").read_text(encoding="utf-8")
+    page = f'<!doctype html><meta charset="utf-8"><style>* {{ box-sizing: border-box }} body {{ margin: 0 }} {style}</style><div id="kl-planner"></div>{scripts}'
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    return folder / "index.html"
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    return page_of(tmp_path_factory.mktemp("planner"), page_files(sets())["book/_static/kl-planner-data.js"])
+
+
+def compare(chromium, index, count: int) -> None:
+    asked = questions(count)
+    with chromium.page() as page:
+        page.goto(index)
+        answered = page.js(f"""{json.dumps(asked)}.map(q => {{ try {{ return klPlanner.plan(klPlannerData, q); }}
+            catch (error) {{ return {{error: error.message}}; }} }})""")
+    plans = 0
+    for question, got in zip(asked, answered, strict=True):
+        want = expected(question)
+        if "error" in want or "error" in got:
+            assert ("error" in got) == ("error" in want), (question, got, want)
+            continue
+        assert got["left_out"].keys() == want["left_out"].keys(), question
+        for who, why in got["left_out"].items():
+            assert why == want["left_out"][who] or why.startswith("too slow: "), question
+        assert got["n_settings"] == want["n_settings"], question
+        for name in NUMBERS:
+            value = math.nan if got.get(name) is None else got[name]
+            if got["setting"] or name == "dense":
+                assert value == pytest.approx(want[name], rel=1e-9, nan_ok=True), (name, question)
+        if not got["setting"]:
+            assert want["setting"] == "", question
+            continue
+        assert {name: got[name] for name in TEXTS} == {name: want[name] for name in TEXTS}, question
+        assert "; ".join(got["rivals"]).replace(" %", "%") == want["rivals"], question
+        assert " and ".join(got["predicted"]) == "".join(want["predicted"]), question
+        plans += 1
+    assert plans > count / 2
+
+
+@pytest.mark.browser
+def test_the_page_computes_what_the_package_computes(chromium, index):
+    compare(chromium, index, 40)
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_page_computes_what_the_package_computes_on_many_questions(chromium, index):
+    compare(chromium, index, 500)
+
+
+TYPE = "(e => {{ e.value = {value}; e.dispatchEvent(new Event('input', {{bubbles: true}})); }})(document.getElementById('kl-{key}'))"
+TEXT = "document.querySelector({!r}).textContent"
+
+
+def type_into(page, key: str, value: str) -> None:
+    page.js(TYPE.format(key=key, value=json.dumps(value)))
+
+
+@pytest.mark.browser
+def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index):
+    with chromium.page(width=390) as page:
+        page.goto(index)
+        assert page.js(TEXT.format(".kl-calc-said")).startswith(
+            "Run 7 x qwen3-8b, block_topk:1024:16: it solves 84.6 % "
+        )
+        assert (
+            page.js(TEXT.format("#kl-planner code"))
+            == "kinetics-lab plan --data aime24 --budget 5 --hardware h200 --price 2.5"
+        )
+        type_into(page, "budget", "20")
+        said = page.js(TEXT.format(".kl-calc-said"))
+        assert said.startswith(
+            "A tie with qwen3-14b, dense (29 %) and qwen3-8b, dense (17 %). The first, 32 x qwen3-8b, block_topk:1024:16, "
+        )
+        assert said.endswith("wins again in 50 % of resamples, so other problems may turn the order.")
+        left = page.js(TEXT.format("#kl-planner ul"))
+        assert "block_topk with qwen3-0.6b, qwen3-14b, qwen3-32b: never run." in left
+        assert "oracle top-k: no engine offers it." in left
+        type_into(page, "hardware", "rtx-4090")
+        assert "qwen3-32b: 65.5 GB of weights; 8 x rtx-4090 have" not in page.js(
+            TEXT.format("#kl-planner ul")
+        )
+        type_into(page, "devices", "1")
+        assert (
+            "qwen3-32b, dense: qwen3-32b: 65.5 GB of weights; 1 x rtx-4090 has 23.2 GB beside the reserve"
+            in page.js(TEXT.format("#kl-planner ul"))
+        )
+        type_into(page, "strategy", "verified")
+        page.js("(e => e.click())(document.getElementById('kl-policies-0'))")
+        assert (
+            "--strategy verified:0.9:0.1 --hardware rtx-4090 --price 2.5 --policies block_topk --devices 1"
+            in page.js(TEXT.format("#kl-planner code"))
+        )
+        address = page.js("location.hash")
+        assert "policies=block_topk" in address
+        assert page.js("document.documentElement.scrollWidth") <= 390
+        labelled = "[...document.querySelectorAll('#kl-planner :is(select, input)')].every(e => e.labels.length === 1)"
+        assert page.js(labelled)
+        said = page.js(TEXT.format(".kl-calc-said"))
+    with chromium.page() as page:  # the address alone
+        page.goto(f"file://{index}{address}")
+        assert page.js(TEXT.format(".kl-calc-said")) == said
+        assert page.js(TEXT.format("#kl-planner code")).endswith("--policies block_topk --devices 1")
+
+
+@pytest.mark.browser
+def test_what_is_wrong_is_said_beside_the_field(chromium, index):
+    with chromium.page() as page:
+        page.goto(index)
+        for key, value, said in (
+            ("budget", "<img src=x onerror=alert(1)>", "must be a number from 1e-15 to 1,000,000,000"),
+            ("budget", "0", "must be a number from 1e-15 to 1,000,000,000"),
+            ("batch", "1.5", "must be a whole number from 1 to 1,000,000,000"),
+            ("price", "-1", "must be a number from 0.0001 to 10,000"),
+            ("max_tpot", "soon", "must be a number from 1e-9 to 1,000,000"),
+        ):
+            before = page.js(f"document.getElementById('kl-{key}').value")
+            type_into(page, key, value)
+            assert page.js(f"document.getElementById('kl-note-{key}').textContent") == said
+            assert page.js(f"document.getElementById('kl-{key}').getAttribute('aria-invalid')") == "true"
+            assert page.js(TEXT.format(".kl-calc-said")) == "A field needs another value."
+            type_into(page, key, before)
+        type_into(page, "price", "")
+        type_into(page, "unit", "usd")
+        assert page.js(TEXT.format("#kl-note-price")) == "a budget in dollars needs a price"
+        assert page.js("document.querySelectorAll('#kl-planner img').length") == 0
+        type_into(page, "price", "2")
+        type_into(page, "max_tpot", "1e-6")
+        assert page.js(TEXT.format(".kl-calc-said")).startswith(
+            "No setting keeps the limits: the fastest takes "
+        )
+
+
+@pytest.mark.browser
+def test_names_are_shown_as_text(chromium, tmp_path):
+    """A model, a policy, a set, a problem and a device whose names are markup run nothing and make no element."""
+    bad = "<img src=x onerror='window.ran=1'></script><script>window.ran=1</script>"
+    data, shapes, dense = sets()["otis"]
+    named = {model: bad + model for model in data.model.unique()}
+    spoiled = (
+        data.assign(model=data.model.map(named)),
+        {bad + name: shape for name, shape in shapes.items()},
+        dense,
+    )
+    content = page_files(sets() | {"otis": spoiled})["book/_static/kl-planner-data.js"]
+    assert b"<" not in content
+    with chromium.page() as page:
+        page.goto(f"file://{page_of(tmp_path, content)}#data=otis&budget=5000")
+        page.js(
+            f"klPlannerData.sets.otis.title = {json.dumps(bad)}; klPlannerData.hardware[{json.dumps(bad)}] = klPlannerData.hardware.h200"
+        )
+        type_into(page, "budget", "6000")
+        assert bad in page.js(TEXT.format(".kl-calc-said"))
+        assert bad in page.js(TEXT.format("#kl-planner table"))
+        assert page.js("document.querySelectorAll('#kl-planner :is(img, script)').length") == 0
+    with chromium.page() as page:
+        page.goto(
+            f"file://{tmp_path / 'index.html'}#data={quote(bad)}&budget={quote(bad)}&policies={quote(bad)}"
+        )
+        assert page.js("document.getElementById('kl-budget').value") == bad
+        assert page.js("document.querySelectorAll('#kl-planner :is(img, script)').length") == 0
+        assert page.js("window.ran === undefined")
+
+
+def test_its_data_are_small_and_the_pages_light():
+    content = page_files(sets())["book/_static/kl-planner-data.js"]
+    assert len(content) < 200_000
+    scripts = sum((ROOT / "book" / "_static" / name).stat().st_size for name in ("law.js", "planner.js"))
+    assert len(content) + scripts < 300_000
+    for name in ("law.js", "calculator.js", "planner.js"):
+        source = (ROOT / "book" / "_static" / name).read_text(encoding="utf-8")
+        assert not any(
+            word in source
+            for word in ("innerHTML", "eval(", "new Function", "document.write", "fetch(", "import(")
+        ), name
+
+
+def test_a_set_that_does_not_say_all_is_refused():
+    data, shapes, dense = sets()["otis"]
+    for spoiled, message in (
+        (data.iloc[1:], "a setting must have all problems, sorted"),
+        (data.assign(mean_sq_tokens=data.mean_sq_tokens + 1e-5), "rounded to thousandths"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            planner_data({"otis": (spoiled.reset_index(drop=True), shapes, dense)})
