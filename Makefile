@@ -1,6 +1,8 @@
 # `make` prints this list. Needs only Python 3.11 or newer, make and git.
 PYTHON ?= python3
-PORT ?= 8000
+PORT ?=
+ADDRESS ?= 127.0.0.1
+TOKEN ?=
 LAB ?=
 TORCH ?= 2.13.0
 TRITON ?= 3.7.1
@@ -12,7 +14,8 @@ INSTALLED := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slow test-triton36 gpu gpu-check has-gpu sanitize lab serve lint pdf clean constraints
+.NOTPARALLEL:
+.PHONY: help install torch book test test-slow test-triton36 gpu gpu-check has-gpu sanitize lab serve lint strip pdf clean distclean constraints
 
 help:  ## print this list
 	@echo "Kinetics Lab: make TARGET"
@@ -21,13 +24,17 @@ help:  ## print this list
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Kinetics Lab needs Python 3.11 or newer; this one is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[book,dev]'
 	@touch $@
+
+install: $(INSTALLED)  ## install into .venv what the book, the notebooks and the command line need
+
+torch: $(KERNELS)  ## install PyTorch, Triton and Transformers, too: for Part II and IV on your own machine, `generate`, dask
 
 # PyTorch and what builds on it are large, and no page of the book needs them: the tests install them, `make book`
 # does not.
 $(KERNELS): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[kernels,generate,cluster]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[kernels,generate,cluster]'
 	@touch $@
 
 book: $(INSTALLED)  ## execute every notebook, build the book, print where it is
@@ -81,25 +88,41 @@ sanitize:
 	@echo "compute-sanitizer $(TOOL), on a few small cases"
 	@$(ON_GPU) -m pytest -q $(SMALL)
 
-lab: $(INSTALLED)  ## open the notebooks in JupyterLab, with this project's kernel (LAB=options)
+lab: $(INSTALLED)  ## open the notebooks in JupyterLab (PORT=8888, ADDRESS=0.0.0.0 and TOKEN=secret from elsewhere, LAB=options)
 	@$(BIN)/python -m ipykernel install --sys-prefix --name kinetics-lab --display-name "Kinetics Lab" >/dev/null
-	@$(BIN)/jupyter lab --notebook-dir=. $(LAB)
+	@echo "JupyterLab at http://$(ADDRESS):$(or $(PORT),8888)/ until Ctrl-C. From another machine: make lab ADDRESS=0.0.0.0 PORT=8888 TOKEN=secret"
+	@$(if $(TOKEN),JUPYTER_TOKEN='$(TOKEN)') $(BIN)/jupyter lab --notebook-dir=. --ip=$(ADDRESS) --port=$(or $(PORT),8888) \
+	  $(if $(filter 0,$(shell id -u)),--allow-root --no-browser) $(LAB)
 
 serve: book  ## build the book and serve it on this machine (PORT=8000)
-	@$(BIN)/kinetics-lab serve --port $(PORT)
+	@$(BIN)/kinetics-lab serve --port $(or $(PORT),8000)
 
 lint: $(INSTALLED)  ## check format, types and stripped notebooks
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+	@$(BIN)/python benchmarks/shared_cells.py --check && $(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb || \
+	  { echo "These chapters are not as they are committed: make strip"; exit 1; }
+
+strip: $(INSTALLED)  ## after running and saving chapters: take outputs out, leave what you wrote
+	@$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+	@$(BIN)/python benchmarks/shared_cells.py >/dev/null
 
 pdf: $(INSTALLED)  ## print the book to _build/kinetics-lab.pdf (needs Chromium)
 	@$(BIN)/kinetics-lab pdf
 
-clean:  ## remove everything built, and the environment
-	rm -rf _build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -prune -exec rm -rf {} +
+# What is made again in minutes. All else below _build somebody asked for: answers, ladders, sweeps, runs of their own.
+BUILT = book preview single bundle runs constraints constraints.txt triton-3.6 aot-3.6.txt kinetics-lab.pdf
+
+clean:  ## remove what is built again in minutes; your own results, and .venv, stay
+	rm -rf $(BUILT:%=_build/%) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
+	@rmdir _build 2>/dev/null; for kept in _build/*; do test ! -e $$kept || echo "kept: $$kept"; done
+
+distclean:  ## remove all of _build and .venv, once you have said yes
+	@echo "This removes $(VENV) and all of _build:"; ls _build 2>/dev/null | sed 's/^/  /'; printf 'Type yes to go on: '; \
+	read answer; test "$$answer" = yes || { echo "nothing was removed"; exit 1; }
+	@$(MAKE) -s clean >/dev/null; rm -rf _build $(VENV)
 
 # Resolve the newest versions pyproject.toml allows (PyTorch, and the Triton that goes with it, as named above), in an
 # environment of their own, and pin them.

@@ -1,5 +1,7 @@
 """The two cells that every chapter has, and folded code that is folded in JupyterLab as well as in the book.
 
+What JupyterLab adds to a chapter's metadata on saving goes, too; `make strip` calls this after nbstripout.
+
 python benchmarks/shared_cells.py          write them anew, with the address in _config.yml
 python benchmarks/shared_cells.py --check  only say which chapters differ
 """
@@ -16,6 +18,10 @@ import yaml
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COMMAND = "python benchmarks/shared_cells.py"
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 FOLDED = {"hide-input", "remove-cell"}
 
 INSTALL = """\
@@ -61,10 +67,11 @@ def with_shared_cells(book: dict[str, Any], address: str) -> dict[str, Any]:
         cells.insert(place, _cell(name, sources[name]))
     for cell in cells:
         tags = cell["metadata"].get("tags", [])
-        cell["metadata"] = {key: value for key, value in cell["metadata"].items() if key != "jupyter"}
-        if cell["cell_type"] == "code" and FOLDED & set(tags):
-            cell["metadata"] = {"jupyter": {"source_hidden": True}, **cell["metadata"]}
-    return {**book, "cells": cells}
+        folded = cell["cell_type"] == "code" and FOLDED & set(tags)
+        cell["metadata"] = {"jupyter": {"source_hidden": True}} if folded else {}
+        cell["metadata"] |= {"tags": tags} if tags else {}
+    about = {**KERNEL, "kinetics": book["metadata"].get("kinetics", {})}  # JupyterLab adds versions on saving
+    return {**book, "cells": cells, "metadata": {key: about[key] for key in sorted(about)}}
 
 
 def _cell(name: str, source: str) -> dict[str, Any]:

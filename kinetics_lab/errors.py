@@ -43,6 +43,28 @@ def lookup(table: Mapping[str, Value], name: object, what: str) -> Value:
     raise unknown(what, name, sorted(table))
 
 
+#: Names under which pip knows modules that are called otherwise.
+_PIP = {"yaml": "pyyaml", "jupyter_book": "'jupyter-book<2'", "math_verify": "math-verify"}
+_LARGE = (
+    "torch",
+    "triton",
+    "transformers",
+    "tokenizers",
+    "huggingface_hub",
+    "math_verify",
+    "pebble",
+    "distributed",
+)
+
+
+def absent(module: str, what: str = "this") -> ValueError:
+    """The error for a package that is not installed: which it is, and the commands that install it."""
+    module = module.partition(".")[0]
+    make = "make torch" if module in _LARGE else "make install"
+    pip = f"pip install {_PIP.get(module, module)}"
+    return ValueError(f"{what} needs {module}: run `{make}` in the project's folder, elsewhere `{pip}`")
+
+
 def sentence(error: Exception) -> str:
     """An exception's type and first line, at most 300 characters."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"[:300]

@@ -174,8 +174,8 @@ def test_a_list_takes_values_up_to_the_next_flag(typed, read):
 
 
 def test_every_command_has_its_help(capsys):
-    commands = [command.callback.__name__ for command in cli.app.registered_commands]
-    assert len(commands) == 12
+    commands = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    assert len(commands) == 13
     assert cli.main(["--help"]) == 0
     told = capsys.readouterr().out
     assert all(
@@ -220,6 +220,60 @@ def test_how_a_command_ends(monkeypatch, capsys, raised, code, message):
     monkeypatch.setattr(kinetics_lab, "find_hardware", broken)
     assert cli.main(COST) == code
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "what"),
+    [
+        ("models", "qwen3-30b-a3b", "30.5 billion parameters, 3.4 active"),
+        ("hardware", "h200", "GB at 4.80 TB/s; bf16"),
+        ("policies", "topk:budget", "tokens"),
+        ("chapters", "notebooks/10_what_does_a_token_cost.ipynb", "What does a token cost?"),
+    ],
+)
+def test_what_can_be_named_is_listed(capsys, monkeypatch, kind, name, what):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    assert cli.main(["list", kind]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.split()[0].startswith(name)][:1]
+    assert what in line
+
+
+def test_a_list_of_what_is_not_there(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["list", "chapters"]) == 2
+    assert "chapters are listed in the project's folder" in capsys.readouterr().err
+    assert cli.main(["list", "moddels"]) == 2
+    assert "did you mean models?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "gone", "cure"),
+    [
+        ("generate --model m --problems p.jsonl -o out", "torch", "run `make torch`"),
+        ("run notebooks/10_what_does_a_token_cost.ipynb -o out -p n_in 3", "yaml", "`pip install pyyaml`"),
+        ("run notebooks/10_what_does_a_token_cost.ipynb -o out", "jupyter_client", "run `make install`"),
+        ("run notebooks/10_what_does_a_token_cost.ipynb -o out", "nbformat", "run `make install`"),
+        ("sweep notebooks/params/sweep-hardware.yml -o out", "yaml", "run `make install`"),
+        ("book", "yaml", "run `make install`"),
+        ("pdf", "nbformat", "run `make install`"),
+        ("ladder train -o out.parquet", "torch", "run `make torch`"),
+        ("measure --device host", "torch", "run `make torch`"),
+    ],
+)
+def test_a_missing_package_is_one_sentence(tmp_path, line, gone, cure):
+    root = Path(__file__).parent.parent
+    for name in ("notebooks", "book", "_config.yml", "data"):
+        (tmp_path / name).symlink_to(root / name)
+    code = f"import sys; sys.modules[{gone!r}] = None; from kinetics_lab.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line.split()], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": f"{root}:{root / 'kernels'}"},
+    )  # fmt: skip
+    told = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert len(told) == 1, done.stderr
+    assert f"needs {gone}: " in told[0]
+    assert cure in told[0]
 
 
 @pytest.mark.parametrize(

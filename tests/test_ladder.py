@@ -601,7 +601,7 @@ def test_what_tables_refuse(tmp_path, tiny, monkeypatch):
     with pytest.raises(ValueError, match=f"folder holds another version of this preset.*{tmp_path / 'tiny'}"):
         make_table("traces", "tiny", tmp_path)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ValueError, match=r"needs PyTorch: pip install 'kinetics-lab\[kernels\]'"):
+    with pytest.raises(ValueError, match=r"training a ladder needs torch: run `make torch`"):
         tables("cpu", True, tmp_path)
 
 

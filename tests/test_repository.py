@@ -196,7 +196,21 @@ def test_make_lists_its_targets():
     done = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = set(re.findall(r"^  ([\w-]+) ", done.stdout, re.MULTILINE))
     tests = {"test", "test-slow", "test-triton36", "gpu-check"}
-    assert {"help", "book", "gpu", "lab", "serve", "lint", "pdf", "clean", "constraints"} | tests == listed
+    assert {
+        "help",
+        "install",
+        "torch",
+        "book",
+        "gpu",
+        "lab",
+        "serve",
+        "lint",
+        "strip",
+        "pdf",
+        "clean",
+        "distclean",
+        "constraints",
+    } | tests == listed
 
 
 def test_make_refuses_an_old_python(tmp_path):
@@ -210,3 +224,107 @@ def test_make_refuses_an_old_python(tmp_path):
     assert done.returncode
     assert "Kinetics Lab needs Python 3.11 or newer; this one is 3.9.2" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+# --- make, where it removes, strips and looks ------------------------------------------------------------------
+
+
+def a_clone(folder: Path) -> Path:
+    """The files under version control, as they are now, in a folder of their own."""
+    for path in tracked():
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    return folder
+
+
+def installed(folder: Path) -> Path:
+    """The copy, with this interpreter's environment in the place of its .venv."""
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    for stamp in (".installed", ".kernels"):
+        (folder / ".venv" / stamp).touch()
+    return folder
+
+
+def run(command: list[str] | str, cwd: Path, **options) -> subprocess.CompletedProcess:
+    given = {"capture_output": True, "text": True, "check": False, "shell": isinstance(command, str)}
+    return subprocess.run(command, cwd=cwd, **(given | options))
+
+
+def test_clean_keeps_what_somebody_made_and_names_it(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("book/stage", "runs/10_x-1", "ladder/cpu", "answers", "my-sweep/points"):
+        (tmp_path / "_build" / name).mkdir(parents=True)
+    (tmp_path / ".venv" / "lib" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "kinetics_lab" / "__pycache__").mkdir(parents=True)
+    done = run(["make", "clean"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^kept: (.+)$", done.stdout, re.MULTILINE) == [
+        f"_build/{name}" for name in ("answers", "ladder", "my-sweep")
+    ]
+    assert {path.name for path in (tmp_path / "_build").iterdir()} == {"answers", "ladder", "my-sweep"}
+    assert (tmp_path / ".venv" / "lib" / "__pycache__").exists()
+    assert not (tmp_path / "kinetics_lab" / "__pycache__").exists()
+    refused = run(["make", "distclean"], tmp_path, input="no\n")
+    assert refused.returncode
+    assert "nothing was removed" in refused.stdout
+    assert (tmp_path / "_build" / "answers").exists()
+    assert run(["make", "distclean"], tmp_path, input="yes\n").returncode == 0
+    assert not (tmp_path / "_build").exists()
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_strip_brings_a_chapter_back_that_was_run_and_saved(tmp_path):
+    import nbformat
+
+    clone = installed(a_clone(tmp_path))
+    path = sorted((clone / "notebooks").glob("*.ipynb"))[0]
+    before = path.read_bytes()
+    book = nbformat.read(path, as_version=4)
+    for number, cell in enumerate(book.cells):
+        if cell.cell_type == "code":
+            cell.execution_count = number
+            cell.outputs = [nbformat.v4.new_output("stream", text="told\n")]
+            cell.metadata["execution"] = {"iopub.status.busy": "2026-01-01"}
+            cell.metadata["jupyter"] = {"outputs_hidden": False}
+    book.metadata.language_info.update(
+        version="3.11.2", file_extension=".py", codemirror_mode={"name": "ipython"}
+    )
+    nbformat.write(book, path)
+    assert path.read_bytes() != before
+    done = run(["make", "strip"], clone)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_machine_without_a_gpu_installs_nothing_for_one(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("make", "sh", "python3"):
+        (tools / name).symlink_to(shutil.which(name))
+    done = run(["make", "-j4", "gpu"], tmp_path, env={"PATH": str(tools)})
+    assert done.returncode
+    assert "this needs an NVIDIA GPU and its driver" in done.stdout
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_lab_takes_address_port_and_token_and_says_so(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    tools = tmp_path / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    (tmp_path / ".venv" / ".installed").touch()
+    for name in ("python", "jupyter"):
+        (tools / name).write_text('#!/bin/sh\necho "$(basename $0) $* [$JUPYTER_TOKEN]"\n')
+        (tools / name).chmod(0o755)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv" / ".installed").touch()
+    told = run(["make", "lab", "ADDRESS=0.0.0.0", "PORT=9000", "TOKEN=secret"], tmp_path).stdout
+    assert "JupyterLab at http://0.0.0.0:9000/" in told
+    assert "jupyter lab --notebook-dir=. --ip=0.0.0.0 --port=9000" in told
+    assert told.rstrip().endswith("[secret]")
+    root = run("id -u", tmp_path).stdout.strip() == "0"
+    assert ("--allow-root" in told) == root
+    assert "--ip=127.0.0.1 --port=8888" in run(["make", "lab"], tmp_path).stdout

@@ -306,9 +306,7 @@ def test_a_tokenizer_by_name(tmp_path, monkeypatch):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(trace_values, "import_module", missing)
-    with refused(
-        "tokenizer 'Qwen/Qwen3-8B' needs the package tokenizers: pip install 'kinetics-lab[traces]'"
-    ):
+    with refused("tokenizer 'Qwen/Qwen3-8B' needs tokenizers: run `make torch` in the project's folder"):
         read_traces(path, tokenizer="Qwen/Qwen3-8B", limit=80)
     monkeypatch.setattr(trace_values, "import_module", lambda name: FakeHub)
     assert read_traces(path, tokenizer="Qwen/Qwen3-8B", limit=80)["tokens_out"].max() == 82

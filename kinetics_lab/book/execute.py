@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
-from kinetics_lab.errors import require
+from kinetics_lab.errors import absent, require
 
 Submit = Callable[..., Future[Any]]  # takes a function and its arguments
 What = TypeVar("What")
@@ -160,7 +160,7 @@ def dask_workers(
     Raises ValueError without dask.distributed, or where the GPUs do not suffice.
     """
     if find_spec("distributed") is None:
-        raise ValueError("executor dask needs dask.distributed: pip install 'kinetics-lab[cluster]'")
+        raise absent("distributed", "executor dask")
     amount = resources.get("GPU", 0)
     require(float(amount).is_integer() and amount >= 0, "resource GPU must be a whole number", amount)
     each, visible = int(amount), os.environ.get("CUDA_VISIBLE_DEVICES")

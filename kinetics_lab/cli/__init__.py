@@ -14,6 +14,7 @@ import kinetics_lab
 from kinetics_lab.cli import ask, chapters, machine
 from kinetics_lab.cli.cost import cost
 from kinetics_lab.cli.shared import Command
+from kinetics_lab.errors import absent
 
 NAME = "kinetics-lab"
 app = typer.Typer(
@@ -39,11 +40,11 @@ def top(
 
 
 for command in (
-    *(cost, ask.plan, ask.traces),
+    *(cost, ask.plan, ask.traces, ask.known),
     *(chapters.run, chapters.sweep, chapters.book, chapters.serve, chapters.pdf, chapters.claims),
     *(machine.measure, machine.ladder, machine.generate),
 ):
-    app.command(cls=Command)(command)
+    app.command({"known": "list"}.get(command.__name__), cls=Command)(command)
 
 
 def _tell(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         told = " ".join(error.format_message().split())
         code, message = 2, f"{context.command_path if context else NAME}: error: {told}"
+    except ModuleNotFoundError as error:
+        code, message = 2, f"{NAME}: error: {absent(error.name or str(error), 'this command')}"
     except (ValueError, OSError) as error:
         code, message = 2, f"{NAME}: error: {error}"
     except RuntimeError as error:

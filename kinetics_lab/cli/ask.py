@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from kinetics_lab.cli.shared import NONE, Hardware, public
+from kinetics_lab.errors import lookup, require
 
 
 def plan(
@@ -111,3 +113,44 @@ def traces(
     each = few if few == many else f"{few} to {many}"
     problems = len(table[["task", "problem"]].drop_duplicates())
     print(f"{out}: {len(table):,} traces of {problems:,} problems, {each} each; {'; '.join(found)}")
+
+
+def known(
+    kind: Annotated[str, Argument(metavar="KIND", help="models, hardware, policies or chapters")],
+) -> None:
+    """List what can be named. Models, hardware, policies or chapters, one a line."""
+    rows = lookup(
+        {"models": _models, "hardware": _devices, "policies": _policies, "chapters": _chapters}, kind, "kind"
+    )()
+    width = max(len(name) for name, _ in rows)
+    print(*(f"{name:{width}}  {what}" for name, what in rows), sep="\n")
+
+
+def _models() -> list[tuple[str, str]]:
+    import kinetics_lab as lab
+
+    return [(name, f"{shape.n_params / 1e9:,.1f} billion parameters, {shape.n_active_params / 1e9:,.1f} active")
+            for name, shape in lab.MODELS.items()]  # fmt: skip
+
+
+def _devices() -> list[tuple[str, str]]:
+    import kinetics_lab as lab
+
+    return [(name, f"{one.memory / 1e9:,.0f} GB at {one.bandwidth / 1e12:.2f} TB/s; {', '.join(one.peaks)}")
+            for name, one in lab.HARDWARE.items()]  # fmt: skip
+
+
+def _policies() -> list[tuple[str, str]]:
+    from kinetics_lab.cost.policies import POLICIES
+
+    return [(":".join([key, *(field.name for field in fields(kind))]), (kind.__doc__ or "").splitlines()[0])
+            for key, kind in POLICIES.items()]  # fmt: skip
+
+
+def _chapters() -> list[tuple[str, str]]:
+    from kinetics_lab.book.parameters import read_notebook
+
+    found = sorted(Path("notebooks").glob("*.ipynb"))
+    require(found != [], "chapters are listed in the project's folder, which has notebooks/", str(Path.cwd()))
+    titles = ((path, read_notebook(path).cells[0].source.partition("# ")[2]) for path in found)
+    return [(str(path), title.partition("\n")[0]) for path, title in titles]

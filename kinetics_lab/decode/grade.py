@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab.decode import grader
-from kinetics_lab.errors import require, unknown
+from kinetics_lab.errors import absent, require, unknown
 from kinetics_lab.traces.said import shortened
 from kinetics_lab.traces.sources import records
 from kinetics_lab.traces.trial import problem_id
@@ -113,7 +113,7 @@ def _downloaded(name: str, known: HubSet) -> Path:
     try:
         fetch = import_module("huggingface_hub").hf_hub_download
     except ImportError:
-        raise grader.missing("huggingface_hub") from None
+        raise absent("huggingface_hub") from None
     try:
         return Path(fetch(known.repo, known.file, repo_type="dataset", revision=known.revision))
     except Exception as error:  # no network, no access, no such file: each with a class of its own

@@ -13,19 +13,17 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any
 
+from kinetics_lab.errors import absent
+
 _pool: Any = None
 _lock = threading.Lock()
-
-
-def missing(package: str) -> ValueError:
-    return ValueError(f"this needs {package}: pip install 'kinetics-lab[generate]'")
 
 
 def need_math_verify() -> None:
     """ValueError unless math-verify and what runs it are installed."""
     for package in ("math_verify", "pebble"):
         if find_spec(package) is None:
-            raise missing(package.replace("_", "-"))
+            raise absent(package)
 
 
 def ask(reference: str, answer: str | None, timeout: float) -> tuple[bool | None, str | None]:

@@ -18,14 +18,14 @@ from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.decode.caches import open_cache
 from kinetics_lab.decode.graph import captured
-from kinetics_lab.errors import among, lookup, require
+from kinetics_lab.errors import absent, among, lookup, require
 
 try:
     import transformers
     from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 except ImportError:
-    raise ValueError("this needs transformers: pip install 'kinetics-lab[generate]'") from None
+    raise absent("transformers") from None
 
 NAME = "kinetics"  # of our attention in the library's registry
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.data import read_table
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import absent, lookup, require
 from kinetics_lab.files import locked, write_table, write_text
 from kinetics_lab.ladder import Preset, model_name, preset
 from kinetics_lab.ladder.task import support, verify
@@ -111,7 +111,7 @@ def make_table(
     try:
         import torch
     except ImportError:
-        raise ValueError("training a ladder needs PyTorch: pip install 'kinetics-lab[kernels]'") from None
+        raise absent("torch", "training a ladder") from None
     show, threads = sys.stderr.isatty() if progress is None else progress, torch.get_num_threads()
     stamp = home / "preset.txt"
     with locked(home / ".lock"):

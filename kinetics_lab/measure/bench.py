@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kinetics_lab import decode
+from kinetics_lab.errors import absent
 from kinetics_lab.measure import timers
 from kinetics_lab.measure.timers import Calls, CudaTimer, HostTimer, Row, WallTimer, time_together
 
@@ -157,7 +158,7 @@ def open_bench(device: str, out: Path) -> Bench:
     needed = ("torch",) if device == HOST else ("torch", "triton")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        raise RuntimeError(f"measuring needs {' and '.join(missing)}: install the extra 'kernels'")
+        raise absent(missing[0], "measuring")
     if device == "cpu":
         place, temporary = out.resolve(), Path(tempfile.gettempdir()).resolve()
         if temporary not in place.parents or "measurements" in place.parts:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.errors import require
+from kinetics_lab.errors import absent, require
 from kinetics_lab.traces.said import Record, cut_by, spoken, thinks, whole_number
 
 Tokenizer = Callable[[str], Any]
@@ -100,8 +100,7 @@ def token_counter(given: Tokenizer | str | None) -> Tokenizer | None:
         try:
             hub = import_module("tokenizers").Tokenizer
         except ImportError:
-            needs = f"tokenizer {given!r} needs the package tokenizers: pip install 'kinetics-lab[traces]'"
-            raise ValueError(f"{needs} (or give a function from text to a number of tokens)") from None
+            raise absent("tokenizers", f"tokenizer {given!r}") from None
         try:
             loaded = hub.from_file(given) if Path(given).is_file() else hub.from_pretrained(given)
         except Exception as error:  # the package raises plain Exception

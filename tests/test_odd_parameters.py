@@ -1,0 +1,232 @@
+"""Every chapter under odd parameters: it runs and shows no nonsense, or says in one sentence which one is wrong.
+
+A chapter's sets are drawn with a seed, pair by pair: each new set is the candidate that shows most pairs of values not
+seen together before. At most one value of a set is one that the chapter may refuse. Cells run in this process, one
+after the other, with what papermill would put in. As a command it prints the tables of the chapters it is given:
+
+    python tests/test_odd_parameters.py 33 35
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kinetics_lab.book.parameters import declared_parameters, read_notebook
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SETS = int(os.environ.get("ODD_SETS", "12"))
+CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072,
+          "num_hidden_layers": 20, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+          "vocab_size": 151936, "tie_word_embeddings": True}  # fmt: skip
+
+MODELS = ["qwen3-0.6b", "qwen3-32b", "qwen3-30b-a3b", "llama3-405b", "opt-125m", "deepseek-v3", "gpt-oss-20b",
+          "gemma-3-27b", "qwen3.5-27b", "kimi-linear-48b-a3b", "config.json"]  # fmt: skip
+QWEN = ["qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-14b", "qwen3-32b"]
+# Values by the parameter's name: odd ones that ought to run (or to be refused clearly), and ones that ought to be refused.
+ODD: dict[str, list[Any]] = {
+    "model": MODELS, "small_model": MODELS, "shape": MODELS,
+    "hardware": ["b200-paper", "a100", "l4", "mi300x", "tpu-v5e", "rtx-4090", "gb300"],
+    "precision": [None, None, "fp8"], "weights": [None, "bf16", "fp8", "int4"], "kv": [None, "bf16", "fp8"],
+    "level": [0.05, 0.5, 0.7, 0.95, 1.0], "tolerated": [0.0, 1.0, 50.0], "hit": [0.01, 0.5, 1.0],
+    "false_alarm": [0.0, 0.7, 1.0], "target": [0.01, 1.0], "target_dense": [0.01, 1.0],
+    "target_sparse": [0.01, 1.0], "target_products": [0.01, 1.0], "clustering": [0.0, 1.0], "reserve": [0.0, 0.5, 0.99],
+    "n_in": [0, 1, 2000, 131072], "n_out": [0, 1, 7, 131072], "context": [0, 1, 1024, 1_000_000],
+    "n_trials": [1, 2, 33, 1024], "batch": [1, 7, 4096], "batches": [[1], [7, 100_000], []],
+    "budget": [1, 16, 65536], "budgets": [[1e-9], [1e9], [0.5, 2], [3, 3]], "design_length": [1, 4096, 1 << 20],
+    "n_devices": [1, 3, 64], "devices": [None, 1, 8], "k_max": [1, 2, 8], "n_far": [1, 33, 10**6],
+    "n_boot": [1, 10, 40], "n_splits": [1, 2], "n_draws": [2, 20], "seed": [0, 7], "example_seed": [0, 7],
+    "trials": [[1], [4], [1, 3, 8]], "caps": [[], [8], [16, 64, 100_000]], "dense_layers": [0, 1, 1000],
+    "choices": [{}, {"gpqa_diamond": 4}], "shapes": [{"glm-5": ["glm-5"]}, {}],
+    "clock": ["h200:vllm", "a100:vllm", "fitted:h200:vllm"], "combine": ["add", "max"],
+    "gpu": ["nvidia-h200", "nvidia-a100", "nvidia-l40s"], "engine": ["vllm", "sglang", "trtllm"],
+    "launch_us": [0.0, 100.0], "unit": ["s", "eflops"], "strategy": ["until-right", "best-of", "majority", "verified:0.8:0.3"],
+    "allocation": ["uniform", "oracle", "hindsight"], "policies": [[], ["dense"], ["block_topk", "dense"]],
+    "topk": ["out", "scan", "free"], "price": [0.01, 3.99], "max_seconds": [None, 1e-6, 600], "max_tpot": [None, 1e-9, 0.04],
+    "among": [[], ["qwen3-8b"]], "share_prompt": [False, True], "verdict": ["all", "differs", "needs data"],
+    "example": [0, 5], "example_nodes": [5, 32], "size": ["w16", "w64", "w128"], "training_seed": [0, 1],
+    "intensities": [[0], [0, 1e6]], "fitted": ["qwen3-0.6b", "qwen3-1.7b"],
+    "models": [["qwen3-8b 2025"], ["opt-175b 2022", "gpt-oss-20b 2025"]],
+    "n_tokens": [1, 17, 5000], "page_size": [16, 64], "block_size": [16, 64], "n_blocks": [1, 3, 1000], "sink_blocks": [0, 2],
+    "window_blocks": [0, 2], "group": [1, 3, 8], "tile": [16, 64], "parts": [1, 3, 50],
+    "task": ["aime25", "gpqa_diamond", "livecodebench"],
+}  # fmt: skip
+BAD: dict[str, list[Any]] = {
+    "model": ["qwen3-8", "no/config.json"], "small_model": [""], "shape": ["x"], "hardware": ["b300x"], "precision": ["fp4x"],
+    "weights": ["fp3"], "level": [0.0, 1.5], "n_in": [-1], "n_out": [-1], "n_trials": [0], "context": [-1], "batch": [0],
+    "budget": [0], "budgets": [[]], "n_boot": [0], "n_splits": [0], "trials": [[0], []], "clock": ["h200:nothing"],
+    "gpu": ["nvidia-t4"], "engine": ["tgi"], "strategy": ["lucky"], "allocation": ["fair"], "unit": ["yen"],
+    "policies": [["most"]], "among": [["gpt-9"]], "verdict": ["maybe"], "size": ["w7"], "training_seed": [99],
+    "example": [-1], "example_nodes": [3], "k_max": [0], "n_far": [0], "task": ["mmlu"], "models": [["who 2020"], []],
+    "fitted": ["gpt-9"], "n_tokens": [0], "page_size": [0], "block_size": [0], "n_blocks": [0], "group": [0], "tile": [0],
+    "parts": [0], "hit": [1.5], "false_alarm": [-0.1], "target": [0.0], "reserve": [1.0], "n_devices": [0],
+    "tolerated": [-1.0], "n_draws": [0], "combine": ["min"], "dense_layers": [-1], "design_length": [0], "caps": [[0]],
+    "topk": ["yes"], "intensities": [[]], "batches": [[0]], "clustering": [2.0], "launch_us": [-1.0], "price": [-1.0],
+    "devices": [0], "kv": ["fp3"],
+}  # fmt: skip
+QUICK = {"n_boot": 20, "n_splits": 2, "n_draws": 20}  # what only makes intervals finer
+
+
+def sets_of(chapter: Path) -> list[dict[str, Any]]:
+    """Sets of odd parameters for one chapter, by greedy choice over pairs of values."""
+    declared = declared_parameters(chapter)
+    names = [name for name in declared if name in ODD]
+    dice, seen, found = random.Random(chapter.stem), set[tuple[Any, ...]](), list[dict[str, Any]]()
+    for number in range(SETS if names else 0):
+        best: tuple[int, dict[str, Any], set[tuple[Any, ...]]] = (-1, {}, set())
+        for _ in range(20):
+            drawn = {name: dice.choice([declared[name], *ODD[name]]) for name in names}
+            if number % 3 == 2 and (wrong := [name for name in names if name in BAD]):
+                name = dice.choice(wrong)
+                drawn[name] = dice.choice(BAD[name])
+            values = sorted(drawn.items(), key=str)
+            pairs = {repr(pair) for pair in [*values, *combinations(values, 2)]}
+            new = pairs - seen
+            if len(new) > best[0]:
+                best = len(new), drawn, new
+        if not best[2]:
+            break  # all pairs were seen
+        seen |= best[2]
+        changed = {name: value for name, value in best[1].items() if value != declared[name]}
+        found.append({name: QUICK[name] for name in QUICK if name in declared} | changed)
+    return found
+
+
+# ---- a chapter in this process --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def shell() -> Iterator[Any]:
+    """A notebook's interpreter; charts as their specifications, without pictures."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from kinetics_lab.book.charts import html
+
+    real = html.find_spec
+    html.find_spec = lambda name: None if name == "vl_convert" else real(name)
+    InteractiveShell.clear_instance()
+    made = InteractiveShell.instance()
+    made.history_manager.enabled = False
+    try:
+        yield made
+    finally:
+        html.find_spec = real
+        InteractiveShell.clear_instance()
+
+
+def outcome(chapter: Path, given: Mapping[str, Any], folder: Path) -> tuple[str, str]:
+    """("ran", what is wrong with what it shows) or ("refused" or "raised", the message)."""
+    from IPython.utils.capture import capture_output
+
+    values = {name: str(folder / value) if value in ("config.json", "no/config.json") else value
+              for name, value in given.items()}  # fmt: skip
+    told = list[str]()
+    with shell() as notebook, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for cell in read_notebook(chapter).cells:
+            if cell.cell_type != "code":
+                continue
+            sources = [cell.source]
+            if "parameters" in cell.metadata.get("tags", []):
+                sources.append("# Parameters\n" + "\n".join(f"{k} = {v!r}" for k, v in values.items()))
+            for source in sources:
+                with capture_output() as shown:
+                    ended = notebook.run_cell(source, store_history=True)
+                if (error := ended.error_before_exec or ended.error_in_exec) is not None:
+                    return verdict(error, given, values), f"{type(error).__name__}: {error}"
+                told += wrong(shown)
+    told += [f"warned: {w.message}" for w in warned if w.category is not DeprecationWarning]
+    return "ran", "; ".join(dict.fromkeys(told))
+
+
+def verdict(error: BaseException, given: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """Refused, where it is one sentence of the package or the chapter that names a parameter or its value."""
+    text = str(error)
+    named = any(re.search(rf"\b{name}\b", text) or (value and str(value).strip("[]'") in text)
+                for name, value in values.items() if name not in ("seed",))  # fmt: skip
+    fine = isinstance(error, ValueError | FileNotFoundError) and "\n" not in text and len(text) < 500
+    return "refused" if fine and named else "raised"
+
+
+def wrong(shown: Any) -> list[str]:
+    """What no reader should see: numbers that are none, charts and tables without rows, warnings."""
+    told = [f"stderr: {shown.stderr.strip()[:200]}"] if shown.stderr.strip() else []
+    texts = [shown.stdout]
+    for output in shown.outputs:
+        data = output.data
+        for kind, content in data.items():
+            if "vegalite" in kind:
+                told += empty(content)
+            elif kind in ("text/markdown", "text/html", "text/latex"):
+                texts.append(
+                    re.sub(r"<script.*?</script>|<style.*?</style>|<svg.*?</svg>", "", content, flags=re.S)
+                )
+            elif kind == "text/plain" and len(data) == 1:
+                texts.append(content)
+    for text in texts:
+        found = re.search(
+            r".{0,60}(?<![\w.])-?(?:nan|inf)\b ?(?:%|x\b)?.{0,40}", re.sub(r"<[^>]+>", " ", text)
+        )
+        told += [f"shows {' '.join(found[0].split())!r}"] if found else []
+        if re.search(r"<tbody>\s*</tbody>|Empty DataFrame", text):
+            told.append("shows a table without rows")
+    return told
+
+
+def empty(spec: Mapping[str, Any]) -> list[str]:
+    """Charts whose data have no rows at all."""
+    sets = spec.get("datasets", {})
+    return ["shows a chart of 0 rows"] if sets and not any(sets.values()) else []
+
+
+def table(chapter: Path, folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return [(*outcome(chapter, given, folder), given) for given in sets_of(chapter)]
+
+
+def lines(rows: list[tuple[str, str, dict[str, Any]]]) -> Iterator[str]:
+    for ended, message, given in rows:
+        yield f"{ended:8}{' '.join(f'{k}={v}' for k, v in given.items() if QUICK.get(k) != v)}\n        {message[:400]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", NOTEBOOKS, ids=lambda path: path.stem)
+def test_odd_parameters_run_or_are_refused_in_one_sentence(chapter, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = table(chapter, tmp_path)
+    print(*lines(rows), sep="\n")
+    bad = [row for row in rows if row[0] == "raised" or (row[0] == "ran" and row[1])]
+    assert not bad, "\n" + "\n".join(lines(bad))
+    assert not rows or any(row[0] == "ran" for row in rows)
+
+
+def main(numbers: list[str]) -> None:
+    import tempfile
+    import time
+
+    for path in NOTEBOOKS:
+        if path.name[:2] in numbers:
+            began = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                rows = table(path, Path(folder))
+            bad = [row for row in rows if row[0] == "raised" or (row[0] == "ran" and row[1])]
+            print(
+                f"== {path.stem}: {len(rows)} sets, {sum(r[0] == 'ran' for r in rows)} ran, {len(bad)} bad, {time.perf_counter() - began:.0f} s"
+            )
+            print(*lines(rows if "-v" in sys.argv else bad), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
