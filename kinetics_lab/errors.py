@@ -65,6 +65,17 @@ def absent(module: str, what: str = "this") -> ValueError:
     return ValueError(f"{what} needs {module}: run `{make}` in the project's folder, elsewhere `{pip}`")
 
 
+def printable(text: object) -> str:
+    """Text as a terminal may show it: control and direction characters, but for line ends, as their escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
+
+
+def check_name(name: object, what: str) -> None:
+    """Raise ``ValueError`` unless a name is one line of text that a terminal can show, of 1 to 300 characters."""
+    fine = isinstance(name, str) and name.isprintable() and bool(name.strip()) and len(name) <= 300
+    require(fine, f"{what} must be one line of printable text, at most 300 characters", name)
+
+
 def sentence(error: Exception) -> str:
     """An exception's type and first line, at most 300 characters."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"[:300]

@@ -126,14 +126,18 @@ def test_equal_input_gives_equal_output(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_live_charts_draw_what_the_pictures_show(kind: str) -> None:
-    """The page's spec (tables as CSV, width of the page) draws the same marks as the notebook's."""
+    """The page's spec (tables as rows, width of the page) draws the same marks as the notebook's."""
     import vl_convert
 
     spec = make(kind).to_dict()
     live = chart_html.live_spec(copy.deepcopy(spec))
     assert live["width"] == "container"
-    assert all(isinstance(table, str) for table in live["datasets"].values())
-    fixed = {**live, "width": 640, "title": spec.get("title")}
+    named = {
+        key: [dict(zip(names, row, strict=True)) for row in rows]
+        for key, (names, *rows) in live["datasets"].items()
+    }
+    assert all(named.values())
+    fixed = {**live, "datasets": named, "width": 640, "title": spec.get("title")}
     del fixed["autosize"]
     drawn = [
         re.sub(r"clip\d+|gradient_\d+", "", vl_convert.vegalite_to_svg(s, vl_version="6.4"))
@@ -200,8 +204,8 @@ def test_floats_are_rounded_to_six_digits() -> None:
 
 def test_a_missing_value_stays_missing_in_the_page() -> None:
     live = chart_html.live_spec(make("compare").to_dict())
-    table = next(t for t in live["datasets"].values() if t.startswith("family"))
-    assert table.splitlines()[1] == "Qwen3,1.18,published,,,none"
+    table = next(t for t in live["datasets"].values() if t[0][0] == "family")
+    assert table[1] == ["Qwen3", 1.18, "published", None, None, "none"]
 
 
 def luminance(colour: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -9,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from functools import partial
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +21,7 @@ import pytest
 
 import kinetics_lab
 from kinetics_lab import cli
+from kinetics_lab.book.pages import handler
 from kinetics_lab.book.parameters import scalar
 from kinetics_lab.cli.shared import spread
 from kinetics_lab.cost.fit import fit
@@ -375,6 +379,45 @@ def test_serve_shows_the_book_beside_a_port_that_is_taken(tmp_path):
             finally:
                 server.kill()  # nothing to a server that has stopped; without it a failure would wait for ever
             assert "Traceback" not in server.stderr.read()
+
+
+def test_serve_lists_no_folder_follows_no_link_out_and_answers_to_its_own_name(tmp_path):
+    folder = tmp_path / "html"
+    (folder / "inside").mkdir(parents=True)
+    (folder / "index.html").write_text("the book")
+    (folder / "inside" / "page.html").write_text("a page")
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "out.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "in.html").symlink_to(folder / "inside" / "page.html")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with server:
+
+        def get(path, **headers):
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+        assert get("/") == (200, "the book")
+        assert get("/in.html") == (200, "a page")
+        assert get("/", Host="localhost:8000")[0] == 200
+        for path in (
+            "/inside/",
+            "/out.txt",
+            "/up/secret.txt",
+            "/../secret.txt",
+            "/%2e%2e/secret.txt",
+            "//secret.txt",
+        ):
+            status, body = get(path)
+            assert status == 404, path
+            assert "secret" not in body
+            assert "page.html" not in body
+        for host in ("evil.example", "127.0.0.1.evil.example", "evil.example:80", "", "[::1]"):
+            assert get("/", Host=host)[0] == 403, host
+        server.shutdown()
 
 
 def test_serve_needs_a_book(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -172,6 +173,7 @@ def test_continuous_integration_runs_what_a_reader_runs():
     assert workflow["permissions"] == {"contents": "read"}
     steps = workflow["jobs"]["build"]["steps"]
     assert any(step.get("run") == ".ci/run" for step in steps)
+    assert any(step.get("run") == ".ci/audit" for step in steps)
     [upload] = [step for step in steps if "upload-pages-artifact" in step.get("uses", "")]
     assert upload["with"]["path"] == "_build/book/_build/html"
     assert workflow["jobs"]["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
@@ -184,6 +186,18 @@ def test_continuous_integration_runs_what_a_reader_runs():
         "test",
         "test-slow",
     ]
+
+
+def test_the_bill_of_materials_names_what_the_wheel_needs():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/sbom.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    bill = json.loads(done.stdout)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = {part["name"] for part in bill["components"] if part["scope"] == "required"}
+    assert needs == {re.match(r"[\w.-]+", text)[0].lower() for text in project["dependencies"]}
+    assert {"torch", "papermill"} <= {part["name"] for part in bill["components"]}
+    assert bill["metadata"]["component"]["version"] == project["version"]
 
 
 @pytest.mark.skipif(not shutil.which("actionlint"), reason="needs actionlint on the PATH")

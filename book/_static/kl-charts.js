@@ -32,6 +32,17 @@
     return Math.max.apply(null, names.map(function (name) { return String(name).length; }));
   }
 
+  // Tables come as a row of names and rows of values.
+  function tables(spec) {
+    Object.keys(spec.datasets || {}).forEach(function (key) {
+      var names = spec.datasets[key][0];
+      spec.datasets[key] = spec.datasets[key].slice(1).map(function (row) {
+        return names.reduce(function (made, name, i) { made[name] = row[i]; return made; }, {});
+      });
+    });
+    return spec;
+  }
+
   // What a narrow page needs: shorter lines of text, fewer legend columns, names of bars and cells turned when
   // they are wider than their place (the rules of charts/parts.py, for another width; letters are 6.5 px wide).
   function fit(spec, width) {
@@ -81,7 +92,7 @@
     var text = figure.querySelector("script.kl-spec").textContent;
     var old = figure.querySelector(".kl-static, .kl-live");
     var width = figure.clientWidth;
-    var spec = fit(JSON.parse(text), width);
+    var spec = fit(tables(JSON.parse(text)), width);
     var live = document.createElement("div");
     live.className = "kl-live kl-waiting"; // laid out but unseen until drawn: the page does not jump
     figure.appendChild(live);
@@ -89,6 +100,7 @@
       return embed(live, spec, {
         mode: "vega-lite",
         renderer: "svg",
+        ast: true, // expressions are interpreted: the page's policy forbids code made of text
         actions: { export: true, source: true, compiled: false, editor: false },
         downloadFileName: figure.id,
       });

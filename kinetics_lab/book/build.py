@@ -21,6 +21,7 @@ from typing import Any
 
 from kinetics_lab import HOME, data
 from kinetics_lab.book.imports import PACKAGE, modules
+from kinetics_lab.book.pages import guard
 from kinetics_lab.book.parameters import declared_parameters, read_notebook
 from kinetics_lab.book.runs import RunResult, execute_all
 from kinetics_lab.errors import among
@@ -104,7 +105,12 @@ def _staged_toc(toc: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
 def _toolchain() -> str:
     """A hash of what turns the staging tree into pages: this module, charts, docstrings of the public names, libraries."""
     charts = Path(__file__).with_name("charts").glob("*.py")
-    sources = {Path(__file__), *charts, *(modules()[f"{PACKAGE}.{home}"] for home in HOME.values())}
+    sources = {
+        Path(__file__),
+        Path(__file__).with_name("pages.py"),
+        *charts,
+        *(modules()[f"{PACKAGE}.{home}"] for home in HOME.values()),
+    }
     texts = [path.read_bytes() for path in sorted(sources)]
     tools = [f"{name} {version(name)}".encode() for name in TOOLCHAIN]
     return hashlib.sha256(b"\0".join([*texts, *tools])).hexdigest()
@@ -187,6 +193,7 @@ def _render(out: Path, tree: dict[str, bytes], builder: str, strict: bool) -> No
     if stamp | {"tree": ""} != last | {"tree": ""}:
         shutil.rmtree(out / "_build", ignore_errors=True)
     _jupyter_book(out, builder, strict)
+    guard(pages)
     write_text(made, json.dumps(stamp))
 
 

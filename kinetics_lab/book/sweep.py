@@ -26,10 +26,11 @@ import pandas as pd
 from pandas.api.types import infer_dtype, is_numeric_dtype
 
 from kinetics_lab.book.execute import NotebookError, Submit, dask_workers, local_workers, outcomes
+from kinetics_lab.book.pages import ALONE
 from kinetics_lab.book.parameters import Grid, read_grid
 from kinetics_lab.book.results import declared_result, read_result
 from kinetics_lab.book.runs import cached_run, run_keys
-from kinetics_lab.errors import among, require
+from kinetics_lab.errors import among, printable, require
 from kinetics_lab.files import is_ours, locked, write_table, write_text
 
 KIND = "kinetics-lab sweep"
@@ -104,12 +105,16 @@ def sweep(
         todo = {place: point for place, point in points.items() if _state(place) in again}
         if todo:  # no table of another grid or of older code is left to be read if this is stopped
             gather(points, out)
-        _run(grid, todo, pool, partial(print, file=sys.stderr, flush=True) if progress else lambda _: None)
+        _run(grid, todo, pool, _tell if progress else lambda _: None)
         results = gather(points, out)
         pages = [_page(grid, points, out)] if summary else []
     failed = {place.name: _why(place) for place in points if _state(place) == "failed"}
     done = sum(_state(place) == "done" for place in points)
     return SweepResult(out, len(points), done, failed, results, pages)
+
+
+def _tell(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 # ---- the points -----------------------------------------------------------------------------------------------
@@ -237,7 +242,7 @@ def _page(grid: Grid, points: Points, out: Path) -> Path:
         pd.DataFrame(rows).to_html(index=False, na_rep="", max_rows=MOST_ROWS),
     )
     style = "body { font-family: sans-serif; max-width: 54rem; margin: auto } img { width: 100% }"
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{style}</style>'
+    head = f'{ALONE}<meta charset="utf-8"><title>{title}</title><style>{style}</style>'
     text = f"<h1>{title}</h1><p>{len(rows)} points: {told}; their results are in results.parquet.</p>"
     page = f'<!doctype html><html lang="en"><head>{head}</head><body>{text}{_picture(grid, out)}{table}</body></html>\n'
     return write_text(out / "summary.html", page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ import kinetics_lab
 from kinetics_lab.cli import ask, chapters, machine
 from kinetics_lab.cli.cost import cost
 from kinetics_lab.cli.shared import Command
-from kinetics_lab.errors import absent
+from kinetics_lab.errors import absent, printable
 
 NAME = "kinetics-lab"
 app = typer.Typer(
@@ -48,14 +49,27 @@ for command in (
 
 
 def _tell(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"{NAME}: warning: {message}", file=sys.stderr)
+    print(printable(f"{NAME}: warning: {message}"), file=sys.stderr)
+
+
+class _Printable:
+    """Standard output of which a name in somebody's data cannot make commands to the terminal."""
+
+    def __init__(self, out: Any) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        return int(self._out.write(printable(text)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command: 0, or 2 for wrong input and 1 for a failed run or build, with one message on stderr."""
     code, message = 0, ""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(_Printable(sys.stdout)):
             warnings.showwarning = _tell
             code = get_command(app)(args=argv, prog_name=NAME, standalone_mode=False) or 0
     except typer.TyperException as error:
@@ -71,5 +85,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == 130:  # what typer makes of Ctrl-C
         message = f"{NAME}: stopped"
     if message:
-        print(message, file=sys.stderr)
+        print(printable(message), file=sys.stderr)
     return code

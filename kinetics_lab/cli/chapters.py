@@ -129,17 +129,17 @@ def pdf(
 def serve(*, port: Annotated[int, Option(help="port of the address 127.0.0.1")] = 8000) -> None:
     """Show the built book in a browser. Until Ctrl-C; at another port where this one is taken."""
     import signal
-    from functools import partial
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from http.server import ThreadingHTTPServer
+
+    from kinetics_lab.book.pages import handler
 
     folder = Path("_build", "book", "_build", "html")
     if not (folder / "index.html").exists():
         raise FileNotFoundError(f"there is no book in {folder}: {FIRST}")
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    except OSError:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = ThreadingHTTPServer(("127.0.0.1", port), handler(folder))
+    except (OSError, OverflowError):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler(folder))
     # A shell's background job starts with Ctrl-C ignored; this server is told to stop by it all the same.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     print(f"http://127.0.0.1:{server.server_port}/ until Ctrl-C", flush=True)

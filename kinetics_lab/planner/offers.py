@@ -15,7 +15,7 @@ from kinetics_lab.cost.models import MODELS, find_model
 from kinetics_lab.cost.policies import POLICIES, TopK, parse_policy
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.data import read_table
-from kinetics_lab.errors import lookup, require, unknown
+from kinetics_lab.errors import check_name, lookup, require, unknown
 from kinetics_lab.laws.frontier import SETTING, SUMMARY
 from kinetics_lab.traces.counts import read_counts
 from kinetics_lab.traces.read import read_traces
@@ -139,6 +139,9 @@ def _summary(data: pd.DataFrame) -> pd.DataFrame:
 
     for column in keys[:4]:
         refuse(column, data[column].notna(), "given")
+    for column in keys[:3]:
+        for name in data[column].unique():
+            check_name(name, f"summary: {column}")
     for column, least in (("tokens_in", 0), ("n_traces", 1), ("n_correct", 0)):
         refuse(column, (data[column] % 1 == 0) & (data[column] >= least), f"a whole number >= {least}")
     refuse("n_correct", data.n_correct <= data.n_traces, "at most n_traces")

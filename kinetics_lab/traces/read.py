@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kinetics_lab.errors import among, lookup, require
+from kinetics_lab.errors import among, check_name, lookup, require
 from kinetics_lab.traces.formats import PARSERS, recognise
 from kinetics_lab.traces.formats.tables import OURS
 from kinetics_lab.traces.said import shortened
@@ -95,7 +95,9 @@ class _Trials:
         for name, text in zip(GROUP, group, strict=True):
             if not text.strip():
                 raise ValueError(f"{name} is empty")
-            if "\x1b" in text or text != text.encode("utf-8", "replace").decode():
+            if name != "problem":  # that may be a question, of several lines
+                check_name(text, name)
+            elif "\x1b" in text or text != text.encode("utf-8", "replace").decode():
                 raise ValueError(f"{name} must be text without escapes or surrogates; got {shortened(text)}")
         if group not in self.groups:
             self.groups[group] = len(self.groups)

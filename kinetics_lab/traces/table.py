@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.errors import require
+from kinetics_lab.errors import check_name, require
 from kinetics_lab.files import write_table
 
 GROUP = ["model", "task", "policy", "problem"]  # traces that agree in these are exchangeable
@@ -133,6 +133,8 @@ def _texts(table: pd.DataFrame, name: str) -> pd.Categorical:
         raise ValueError(f"trace table: {name} is empty in row {empty.argmax()}")
     for value in made.categories:
         require(isinstance(value, str) and value.strip() != "", f"trace table: {name} must be text", value)
+        if name != "problem":
+            check_name(value, f"trace table: {name}")
     if name == "policy":  # topk:512:true is topk:512
         made = pd.Categorical([str(parse_policy(value)) for value in made.categories]).take(made.codes)
     return made

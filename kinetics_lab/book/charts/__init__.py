@@ -6,12 +6,12 @@ columns, empty tables, more series than colours, a log axis with values that are
 text raise ``ValueError``. Call `enable` once at the top of a notebook.
 """
 
-from kinetics_lab.book.charts.html import MimeRender, enable, write_bundle
+from kinetics_lab.book.charts.html import MimeRender, enable, literal, write_bundle
 from kinetics_lab.book.charts.marks import compare, fit, heatmap, lines, regions, stacked_bars
 from kinetics_lab.book.charts.style import SERIES, SIZES, theme
 from kinetics_lab.book.charts.tables import Slider
 
 __all__ = [
-    "SERIES", "SIZES", "MimeRender", "Slider", "compare", "enable", "fit", "heatmap", "lines", "regions",
+    "SERIES", "SIZES", "MimeRender", "Slider", "compare", "enable", "fit", "heatmap", "lines", "literal", "regions",
     "stacked_bars", "theme", "write_bundle",
 ]  # fmt: skip

@@ -8,11 +8,14 @@ would load scripts from elsewhere. In the book, `MimeRender` turns the JSON into
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,9 +36,10 @@ VEGA_LITE = ".".join(alt.VEGALITE_VERSION.lstrip("v").split(".")[:2])  # as vl-c
 def enable() -> None:
     """Use the theme and the offline renderer (Vega-Lite JSON and a PNG, never HTML) in this notebook.
 
-    Styled tables (``df.style``) are shown in the book's style, too.
+    Styled tables (``df.style``) are shown in the book's style, too; text in them and in Markdown stays text.
     """
     from IPython import get_ipython
+    from IPython.display import Markdown
     from pandas.io.formats.style import Styler
 
     alt.theme.register("kinetics", enable=True)(lambda: theme())  # type: ignore[arg-type, return-value]
@@ -43,6 +47,7 @@ def enable() -> None:
     alt.renderers.enable("kinetics")
     if notebook := get_ipython():
         notebook.display_formatter.formatters["text/html"].for_type(Styler, table_html)
+        notebook.display_formatter.formatters["text/markdown"].for_type(Markdown, markdown_text)
 
 
 def mimebundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -66,6 +71,9 @@ def static_svg(spec: dict[str, Any], uid: str, label: str) -> str:
 
     config = {**spec.get("config", {}), "aria": False}  # one label for the figure instead of one a mark
     svg = vl_convert.vegalite_to_svg({**spec, "config": config}, vl_version=VEGA_LITE)
+    svg = re.sub(
+        r">[^<>]*<", lambda text: text[0].replace('"', "&quot;"), svg
+    )  # what follows is about tags alone
     for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg))):  # Vega counts on and on
         svg = svg.replace(f'id="{name}"', f'id="{uid}-{number}"').replace(
             f"url(#{name})", f"url(#{uid}-{number})"
@@ -86,38 +94,31 @@ def static_svg(spec: dict[str, Any], uid: str, label: str) -> str:
 
 
 def live_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """The spec that the page brings to life: tables as CSV (half the size), a single view as wide as the page."""
+    """The spec that the page brings to life: tables without their names on every row, a single view as wide as the page."""
     live = {k: v for k, v in spec.items() if k not in ("$schema", "usermeta")}
     meta = spec.get("usermeta", {})
     if "title" in meta:
         del live["title"]
         live |= {"title": meta["title"]} if meta["title"] else {}
         live["usermeta"] = {"values": meta["values"]}
-    tables = {name: _csv(rows) for name, rows in spec.get("datasets", {}).items()}
-    live["datasets"] = {name: text for name, (text, _) in tables.items()}
-
-    def read(node: dict[str, Any]) -> dict[str, Any]:
-        known = isinstance(node.get("name"), str) and node["name"] in tables
-        return {**node, "format": tables[node["name"]][1]} if known else node
-
-    live = json.loads(json.dumps(live), object_hook=read)
+    live["datasets"] = {name: _table(rows) for name, rows in spec.get("datasets", {}).items()}
     if not VIEWS & set(live) and not isinstance(live.get("width"), dict):
         live |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
     return live
 
 
-def _csv(rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """A table as CSV text and the format that reads it back; an empty cell is null."""
-    numbers = {c: "number" for c in rows[0] if all(isinstance(row[c], int | float | None) for row in rows)}
-    short = pd.DataFrame(rows, dtype=object).map(
-        lambda v: f"{v:g}" if isinstance(v, float) and float(f"{v:g}") == v else v
-    )
-    return short.to_csv(index=False), {"type": "csv", "parse": numbers}
+def _table(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    """A table as a row of names and rows of values, whole numbers without a fraction; ``kl-charts.js`` reads it back."""
+
+    def short(value: Any) -> Any:
+        return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
+
+    return [list(rows[0]), *([short(row[name]) for name in rows[0]] for row in rows)]
 
 
 def figure_html(spec: dict[str, Any], place: str = "") -> str:
     """HTML of one chart; ``place`` (page, cell, output) keeps the ids of equal charts apart."""
-    blob = json.dumps(live_spec(spec), separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+    blob = json.dumps(live_spec(spec), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     uid = "kl" + hashlib.sha256((place + blob).encode()).hexdigest()[:10]
     svg = static_svg(spec, uid, str(spec.get("description") or "chart"))
     return (
@@ -127,12 +128,54 @@ def figure_html(spec: dict[str, Any], place: str = "") -> str:
 
 
 def table_html(styler: Any) -> str:
-    """HTML of a pandas Styler: the class of plain tables, numbers to the right, an id that is the same on every run."""
+    """HTML of a pandas Styler: the class of plain tables, numbers to the right, an id that is the same on every run.
+
+    Whatever its formatters return is text: markup in a name is shown as it is written.
+    """
     numbers = [i for i, dtype in enumerate(styler.data.dtypes) if dtype.kind in "iuf"]
     right = [{"selector": f".col{i}", "props": "text-align: right"} for i in numbers]
     uid = hashlib.sha256(styler.data.to_csv().encode()).hexdigest()[:8]
-    styler.set_uuid(uid).set_table_attributes('class="dataframe"').set_table_styles(right, overwrite=False)
-    return styler.to_html()
+    shown = copy.copy(styler)
+    shown.set_uuid(uid).set_table_attributes('class="dataframe"').set_table_styles(right, overwrite=False)
+    if isinstance(shown.caption, str):
+        shown.set_caption(html.escape(shown.caption))
+    shown.data = shown.data.rename_axis(index=_escaped, columns=_escaped)
+    for kind in ("_display_funcs", "_display_funcs_index", "_display_funcs_columns"):
+        plain = getattr(shown, kind)
+        ours: Any = defaultdict(partial(partial, _shown, plain.default_factory()))
+        ours.update({place: partial(_shown, show) for place, show in plain.items()})
+        setattr(shown, kind, ours)
+    return str(shown.to_html())
+
+
+def _escaped(text: Any) -> Any:
+    return html.escape(text) if isinstance(text, str) else text
+
+
+def _shown(show: Callable[[Any], Any], value: Any) -> Any:
+    return _escaped(show(value))
+
+
+def literal(text: object) -> str:
+    """Text of data, a model's name for example, for a sentence in Markdown: its signs are signs, no markup."""
+    line = re.sub(r"[\\`*_{}\[\]<>#|~$&!@^]", r"\\\g<0>", " ".join(str(text).split()))
+    return re.sub(r"(?i)(?<=www)\.|:(?=//)", r"\\\g<0>", line)  # nor links
+
+
+def markdown_text(shown: Any) -> str:
+    """What a Markdown output says, without HTML: a tag that came with a name is shown as it is written."""
+    from markdown_it import MarkdownIt
+
+    text, reader = str(shown.data), MarkdownIt("commonmark")
+
+    def tags(tokens: Any) -> list[str]:
+        own = [token.content for token in tokens if token.type in ("html_inline", "html_block")]
+        return own + [tag for token in tokens for tag in tags(token.children or ())]
+
+    while found := tags(reader.parse(text)):  # escaping one tag may uncover another
+        for tag in found:
+            text = text.replace(tag, tag.replace("<", "&lt;"))
+    return text
 
 
 def cards(groups: Mapping[str, pd.DataFrame]) -> str:

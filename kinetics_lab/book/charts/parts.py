@@ -89,7 +89,7 @@ def position(
         elif limits:
             axis["values"] = log_ticks(*limits)
     looks = {"scale": alt.Scale(**scale), "axis": alt.Axis(**axis)}
-    return channel(field=column, type="quantitative", title=title, **looks)
+    return channel(field=column, type="quantitative", title=plain(title), **looks)
 
 
 def legend(names: Sequence[Any], **style: Any) -> alt.Legend:
@@ -121,7 +121,7 @@ def finish(chart: Any, title: str | None, description: str, slider: Slider | Non
     ``usermeta`` keeps for the page, which shows that value beside the slider, the title without it and the
     values that a slider steps through.
     """
-    head = textwrap.wrap(title, 76) if title else []
+    head = [plain(line) for line in textwrap.wrap(title, 76)] if title else []
     if slider is None:
         return chart.properties(description=description, **({"title": head} if head else {}))
     text = alt.ExprRef(expr=f"[{', '.join([*map(json.dumps, head), slider.headline()])}]")
@@ -139,7 +139,7 @@ def category(channel: type, table: pd.DataFrame, column: str, title: str | None,
     wide = max(len(str(n)) for n in names) * 6.8 > WIDTH / len(names)
     if channel is alt.X and wide and not numbers:
         axis |= {"labelAngle": -35, "labelOverlap": False}
-    return channel(field=column, type="ordinal", title=title, sort=names, axis=alt.Axis(**axis))
+    return channel(field=column, type="ordinal", title=plain(title), sort=names, axis=alt.Axis(**axis))
 
 
 def grid(

@@ -15,11 +15,16 @@ import pandas as pd
 from kinetics_lab.errors import among, unknown
 
 MAX_ROWS = 5000
+# Vega groups rows in objects, and finds there what JavaScript gives every object: such a name gets an invisible end.
+TAKEN = frozenset({"constructor", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "toLocaleString", "toString", "valueOf",
+                   "__proto__", "__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__"})  # fmt: skip
 
 
 def plain(value: Any) -> Any:
     """A NumPy scalar as a Python one, floats to six significant digits as in the tables."""
     value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, str) and value in TAKEN:
+        return value + "\u200b"
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
@@ -46,6 +51,8 @@ def begin(
     if not 1 <= len(table) <= MAX_ROWS:
         raise ValueError(f"a chart takes 1 to {MAX_ROWS} rows; got {len(table)}: thin it out first")
     out = table[wanted].reset_index(drop=True)
+    for column in [name for name in wanted if out[name].isin(TAKEN).any()]:
+        out[column] = out[column].astype(object).map(plain)
     flags = dict.fromkeys(out.select_dtypes(["bool", "boolean"]), str)
     return out.astype(flags).assign(**{str(c): out[c].map(plain) for c in out.select_dtypes("number")})
 

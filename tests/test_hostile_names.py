@@ -1,0 +1,266 @@
+"""Text from data stays text: in reports, charts, tables, Markdown, the book's pages, commands and the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import shlex
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from kinetics_lab import cli
+from kinetics_lab.book import charts, claims
+from kinetics_lab.book.build import build_book, find_chromium
+from kinetics_lab.book.charts.html import figure_html, markdown_text, table_html
+from kinetics_lab.book.pages import INLINE, pages
+from kinetics_lab.book.runs import run_notebook
+from kinetics_lab.planner.serve import commands
+
+ROOT = Path(__file__).parent.parent
+
+
+def beside(name: str) -> Any:
+    """A helper of the tests, which are no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hostile = beside("hostile")
+NAMES, PLAIN = hostile.NAMES, hostile.PLAIN
+COLUMNS = ["model", "task", "problem", "trial", "policy", "tokens_in", "tokens_out", "correct", "truncated"]
+SHOW = """charts.enable()
+table = pd.DataFrame({"name": names, "x": range(len(names))})
+display(table.style.hide().format({"x": "{:.1f}"}).set_caption(names[0]))
+display(table.set_index("name").T.style, table)
+display(Markdown("\\n".join(f"- {charts.literal(name)} ends" for name in names)))
+display(charts.compare(table.assign(kind="a"), "name", "x", "kind", x_title=names[1], description=names[2], title=names[3]))
+print(*names, sep="\\n")"""
+IMPORTS = (
+    "import pandas as pd\nfrom IPython.display import Markdown, display\nfrom kinetics_lab.book import charts"
+)
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory, write_notebook):
+    """A chapter that shows names in every way that chapters do."""
+    cells = [
+        ("markdown", "# Names?"),
+        ("code", IMPORTS),
+        ("code", "names = []", "parameters"),
+        ("code", SHOW),
+    ]
+    return write_notebook(tmp_path_factory.mktemp("hostile") / "10_names.ipynb", *cells)
+
+
+@pytest.fixture(scope="module")
+def reports(notebook, tmp_path_factory):
+    """The report to send around, with plain names and with hostile ones."""
+    out, made = tmp_path_factory.mktemp("runs"), []
+    for kind, names in (("plain", PLAIN), ("hostile", NAMES)):
+        run = run_notebook(notebook, {"names": names}, out=out / kind, progress=False)
+        made.append(pages(run.executed, notebook)[1])
+    return made
+
+
+def test_a_report_has_the_same_elements_whatever_the_names(reports):
+    plain, odd = (path.read_text(encoding="utf-8") for path in reports)
+    assert hostile.census(odd) == hostile.census(plain)
+    assert sum(hostile.census(odd).values()) > 300
+    assert "default-src 'none'" in odd[: odd.index("<title")]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium (Debian: apt-get install chromium)")
+def test_a_browser_finds_nothing_of_theirs_in_reports_and_live_charts(reports, tmp_path):
+    """Same elements and handlers in the browser's tree; charts come alive under the book's policy and run no name."""
+    table = [{"name": name, "x": float(i), "kind": "a"} for i, name in enumerate(NAMES)]
+    live = []
+    for kind, names in (("plain", PLAIN), ("odd", NAMES)):
+        rows = pd.DataFrame(table).assign(name=names)
+        chart = charts.compare(
+            rows, "name", "x", "kind", x_title=names[1], description=names[2], title=names[0]
+        )
+        static = ROOT / "book" / "_static" / "kl-charts.js"
+        (tmp_path / static.name).write_bytes(static.read_bytes())
+        charts.write_bundle(tmp_path)
+        policy = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:"
+        head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+        script = f'<script src="{static.name}"></script>'
+        (tmp_path / f"{kind}.html").write_text(
+            f"<head>{head}</head><body>{figure_html(chart.to_dict())}{script}"
+        )
+        live.append(tmp_path / f"{kind}.html")
+    started = beside("browser").Browser()
+    count = """(() => { const n = {}; document.querySelectorAll('body *').forEach(e => { const k = e.tagName + ' ' +
+      [...e.attributes].map(a => a.name).filter(a => a.startsWith('on') || a === 'href' && !e.hash).join(' ');
+      n[k] = (n[k] || 0) + 1; }); return n; })()"""
+    try:
+        seen = []
+        for path in [*reports, *live]:
+            with started.page() as page:
+                page.goto(path)
+                if path in live:
+                    page.show_all()
+                    assert page.js("document.querySelectorAll('.kl-ready .kl-live svg.marks').length") == 1
+                assert not page.errors()
+                assert not page.events("Page.javascriptDialogOpening")
+                assert all(r.startswith(("file:", "data:", "blob:")) for r in page.requests())
+                seen.append(page.js(count))
+    finally:
+        started.close()
+    assert seen[0] == seen[1]
+    # longer names have more lines of text; no other kind of element
+    assert set(seen[2]) == set(seen[3])
+    assert "SCRIPT " in seen[3]
+
+
+def test_a_chart_on_a_page_ends_where_it_ends():
+    """Names that end a script or begin a comment stay in the blob, and the picture keeps what they say."""
+    rows = pd.DataFrame({"name": NAMES, "x": range(40), "kind": "a"})
+    page = figure_html(charts.compare(rows, "name", "x", "kind", x_title="x", description="d").to_dict())
+    blob = page[page.index('class="kl-spec">') : page.index("</script></figure>")]
+    assert "<" not in blob
+    names = {row[0] for row in next(iter(json.loads(blob.partition(">")[2])["datasets"].values()))[1:]}
+    assert {name.strip("\u200b") for name in names} >= set(NAMES)
+    odd = pd.DataFrame({"name": [' id="x" role="y"', "b"], "x": [1.0, 2.0], "kind": "a"})
+    shown = figure_html(charts.compare(odd, "name", "x", "kind", x_title="x", description="d").to_dict())
+    assert ">id=&quot;x&quot; role=&quot;y&quot;<" in shown.replace("> ", ">")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_markdown_and_tables_hold_no_tag(name):
+    from markdown_it import MarkdownIt
+
+    class Shown:
+        data = f"a {name} b\n\n{name}"
+
+    assert "html_block" not in [token.type for token in MarkdownIt("commonmark").parse(markdown_text(Shown))]
+    plain, odd = (pd.DataFrame({n: [n]}, index=[n]).rename_axis(n).style.format(str) for n in ("a", name))
+    assert hostile.census(f"<body>{table_html(odd)}") == hostile.census(f"<body>{table_html(plain)}")
+    sentence = MarkdownIt("commonmark").parseInline(f"The model {charts.literal(name)} wins.")[0]
+    assert {token.type for token in sentence.children} <= {"text", "text_special"}
+    assert "".join(token.content for token in sentence.children) == f"The model {name} wins."
+
+
+@pytest.mark.parametrize("name", ["constructor", "toString", "__proto__"])
+def test_what_every_object_of_javascript_has_is_a_name_like_others(name):
+    rows = pd.DataFrame({"name": [name, name, "b", "b"], "x": [1.0, 2, 1, 2], "y": [1.0, 2, 3, 4]})
+    about = {"x_title": name, "y_title": name, "description": "d", "title": name}
+    for sort in (None, [name, "b"]):
+        assert f">{name}" in figure_html(charts.lines(rows, "x", "y", "name", sort=sort, **about).to_dict())
+
+
+def test_findings_are_text():
+    claim = claims.Claim("<b>", "<i>", NAMES[0], 1.0, chapter=NAMES[1], unit=NAMES[2], why=NAMES[10])
+    page = claims.to_html({"": [claims.Finding(claim, 2.0)]})
+    assert set(hostile.census(f"<body>{page}")) == set(
+        hostile.census(
+            f"<body>{claims.to_html({'': [claims.Finding(claims.Claim('a', 'b', 'c', 1.0, chapter='d', why='e'), 2.0)]})}"
+        )
+    )
+
+
+def traces(names: list[str], task: str) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        (name, task, f"p{p}", t, "dense", 100, int(rng.integers(500, 4000)), int(rng.random() < 0.5), 0)
+        for name in names for p in range(6) for t in range(4)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_a_command_line_can_be_copied():
+    """Model names in what is to be started are words of the shell."""
+    for name in NAMES:
+        row = {"model": name, "policy": "dense", "devices": 1, "batch": 8.0}
+        for line in commands(row, "bf16", "bf16").values():
+            assert f"PATH/OF/{name}" in shlex.split(line)
+
+
+@pytest.mark.parametrize("name", hostile.COMMANDS)
+def test_names_that_command_a_terminal_are_refused(name, tmp_path, capsys):
+    for column in ("model", "task"):
+        path = tmp_path / "traces.parquet"
+        traces(["m"], "t").assign(**{column: name}).to_parquet(path)
+        assert cli.main(["traces", str(path), "-o", str(tmp_path / "out.parquet")]) == 2
+        assert cli.main(["plan", "--traces", str(path), "--budget", "1"]) == 2
+        told = capsys.readouterr()
+        assert f"{column} must be one line of printable text" in told.err
+        assert told.err.replace("\n", "").isprintable()
+        assert told.out == ""
+
+
+def test_what_is_said_of_files_and_errors_is_printable(tmp_path, capsys):
+    for words in (
+        ["run", "\x1b[31m.ipynb", "-o", "x"],
+        ["cost", "--model", "\x1b[31m", "--n-in", "1", "--n-out", "1"],
+        ["\x1b[2J"],
+    ):
+        assert cli.main(words) == 2
+        assert "\\x1b[" in (told := capsys.readouterr().err)
+        assert told.replace("\n", "").isprintable()
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as told:
+        cli._tell("\x1b[2J gone")
+    assert told.getvalue() == "kinetics-lab: warning: \\x1b[2J gone\n"
+
+
+@pytest.mark.slow
+@pytest.mark.notebooks
+def test_the_report_of_a_plan_has_the_same_elements_whatever_the_names(tmp_path):
+    """Chapter 35, the page that people send around, from traces with hostile names of models and of the task."""
+    found = []
+    for kind, names, task in (
+        ("plain", PLAIN, "task"),
+        ("odd", NAMES, "<b>task</b> [x](https://evil.example)"),
+    ):
+        path = tmp_path / f"{kind}.parquet"
+        traces(names, task).to_parquet(path)
+        chapter = ROOT / "notebooks" / "35_plan_your_own.ipynb"
+        given = {
+            "traces": [str(path)],
+            "models": dict.fromkeys(names, "qwen3-4b"),
+            "budgets": [1, 5],
+            "n_boot": 20,
+        }
+        run = run_notebook(chapter, given, out=tmp_path / kind, progress=False)
+        found.append(hostile.census(pages(run.executed, chapter)[1].read_text(encoding="utf-8")))
+    assert set(found[0]) == set(found[1])
+
+
+@pytest.mark.slow
+@pytest.mark.notebooks
+def test_a_page_of_the_book_has_the_same_elements_and_a_policy_that_knows_only_the_theme(notebook, tmp_path):
+    """The same chapter through the book's own build; a script in a page's text gets no hash."""
+    made = []
+    for kind, names in (("plain", PLAIN), ("odd", NAMES)):
+        root = tmp_path / kind
+        (root / "book").mkdir(parents=True)
+        (root / "notebooks").mkdir()
+        (root / "notebooks" / notebook.name).write_bytes(notebook.read_bytes())
+        config = {"title": "Small", "only_build_toc_files": True, "execute": {"execute_notebooks": "off"}}
+        (root / "_config.yml").write_text(yaml.safe_dump(config))
+        toc = {"format": "jb-book", "root": "book/intro", "chapters": [{"file": "notebooks/10_names"}]}
+        (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc))
+        (root / "book" / "intro.md").write_text("# Intro\n\n<script>alert(1)</script>\n")
+        (root / "p.yml").write_text(yaml.safe_dump({"10_names": {"names": names}}))
+        index = build_book(root, root / "p.yml", tmp_path / f"{kind}-out", repository_url="")
+        made.append(index.parent)
+    plain, odd = ((out / "notebooks" / "10_names.html").read_text(encoding="utf-8") for out in made)
+    odd_body = odd[odd.index("<article") : odd.index("</article>")]
+    plain_body = plain[plain.index("<article") : plain.index("</article>")]
+    assert hostile.census(f"<body>{odd_body}") == hostile.census(f"<body>{plain_body}")
+    intro = (made[1] / "book" / "intro.html").read_text(encoding="utf-8")
+    policy = intro[intro.index("Content-Security-Policy") : intro.index("<title")]
+    assert "alert(1)" in INLINE.findall(intro)
+    assert policy.count("'sha256-") == len({*INLINE.findall(intro)} - {"alert(1)"}) + 1
+    assert "'unsafe-eval'" not in policy
