@@ -70,10 +70,9 @@ def split_counts(
 def split_traces(
     table: pd.DataFrame, traces: pd.DataFrame, caps: Sequence[int], n_splits: int, seed: int
 ) -> Iterator[np.ndarray]:
-    """The same from the ``traces`` that ``table`` was made from: a trial is in the same half at every cap of its setting.
+    """The same from the ``traces`` behind the table: a trial is in the same half at every cap, and in settings of as many.
 
-    Settings whose trials bear the same names have them in the same halves, too: where trial t of two settings was drawn
-    with the same random numbers, neither half then tells of the other.
+    So where trial t of two settings was drawn with the same random numbers, no half knows of the other.
     """
     traces = traces[who(traces).isin(table.who)]
     unit = traces.groupby(UNIT, observed=True).ngroup().to_numpy()
