@@ -1,11 +1,26 @@
 """Verdicts, the record a run keeps, and a scorecard that lets nothing go missing."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from kinetics_lab.book import claims
-from kinetics_lab.book.claims import Claim, Finding, load_claims, number, read_findings, record, scorecard
+from kinetics_lab.book.claims import (
+    VERDICTS,
+    Claim,
+    Finding,
+    load_claims,
+    number,
+    read_findings,
+    record,
+    scorecard,
+    to_html,
+)
+from kinetics_lab.book.parameters import read_notebook
+
+ROOT = Path(__file__).parent.parent
 
 
 def claim(**more):
@@ -19,8 +34,12 @@ def claim(**more):
         ({}, 10.11, None, "differs"),
         ({"tolerance": 0.2}, 8.0, None, "reproduced"),
         ({"atol": 3.0}, 7.0, None, "reproduced"),
-        ({}, 12.0, (9.9, 14.0), "consistent"),
-        ({}, 12.0, (11.0, 14.0), "differs"),
+        ({"interval": "bootstrap over problems"}, 12.0, (9.9, 14.0), "consistent"),
+        ({"interval": "t-interval of the fit"}, 12.0, (9.9, 14.0), "consistent"),
+        ({"interval": "range over accuracies"}, 12.0, (9.9, 14.0), "in range"),
+        ({"interval": "bootstrap over problems"}, 12.0, (11.0, 14.0), "differs"),
+        ({"untestable": "no cost is named"}, 12.0, None, "not testable"),
+        ({"untestable": "no cost is named"}, 10.0, None, "reproduced"),
     ],
 )
 def test_verdicts(more, value, interval, status):
@@ -61,6 +80,10 @@ def test_record_appends_a_line_in_a_run_and_only_there(tmp_path, monkeypatch):
         (("iso-pl", 1.0), "claim 'iso-pl' is not known; did you mean iso-lp"),
         (("iso-lp", float("nan")), "claim 'iso-lp': value must be finite; got nan"),
         (("iso-lp", 5.0, (6, 7)), r"interval must contain the value 5.0; got \(6.0, 7.0\)"),
+        (
+            ("iso-l2d", 9.0, (8, 10)),
+            r"'iso-l2d' must say in data/claims.toml what its interval is; got \(8.0, 10.0\)",
+        ),
     ],
 )
 def test_a_bad_record_is_refused(arguments, message):
@@ -144,7 +167,7 @@ def test_claims_belong_to_chapters_that_exist():
 def test_findings_make_a_table_for_a_chapter():
     table = claims.table([record("iso-lp", 28.6), record("kv-qwen3-8b", 4.5)])
     page = table._repr_html_()
-    assert page.count("<tr>") == 3
+    assert page.count("<tr") == 3
     assert '<strong class="kl-differs">differs</strong><br><small>14B has 3.5' in page
     assert '<strong class="kl-reproduced">reproduced</strong></td>' in page
     assert '<td data-label="published: ">24 K tokens</td><td data-label="here: ">28.6 K tokens</td>' in page
@@ -155,4 +178,27 @@ def test_groups_get_their_headings_and_text_is_escaped():
     finding = Finding(Claim(id="x", chapter="1", where="a < b", statement="<i>", published=1.0), 1.0)
     page = claims.to_html({"<a>Chapter</a>": [finding]})
     assert '<th colspan="4"><a>Chapter</a></th>' in page
-    assert "&lt;i&gt;<br><small>a &lt; b [x]</small>" in page
+    assert "&lt;i&gt;<br><small>a &lt; b</small>" in page
+
+
+def test_every_claim_of_the_chart_has_a_short_title_of_its_own():
+    titles = [c.title for c in load_claims().values() if c.chapter and (c.title or len(c.statement) > 40)]
+    assert all(0 < len(title) <= 40 for title in titles), titles
+    assert len(set(titles)) == len(titles)
+
+
+def test_no_interval_reaches_down_to_nothing():
+    """What lies between 0 and the largest value found contains every smaller number: no test."""
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in read_notebook(path).cells:
+            assert not re.search(r"record\([^\n]*\(0,", cell.source), path
+
+
+def test_every_verdict_has_a_colour_and_can_be_chosen():
+    style = (ROOT / "book" / "_static" / "kinetics.css").read_text(encoding="utf-8")
+    for verdict in VERDICTS:
+        assert f'option[value="is-{verdict.split()[0]}"]:checked' in style
+    page = to_html({"": [Finding(claim(headline=True, untestable="why"), 12.0), Finding(claim(), 10.0)]})
+    assert '<tr class="kl-headline kl-is-not">' in page
+    assert '<tr class="kl-arithmetic kl-is-reproduced">' in page
+    assert "<small>why</small>" in page

@@ -20,6 +20,7 @@ from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.request import decode_cost
 from kinetics_lab.laws.frontier import TRIALS, cost_table
 from kinetics_lab.laws.resample import out_of_sample, problem_weights, split_trials
+from kinetics_lab.planner import judge
 from kinetics_lab.planner import price as plan_price
 from kinetics_lab.planner.judge import split_traces
 from kinetics_lab.planner.offers import EMBEDDED, by_reason, load, name_models, own_models
@@ -453,6 +454,33 @@ def test_with_caps_the_traces_are_split(traces):
     assert np.std(firsts, 0).max() > 0.1
 
 
+@pytest.mark.parametrize("caps", [[], [4000]])
+def test_trials_of_one_random_stream_stay_in_one_half(traces, caps):
+    """Two settings that drew the same numbers: what one half says of the first, it says of the second."""
+    one = traces[traces.model == "qwen3-4b"].assign(policy="dense").drop_duplicates(["problem", "trial"])
+    twins = pd.concat([one, one.assign(policy="topk:512").sample(frac=1, random_state=0)], ignore_index=True)
+    tables = [summarize(twins).assign(cap=np.nan), *([summarize(twins, caps)] if caps else [])]
+    table = price(pd.concat(tables), H200, [1]).assign(who=lambda t: t.model + ", " + t.policy)
+    drawn = set()
+    for seen in split_traces(table, twins, caps, 20, seed=3):
+        found = table.assign(seen=seen).pivot(index=["problem", "cap"], columns="policy", values="seen")
+        assert (found["dense"] == found["topk:512"]).all()
+        drawn.add(tuple(found["dense"]))
+    assert len(drawn) > 1
+
+
+def test_a_plan_of_traces_keeps_trials_together_and_one_of_counts_cannot(traces, monkeypatch):
+    asked = []
+    for name in ("split_traces", "split_counts"):
+        split = getattr(judge, name)
+        monkeypatch.setattr(
+            judge, name, lambda *args, name=name, split=split: asked.append(name) or split(*args)
+        )
+    plan(traces, H200, [4], n_splits=2)
+    plan(summarize(traces), H200, [4], n_splits=2)
+    assert asked == ["split_traces", "split_counts"]
+
+
 def test_a_plan_with_caps_weighs_cut_answers_too(traces):
     caps = [2000, 8000]
     parts = [summarize(traces).assign(cap=np.nan), summarize(traces, caps)]
@@ -479,7 +507,10 @@ def test_one_trace_a_problem_cannot_be_split(traces):
 
 
 def test_traces_and_their_summary_give_one_plan(traces):
-    pd.testing.assert_frame_equal(plan(traces, H200, [0.5, 4]), plan(summarize(traces), H200, [0.5, 4]))
+    judged = ["seen", "unseen", "spent_s"]  # by halves: traces are dealt, counts drawn
+    one, other = (plan(data, H200, [0.5, 4]) for data in (traces, summarize(traces)))
+    pd.testing.assert_frame_equal(one.drop(columns=judged), other.drop(columns=judged))
+    np.testing.assert_allclose(one[judged], other[judged], atol=0.05)
 
 
 # --- the embedded table --------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import ChainMap, defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain
@@ -23,6 +24,7 @@ from kinetics_lab import HOME, data
 from kinetics_lab.book.imports import PACKAGE, modules
 from kinetics_lab.book.pages import guard
 from kinetics_lab.book.parameters import declared_parameters, read_notebook
+from kinetics_lab.book.results import told_in, with_words
 from kinetics_lab.book.runs import RunResult, execute_all
 from kinetics_lab.errors import among
 from kinetics_lab.files import locked, write_text
@@ -167,6 +169,8 @@ def _gather(
 
     pages = (p for p in (root / "book").rglob("*") if p.is_file() and ".ipynb_checkpoints" not in p.parts)
     tree = {p.relative_to(root).as_posix(): p.read_bytes() for p in pages}
+    words = ChainMap(*(told_in(run.folder) for run in runs), defaultdict(lambda: "…") if only else {})
+    tree |= {n: with_words(text.decode(), words).encode() for n, text in tree.items() if n.endswith(".md")}
     tree |= {f"notebooks/{run.executed.name}": _staged_notebook(run) for run in runs}
     bundle = write_bundle(root / "_build" / "bundle")
     tree[f"book/_static/{bundle.name}"] = bundle.read_bytes()

@@ -23,12 +23,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+VERDICTS = "reproduced", "consistent", "in range", "differs", "not testable", "needs data"
+REASONS = {
+    "differs": "why",
+    "needs data": "needs",
+    "not testable": "untestable",
+}  # where a verdict has its reason
+CONFIDENCE = ("bootstrap", "t-interval")  # how the names of confidence intervals begin
+
+
 @dataclass(frozen=True)
 class Claim:
     """One published number: ``tolerance`` is relative, ``atol`` absolute, ``why`` explains a difference.
 
     ``shown`` stands for a published value that is no number ("negligible"), with its unit. ``needs``: what is missing
     where no chapter can check the number yet. ``derived``: it follows from printed ones and is not printed itself.
+    ``interval``: what our interval is, "bootstrap over problems" or a range. ``untestable``: why no value that comes
+    out could contradict the published one. ``headline``: the paper's findings, apart from arithmetic on shapes.
     """
 
     id: str
@@ -43,6 +54,10 @@ class Claim:
     shown: str = ""
     needs: str = ""
     derived: bool = False
+    interval: str = ""
+    untestable: str = ""
+    headline: bool = False
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,13 +70,17 @@ class Finding:
 
     @property
     def status(self) -> str:
-        """``reproduced`` (within tolerance), ``consistent`` (inside our interval), ``differs``, ``needs data``."""
+        """One of ``VERDICTS``; only a confidence interval makes a number consistent, a range over choices is weaker."""
         if self.value is None:
             return "needs data"
         claim, (low, high) = self.claim, self.interval or (math.inf, -math.inf)
         if abs(self.value - claim.published) <= max(claim.tolerance * abs(claim.published), claim.atol):
             return "reproduced"
-        return "consistent" if low <= claim.published <= high else "differs"
+        if claim.untestable:
+            return "not testable"
+        if not low <= claim.published <= high:
+            return "differs"
+        return "consistent" if claim.interval.startswith(CONFIDENCE) else "in range"
 
     @property
     def row(self) -> dict[str, Any]:
@@ -75,7 +94,9 @@ class Finding:
             "published": claim.shown or f"{number(claim.published)} {claim.unit}".strip(),
             "here": f"{found} {claim.unit}".strip() if found else "",
             "verdict": self.status,
-            "why": {"differs": claim.why, "needs data": claim.needs}.get(self.status, ""),
+            "interval": claim.interval if self.interval else "",
+            "why": getattr(claim, REASONS.get(self.status, ""), ""),
+            "group": "headline" if claim.headline else "arithmetic",
             "chapter": claim.chapter,
             "id": claim.id,
             "derived": claim.derived,
@@ -120,6 +141,7 @@ def record(id: str, value: float, interval: tuple[float, float] | None = None) -
     if interval is not None:
         interval = low, high = float(interval[0]), float(interval[1])
         require(low <= value <= high, f"claim {id!r}: interval must contain the value {value}", interval)
+        require(claim.interval, f"claim {id!r} must say in data/claims.toml what its interval is", interval)
     if run := os.environ.get("KINETICS_RUN_DIR"):
         line = json.dumps({"id": id, "value": value, "interval": interval})
         with (Path(run) / "claims.jsonl").open("a", encoding="utf-8") as file:
@@ -142,22 +164,23 @@ table = FindingTable
 
 
 def to_html(groups: Mapping[str, Iterable[Finding]]) -> str:
-    """One HTML table of findings, a heading (HTML; none where empty) above each group."""
-    lines = []
+    """One HTML table of findings, a heading (HTML; none where empty) above each group; rows bear verdict and group."""
+    bodies = []
     for heading, findings in groups.items():
-        if heading:
-            lines.append(f'<tr class="kl-group"><th colspan="4">{heading}</th></tr>')
+        lines = [f'<tr class="kl-group"><th colspan="4">{heading}</th></tr>'] if heading else []
         for finding in findings:
             row = {name: html.escape(str(text)) for name, text in finding.row.items()}
-            why = f"<br><small>{row['why']}</small>" if row["why"] else ""
+            notes = "".join(f"<br><small>{row[name]}</small>" for name in ("interval", "why") if row[name])
+            verdict = row["verdict"].split()[0]
             cells = [
-                f"<td>{row['claim']}<br><small>{row['where']} [{row['id']}]</small></td>",
+                f"<td>{row['claim']}<br><small>{row['where']}</small></td>",
                 *(f'<td data-label="{name}: ">{row[name]}</td>' for name in ("published", "here")),
-                f'<td><strong class="kl-{row["verdict"].split()[0]}">{row["verdict"]}</strong>{why}</td>',
+                f'<td><strong class="kl-{verdict}">{row["verdict"]}</strong>{notes}</td>',
             ]
-            lines.append(f"<tr>{''.join(cells)}</tr>")
+            lines.append(f'<tr class="kl-{row["group"]} kl-is-{verdict}">{"".join(cells)}</tr>')
+        bodies.append(f"<tbody>{''.join(lines)}</tbody>")
     head = "<tr><th>claim</th><th>published</th><th>here</th><th>verdict</th></tr>"
-    return f'<table class="dataframe kl-claims"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<table class="dataframe kl-claims"><thead>{head}</thead>{"".join(bodies)}</table>'
 
 
 def read_findings(path: str | Path) -> dict[str, Finding]:

@@ -1,7 +1,8 @@
-"""A notebook's part in its run: it checks what it was given, hands over one declared result, and badges its page.
+"""A notebook's part in its run: it checks what it was given, hands over one declared result and words for pages of text, and badges its page.
 
 A notebook declares its result in its metadata, ``kinetics: {result: "result.parquet"}`` (a table) or
 ``"result.json"`` (one row), and hands it over with :func:`hand_over`. ``run_notebook`` refuses a run without it.
+With :func:`tell` it names words, numbers above all, which the build puts where a page says ``{{ name }}``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +21,7 @@ from kinetics_lab.book.parameters import assigned, checked, read_notebook, scala
 from kinetics_lab.errors import require
 from kinetics_lab.files import write_table, write_text
 
-TABLE, ROW = "result.parquet", "result.json"
+TABLE, ROW, TOLD = "result.parquet", "result.json", "told.json"
 RESERVED = ("param.", "sweep.")  # columns that a sweep puts in front of a result's own
 Result = TypeVar("Result", pd.DataFrame, Mapping[str, Any])
 
@@ -64,6 +66,26 @@ def hand_over(result: Result) -> Result:
         else:
             write_text(Path(folder, ROW), json.dumps(dict(result), default=_plain) + "\n")
     return result
+
+
+def tell(**words: str) -> None:
+    """Name words for the book's pages of text; outside a run (no ``KINETICS_RUN_DIR``) do nothing."""
+    if folder := os.environ.get("KINETICS_RUN_DIR"):
+        write_text(Path(folder, TOLD), json.dumps(told_in(folder) | words) + "\n")
+
+
+def told_in(folder: Path | str) -> dict[str, str]:
+    """The words that the run in ``folder`` has named so far."""
+    path = Path(folder, TOLD)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def with_words(page: str, words: Mapping[str, str]) -> str:
+    """The page with every ``{{ name }}`` replaced; ValueError for a name that no chapter has told."""
+    try:
+        return re.sub(r"\{\{ (\w+) \}\}", lambda found: words[found[1]], page)
+    except KeyError as error:
+        raise ValueError(f"a page asks for {error}, which no chapter tells") from None
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kinetics_lab.errors import require
 from kinetics_lab.laws.frontier import SETTING, Allocation
-from kinetics_lab.planner.offers import who, with_caps
+from kinetics_lab.planner.offers import who
 from kinetics_lab.planner.strategy import Majority, Strategy
 
 UNIT = ["model", "policy", "problem"]  # traces of one problem are exchangeable
@@ -37,7 +37,7 @@ def judged(
         return "not judged out of sample: predicted settings have no traces"
     if table.cap.notna().any() and "trial" not in data:
         return "not judged out of sample: with length caps that takes the traces, not their summary"
-    split = split_traces if table.cap.notna().any() else split_counts
+    split = split_traces if "trial" in data else split_counts
     unit, found = table.cost.mean() / table.eflops.mean(), []
     n, c = table.n_traces.to_numpy(int), table.n_correct.to_numpy(int)
     for seen in split(table, data, caps, n_splits, seed):
@@ -72,21 +72,21 @@ def split_counts(
 def split_traces(
     table: pd.DataFrame, traces: pd.DataFrame, caps: Sequence[int], n_splits: int, seed: int
 ) -> Iterator[np.ndarray]:
-    """The same with length caps: a trace is in the same half at every cap. ``traces``: what ``table`` was made from."""
+    """The same from the ``traces`` behind the table: a trial is in the same half at every cap, and in settings of as many.
+
+    So where trial t of two settings was drawn with the same random numbers, no half knows of the other.
+    """
     traces = traces[who(traces).isin(table.who)]
-    alone = traces.assign(problem=traces.problem.astype(str) + "\t" + traces.trial.astype(str))
-    each = with_caps(alone, caps)  # every trace by itself, at every cap
-    trace = each.groupby(UNIT).ngroup().to_numpy()
-    each["problem"] = each.problem.str.rsplit("\t", n=1).str[0]
-    unit = np.zeros(trace.max() + 1, int)
-    unit[trace] = each.groupby(UNIT).ngroup()
-    each["cell"] = cell = each.groupby([*UNIT, "cap"], dropna=False).ngroup().to_numpy()
-    cells = each.drop_duplicates("cell")[[*UNIT, "cap", "cell"]]
-    place = table[[*UNIT, "cap"]].merge(cells, how="left", validate="many_to_one").cell.to_numpy()
-    size, half = np.bincount(unit), np.bincount(unit) // 2
-    rng, right = np.random.default_rng(seed), each.n_correct.to_numpy()
+    unit = traces.groupby(UNIT, observed=True).ngroup().to_numpy()
+    units = traces.assign(unit=unit).drop_duplicates("unit").astype(dict.fromkeys(UNIT, str))
+    place = table[UNIT].astype(str).merge(units[[*UNIT, "unit"]], how="left", validate="many_to_one").unit
+    trial = traces.groupby(["problem", "trial"], observed=True).ngroup().to_numpy()
+    ends, cap = traces.tokens_out.to_numpy(), table.cap.fillna(np.inf).to_numpy()
+    size, rng = np.bincount(unit), np.random.default_rng(seed)
     for _ in range(n_splits):
-        order = np.lexsort((rng.random(len(unit)), unit))
+        order = np.lexsort((rng.permutation(trial.max() + 1)[trial], unit))
         rank = np.empty(len(unit), int)
         rank[order] = np.arange(len(unit)) - np.repeat(np.cumsum(size) - size, size)
-        yield np.bincount(cell, right * (rank < half[unit])[trace])[place].astype(int)
+        right = traces.correct.to_numpy(bool) & (rank < size[unit] // 2)
+        seen = {one: np.bincount(unit, right & (ends <= one)) for one in np.unique(cap)}
+        yield np.array([seen[one][k] for one, k in zip(cap, place, strict=True)]).astype(int)
