@@ -201,18 +201,15 @@ def with_votes(summary: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     for row in summary.to_dict("records"):
         rows = held[tuple(str(row[name]) for name in group)]
         whole = rows.tokens_out <= row.get("cap", np.nan) if row.get("cap", np.nan) > 0 else ~rows.truncated
-        named = (
-            rows[whole & rows.answer.notna() & (rows.answer != "")].groupby("answer", observed=True).correct
-        )
+        given = rows[whole & rows.answer.notna() & (rows.answer != "")]
+        named = given.groupby("answer", observed=True).correct
         both = named.nunique()
         if (both > 1).any():
-            raise ValueError(
-                f"answer {both.idxmax()!r} to problem {row['problem']} must be right or wrong in all traces; got both"
-            )
+            told = f"answer {both.idxmax()!r} to problem {row['problem']}"
+            raise ValueError(f"{told} must be right or wrong in all traces; got both")
         sizes = zip(named.size().tolist(), named.first().tolist(), strict=True)
-        found.append(
-            (*((int(n), bool(right)) for n, right in sizes), (len(rows) - int(named.size().sum()), None))
-        )
+        none = (len(rows) - int(named.size().sum()), None)
+        found.append((*((int(n), bool(right)) for n, right in sizes), none))
     return summary.assign(votes=pd.Series(found, index=summary.index, dtype=object))
 
 
@@ -233,12 +230,9 @@ def never_run(data: pd.DataFrame) -> dict[str, dict[str, str]]:
 
 
 def comparable(
-    rows: pd.DataFrame,
-    priced: pd.DataFrame,
-    names: set[str],
-    trials: np.ndarray,
+    rows: pd.DataFrame, priced: pd.DataFrame, names: set[str], trials: np.ndarray,
     refused: Mapping[tuple[Any, ...], str],
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:  # fmt: skip
     """The prices of settings that every problem of a task has: of the policies ``names``, and of dense attention.
 
     ``rows`` is the task's summary, ``priced`` its prices. With them what was left out and why: "model, policy" (a
