@@ -14,18 +14,22 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from kinetics_lab.cli.shared import public
 from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import parse_policy
+from kinetics_lab.cost.precision import Precision
 from kinetics_lab.cost.request import decode_cost
+from kinetics_lab.data import read_table
 from kinetics_lab.laws.frontier import TRIALS, cost_table
 from kinetics_lab.laws.resample import out_of_sample, problem_weights, split_trials
 from kinetics_lab.planner import judge
 from kinetics_lab.planner import price as plan_price
 from kinetics_lab.planner.judge import split_traces
-from kinetics_lab.planner.offers import EMBEDDED, by_reason, load, name_models, own_models
+from kinetics_lab.planner.offers import EMBEDDED, by_reason, load, name_models, own_models, with_predicted
 from kinetics_lab.planner.plan import ALLOCATIONS
 from kinetics_lab.planner.plan import plan as full_plan
+from kinetics_lab.planner.strategy import UntilRight
 from kinetics_lab.planner.text import left_out, often, percent, text
 from kinetics_lab.traces.table import COLUMNS, pass_at_k, summarize, write_traces
 
@@ -644,6 +648,53 @@ def test_only_oracle_top_k_cannot_be_left_out(traces):
         ValueError, match=r"topk='out' must leave a policy; the data have only; got \['topk:256'\]"
     ):
         plan(traces[traces.policy == "topk:256"], H200, [1], topk="out")
+
+
+# --- public sets, predicted settings -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["aime24", "otis", "ladder"])
+def test_public_sets_can_be_planned_from(name):
+    data, shapes, dense = public(name)
+    found = full_plan(
+        data,
+        H200,
+        [1e6],
+        shapes=shapes,
+        dense_layers=dense,
+        n_splits=1,
+        n_boot=20,
+        precision=Precision("int4"),
+    )
+    assert found.setting[0] != ""
+    assert data.problem.nunique() == {"aime24": 30, "otis": 45, "ladder": 64}[name]
+    assert set(data.model) <= set(shapes)
+
+
+def test_predicted_settings_are_the_mean_over_what_could_have_been_drawn():
+    table = with_predicted(load())
+    guessed = table[table.drawn.notna()]
+    assert guessed.groupby(["model", "policy"]).ngroups == 20
+    one = guessed[(guessed.model == "qwen3-14b") & (guessed.policy == "block_topk:1024:16")]
+    options = {"strategy": UntilRight, "dense_layers": 1}
+    together, _ = plan_price.price(one, H200, [4], **options)
+    drawn = read_table("aime24_never_run").merge(one[["model", "policy"]].drop_duplicates())
+    apart = []
+    for _, rows in drawn.groupby("draw"):
+        counts = rows.drop(columns=["mean_tokens", "mean_sq_tokens"]).merge(
+            one[["problem", "mean_tokens", "mean_sq_tokens"]], on="problem"
+        )
+        apart.append(plan_price.price(counts, H200, [4], **options)[0].set_index("problem"))
+    for column in ("accuracy", "draws", "eflops", "answer_s"):
+        want = pd.concat(apart).groupby("problem")[column].mean()
+        assert together.set_index("problem")[column].to_numpy() == pytest.approx(
+            want[together.problem].to_numpy()
+        )
+    found = full_plan(table, H200, [20], dense_layers=1, n_boot=50)
+    assert found.note[0].startswith("predicted, never run: qwen3-14b, block_topk:1024:16; a tie with")
+    assert "predicted settings have no traces" in found.note[0]
+    with pytest.raises(ValueError, match="those of the embedded summary; the data are of"):
+        with_predicted(made_up())
 
 
 # --- files, text ---------------------------------------------------------------------------------

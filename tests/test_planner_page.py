@@ -16,6 +16,7 @@ from kinetics_lab import HARDWARE, plan
 from kinetics_lab.cli.shared import public
 from kinetics_lab.cost.clock import parse_clock
 from kinetics_lab.cost.precision import find_precision
+from kinetics_lab.planner.offers import with_predicted
 from kinetics_lab.planner.page import CACHES, SETS, WEIGHTS, page_files, planner_data
 
 ROOT = Path(__file__).parent.parent
@@ -108,11 +109,11 @@ def expected(q: dict) -> dict:
     named = q["weights"] or q["kv"]
     try:
         found = plan(
-            data, HARDWARE[q["hardware"]], [q["budget"] or 1e9], unit=q["unit"], strategy=strategy, policies=q["policies"], topk=q["topk"],
+            with_predicted(data) if q["predicted"] else data, HARDWARE[q["hardware"]], [q["budget"] or 1e9], unit=q["unit"], strategy=strategy, policies=q["policies"], topk=q["topk"],
             shapes=shapes, dense_layers=dense, devices=q["devices"], batch=q["batch"] or "fits", hourly=q["price"] or math.nan,
             clock=clock(f"fitted:{q['hardware']}:{q['clock']}") if q["clock"] else None,
             precision=find_precision(q["weights"] or None, q["kv"] or None) if named else None,
-            max_seconds=q["max_seconds"] or math.inf, max_tpot=q["max_tpot"] or math.inf, n_splits=1, predicted=q["predicted"],
+            max_seconds=q["max_seconds"] or math.inf, max_tpot=q["max_tpot"] or math.inf, n_splits=1,
         )  # fmt: skip
     except ValueError as error:
         return {"error": str(error)}

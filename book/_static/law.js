@@ -264,7 +264,7 @@
   function choices(data) {
     return {
       hardware: function () { return names(data.hardware).map(function (one) { return one.slice(0, 2); }); },
-      devices: function () { return [["", "as few as hold it"]].concat([1, 2, 4, 8].map(function (n) { return [String(n), n]; })); },
+      devices: function () { return [["", "fewest"]].concat([1, 2, 4, 8].map(function (n) { return [String(n), n]; })); },
       clock: function (value) {
         return [["", "datasheet"]].concat(Object.keys(data.clocks).filter(function (name) {
           return name.split(":")[0] === value("hardware");

@@ -385,7 +385,7 @@
     var form = law.form(place, [
       { key: "data", label: "Answers of", wide: true, options: function () {
         return Object.keys(data.sets).map(function (name) { return [name, data.sets[name].title]; }); }, usual: usual.data },
-      { key: "budget", label: "Budget a problem (empty: any)", least: 1e-15, most: 1e9, empty: true, usual: usual.budget[0], after: ["data", "unit"],
+      { key: "budget", label: "Budget (empty: any)", least: 1e-15, most: 1e9, empty: true, usual: usual.budget[0], after: ["data", "unit"],
         fresh: function (value) { return value("unit") === "usd" ? Number((set(value).budget * 2.5 / 3600).toPrecision(2)) : set(value).budget; } },
       { key: "unit", label: "Budget in", options: function () { return [["s", "seconds"], ["usd", "dollars"]]; } },
       { key: "hardware", label: "Device", options: offers.hardware, usual: usual.hardware },
@@ -402,10 +402,10 @@
         return pairs(kinds(set(value)).filter(function (name) { return name !== "topk" || value("topk") !== "out"; })); } },
       { key: "predicted", label: "Settings never run", options: function () { return [["", "left out"], ["yes", "let in, predicted"]]; },
         when: function (value) { return read(set(value), data.digits).settings.some(function (one) { return one.predicted; }); } },
-      { key: "max_seconds", label: "Most seconds to an answer", least: 1e-9, most: 1e9, empty: true },
-      { key: "max_tpot", label: "Most seconds a token", least: 1e-9, most: 1e6, empty: true },
-      { key: "batch", label: "Batch (empty: what fits)", least: 1, most: 1e9, whole: true, empty: true },
-      { key: "price", label: "Price of a device ($ an hour)", least: 0.0001, most: 1e4, empty: true, usual: usual.price }], show);
+      { key: "max_seconds", label: "Most s to an answer", least: 1e-9, most: 1e9, empty: true },
+      { key: "max_tpot", label: "Most s a token", least: 1e-9, most: 1e6, empty: true },
+      { key: "batch", label: "Batch (empty: fits)", least: 1, most: 1e9, whole: true, empty: true },
+      { key: "price", label: "Price ($ an hour)", least: 0.0001, most: 1e4, empty: true, usual: usual.price }], show);
     var said = law.make("p", place, "", { "class": "kl-calc-said", "aria-live": "polite" }), table = law.make("table", place, null, { "class": "kl-calc-table" });
     var copy = law.copied(place), left = law.make("div", place);
 

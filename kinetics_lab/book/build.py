@@ -26,7 +26,7 @@ from kinetics_lab.book.pages import guard
 from kinetics_lab.book.parameters import declared_parameters, read_notebook
 from kinetics_lab.book.results import told_in, with_words
 from kinetics_lab.book.runs import RunResult, execute_all
-from kinetics_lab.errors import among
+from kinetics_lab.errors import among, require
 from kinetics_lab.files import locked, write_text
 
 TOOLCHAIN = ("altair", "jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme", "vl-convert-python")
@@ -221,6 +221,8 @@ def build_book(
     for needed in ("_config.yml", "book/_toc.yml"):
         if not (root / needed).is_file():
             raise FileNotFoundError(f"there is no {needed} in {root}: run this in the project's folder")
+    stale = [name for name in extra or () if (root / name).exists()]
+    require(not stale, "book/ must not hold files that the build makes, which would go stale", stale)
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     if repository_url is None:
         own = config.get("repository", {}).get("url", "")

@@ -65,11 +65,11 @@ def plan(
     sequences: Any = batch
     with suppress(ValueError):  # "fits" and "endless" stay
         sequences = float(sequences)
-    found = lab.plan(table, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies, topk=topk,
-                     trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
+    found = lab.plan(offers.with_predicted(table) if predicted else table, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies,
+                     topk=topk, trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
                      clock=parse_clock(clock) if clock else None, hourly=price, devices=devices, share_prompt=share_prompt,
                      precision=find_precision(weights, kv) if weights or kv else None,
-                     max_seconds=max_seconds_per_answer, max_tpot=max_tpot, predicted=predicted)  # fmt: skip
+                     max_seconds=max_seconds_per_answer, max_tpot=max_tpot)  # fmt: skip
     for line in text.left_out(found):
         print(f"kinetics-lab: left out: {line}", file=sys.stderr)
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))

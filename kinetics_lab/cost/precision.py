@@ -52,12 +52,8 @@ class Precision:
     def stored(self) -> dict[str, str]:
         """The precision of each kind that is not stored as the weights are."""
         names = dict.fromkeys(("conv", "vectors", "router", "lookup"), "bf16")
-        names |= {
-            "kv": self.kv,
-            "index": self.index or self.kv,
-            "state": self.state,
-            "embedding": self.embedding,
-        }
+        names |= {"kv": self.kv, "index": self.index or self.kv, "state": self.state}
+        names["embedding"] = self.embedding
         return names | {"head": self.head or self.embedding, **self.apart}
 
     @property

@@ -140,13 +140,8 @@ def element_sizes(bytes_per_element: float | Mapping[str, float]) -> Mapping[str
 
 
 def decode_cost(
-    shape: ModelShape,
-    policy: Policy,
-    n_in: ArrayLike,
-    n_out: ArrayLike,
-    n_trials: ArrayLike = 1,
-    **options: Any,
-) -> Cost:
+    shape: ModelShape, policy: Policy, n_in: ArrayLike, n_out: ArrayLike, n_trials: ArrayLike = 1, **options: Any
+) -> Cost:  # fmt: skip
     """Cost of generating ``n_trials`` answers of ``n_out`` tokens to one prompt of ``n_in`` tokens.
 
     Options:
@@ -199,13 +194,9 @@ def prefill_cost(shape: ModelShape, n_in: ArrayLike, *, params: ArrayLike | None
 
 
 def max_batch(
-    shape: ModelShape,
-    hardware: Hardware,
-    context: ArrayLike,
-    *,
-    bytes_per_element: float | Mapping[str, float] = 2,
-    reserve: float = 0.0,
-) -> np.ndarray:
+    shape: ModelShape, hardware: Hardware, context: ArrayLike, *,
+    bytes_per_element: float | Mapping[str, float] = 2, reserve: float = 0.0,
+) -> np.ndarray:  # fmt: skip
     """Sequences of ``context`` cached tokens that fit in memory beside all the weights (0 where none does).
 
     ``reserve``: share of the memory kept for activations and the allocator. Sparse attention reads fewer

@@ -25,14 +25,8 @@ from kinetics_lab.measure.limits import GPUS, Rates, datasheet_rates, listed, me
 from kinetics_lab.measure.timers import WARM_S, CudaTimer, rounds, this_gpu
 
 SHARE = 0.95  # of the memory that was free, which a case may take
-TEXTS = [
-    "error",
-    "driver",
-    "throttle",
-    "flashinfer",
-    "flash_attn",
-    "transformers",
-]  # columns that may be empty
+#: Columns that may be empty.
+TEXTS = ["error", "driver", "throttle", "flashinfer", "flash_attn", "transformers"]
 
 
 def measured_rates(out: Path, gpu: str) -> Rates:

@@ -63,13 +63,12 @@ def plan(
     data: pd.DataFrame, hardware: Hardware, budgets: ArrayLike, *,
     unit: str = "s", strategy: str = "until-right", allocation: str = "uniform", policies: Sequence[str] = (),
     topk: str = "out", trials: Sequence[int] = (), caps: Sequence[int] = (), max_seconds: float = np.inf,
-    max_tpot: float = np.inf, n_boot: int = 1000, n_splits: int = 50, seed: int = 0, level: float = 0.95, predicted: bool = False,
-    **options: Any,
+    max_tpot: float = np.inf, n_boot: int = 1000, n_splits: int = 50, seed: int = 0, level: float = 0.95, **options: Any,
 ) -> pd.DataFrame:  # fmt: skip
     """The best setting for each task and budget (ascending); a budget that nothing fits has a row that says so.
 
     Args:
-        data: a trace table, or a summary of one (see :mod:`kinetics_lab.traces.table`).
+        data: a trace table, or a summary of one (see :mod:`kinetics_lab.traces.table`); with predicted settings, if you like (`with_predicted`).
         budgets: for all answers to one problem, in ``unit``: "s" for seconds of ONE device, "usd", or "eflops".
         strategy: what is done with answers, as `parse_strategy` reads it.
         allocation: "uniform", one setting for all problems, whose mean cost the budget caps. Two others know from the traces how hard each problem is,
@@ -81,7 +80,6 @@ def plan(
         trials, caps: numbers of answers N (empty: every one); lengths (tokens) to cut answers at, if ``data`` are traces.
         max_seconds, max_tpot: limits of a service: seconds to an answer (mean over problems, at most), and per output token.
             With ``batch="within"`` each setting gets the largest batch that keeps them: the one that fits, or a power of two below it.
-        predicted: let in settings that were never run, too (`with_predicted`); notes name them, and no interval has their law's own error.
         n_boot, level: bootstrap over problems. n_splits: halvings of the trials. seed: of both.
         hardware: one device. options: of `price` and `answers`: hourly, shapes, precision, batch, devices, reserve, clock, ...
 
@@ -93,16 +91,14 @@ def plan(
     require(given.size > 0, "budgets must hold a number at least", given)
     require((given > 0) & np.isfinite(given), f"budgets must be positive ({UNITS[unit]})", given)
     require(unit != "usd" or hourly > 0, "a budget in dollars needs the price of a device (hourly)", hourly)
-    data = inputs.offered(inputs.checked(inputs.with_predicted(data) if predicted else data), topk)
-    guessed = sorted({*inputs.who(data[data.drawn.notna()])} if predicted else ())
+    data = inputs.offered(inputs.checked(data), topk)
     never, names = inputs.never_run(data), inputs.wanted(data.policy.unique(), policies)
     data = data[data.policy.isin(names | {"dense"})]
     summary = inputs.with_caps(data, caps)
     if strategy == "majority" and "answer" in data:
         summary = inputs.with_votes(summary, data)
     priced, refused = price(summary, hardware, trials, strategy=make, **options)
-    scale = {"eflops": 1.0, "s": hardware.peak_flops}
-    scale["usd"] = scale["s"] * 3600 / hourly
+    scale = {"eflops": 1.0, "s": hardware.peak_flops, "usd": hardware.peak_flops * 3600 / hourly}
     priced = priced.assign(cost=priced.eflops / scale[unit], who=inputs.who(priced))
     priced = _within(priced, refused, max_seconds, max_tpot)
     left_out, n_settings, plans = dict[str, str](), dict[str, int](), list[dict[str, Any]]()
@@ -116,22 +112,22 @@ def plan(
         scores = judged(chosen, data[data.task == task], caps, n_splits, seed, make, costs, allocate)
         rivals = curves(chosen, costs, "who", uniform_allocation) if allocation == "uniform" else {}
         found = _rows(whole, reference, rivals, scores, weights, level, UNITS[unit])
-        plans += [
-            {"task": task, "budget": budget} | _named(row, guessed)
-            for budget, row in zip(given, found, strict=True)
-        ]
+        plans += [{"task": task, "budget": budget} | row for budget, row in zip(given, found, strict=True)]
     units = {name: f"{name}_{unit}" for name in ("budget", "cost", "spent")}
     result = pd.DataFrame(plans).rename(columns=units | {"ttft": "ttft_s", "tpot": "tpot_s"})
+    result["note"] = _told_predicted(data, result)
     about: dict[Any, Any] = {"unit": unit, "allocation": allocation, "strategy": strategy, "level": level}
     result.attrs = _terms(hardware, **options) | about | {"left_out": left_out, "n_settings": n_settings}
     return result
 
 
-def _named(row: dict[str, Any], guessed: Sequence[str]) -> dict[str, Any]:
-    """The row, its note saying first which of its settings were predicted and never run."""
-    named = [who for who in guessed if who in f"{row['setting']}; {row['runner_up']}; {row['rivals']}"]
-    told = f"predicted, never run: {' and '.join(named)}" if named else ""
-    return row | {"note": "; ".join(filter(None, [told, row["note"]]))}
+def _told_predicted(data: pd.DataFrame, result: pd.DataFrame) -> list[str]:
+    """The notes, those first that name settings which were predicted and never run; no interval has their law's own error."""
+    guessed, found = sorted({*inputs.who(data[data.drawn.notna()])} if "drawn" in data else ()), list[str]()
+    for row in result.itertuples():
+        named = [who for who in guessed if who in f"{row.setting}; {row.runner_up}; {row.rivals}"]
+        found.append("; ".join(filter(None, [f"predicted, never run: {' and '.join(named)}" * bool(named), row.note])))  # fmt: skip
+    return found
 
 
 def _terms(

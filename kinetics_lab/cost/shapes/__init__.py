@@ -24,17 +24,8 @@ from kinetics_lab.errors import require
 CACHE_KINDS = ("kv", "index", "state", "conv")
 #: Kinds of parameters; ``embedding`` and ``lookup`` are looked up, all others are read by every step that meets them.
 PARAMETER_KINDS = (
-    "mixer",
-    "ffn",
-    "shared",
-    "router",
-    "experts",
-    "other",
-    "vectors",
-    "head",
-    "embedding",
-    "lookup",
-)
+    "mixer", "ffn", "shared", "router", "experts", "other", "vectors", "head", "embedding", "lookup",
+)  # fmt: skip
 
 
 _KIND: dict[type[Part], str] = {

@@ -37,13 +37,8 @@ class Laplace:
 
 
 def laplace(
-    mean: np.ndarray,
-    cov: np.ndarray,
-    y: np.ndarray,
-    n: np.ndarray,
-    normal: bool,
-    start: np.ndarray | None = None,
-) -> Laplace:
+    mean: np.ndarray, cov: np.ndarray, y: np.ndarray, n: np.ndarray, normal: bool, start: np.ndarray | None = None
+) -> Laplace:  # fmt: skip
     """Rows f ~ N(mean [s], cov [s, s]) seen through y out of n [row, s]: binomial, or normal with precision n.
 
     Newton's steps on a = cov^-1 (f - mean), halved where they would go down, from a = ``start``; derivatives include the mode's own shift.
