@@ -61,30 +61,28 @@ def decided(row: Mapping[Any, Any], problems: int = 1000) -> dict[str, str]:
     The bill is for so many ``problems``. Where nothing fits, the first text says so and the others are empty.
     """
     if not row["setting"]:
-        return {"run": row["note"], "solves": "", "bill": "", "how sure": ""}
+        return {"run": row["note"], "solves": "", f"bill for {problems:,}": "", "how sure": ""}
     many, cut = row["n_trials"], "" if pd.isna(row["cap"]) else f", cut at {row['cap']:,.0f} tokens"
     tries = f"{'up to ' * (row['draws'] < many)}{many} answer{'s' * (many != 1)} a problem{cut}"
     best = f"; at best {percent(row['best_case'])} %" if row["best_case"] > row["accuracy"] else ""
     money = f"${row['usd'] * problems:,.3g}\n" if row["usd"] > 0 else ""
-    hours = f"{row['cost_s'] * problems / 3600:,.3g} device-hours for {problems:,} problems"
-    sure = (
-        f"a tie with {row['rivals']}" if row["rivals"] else f"chosen in {often(row['again'])} % of resamples"
-    )
+    hours = f"{row['cost_s'] * problems / 3600:,.3g} device-hours"
+    beyond = "\n(times beyond those measured)" * ("extrapolated" in row["note"])
+    sure = f"chosen in {often(row['again'])} % of resamples"
+    sure = f"a tie with {row['rivals']}" if row["rivals"] else sure
     second = row["runner_up"] and f"\nnext: {row['runner_up']}, {percent(row['runner_up_accuracy'])} %"
     return {
         "run": f"{row['model']}, {row['policy']}\n{tries}\n{served(row).split(';')[0]}",
         "solves": f"{percent(row['accuracy'])} %\n{percent(row['low'], 0)} to {percent(row['high'], 0)} %{best}",
-        "bill": f"{money}{hours}\n{row['answer_s']:,.3g} s to an answer",
+        f"bill for {problems:,}": f"{money}{hours}\n{row['answer_s']:,.3g} s to an answer{beyond}",
         "how sure": sure + second,
     }  # fmt: skip
 
 
 def bill(row: Mapping[Any, Any], problems: int, devices: int) -> dict[str, str]:
     """What a setting of a plan in seconds comes to for so many problems, on so many devices that are all kept busy."""
-    hours, likely = (
-        row["cost_s"] * problems / 3600,
-        [row[name] * problems for name in ("accuracy", "low", "high")],
-    )
+    hours = row["cost_s"] * problems / 3600
+    likely = (row[name] * problems for name in ("accuracy", "low", "high"))
     found = {
         "problems": f"{problems:,}",
         "solved": "{:,.0f}, 95 % for others like these: {:,.0f} to {:,.0f}".format(*likely),
