@@ -35,11 +35,24 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "cost": (
         "kinetics_lab/cost",
-        ("cost", "hardware", "policies", "shapes", "reprice", "silicon", "clock", "serving"),
+        (
+            "cost",
+            "hardware",
+            "policies",
+            "shapes",
+            "families",
+            "stack",
+            "fit",
+            "price",
+            "reprice",
+            "silicon",
+            "clock",
+            "serving",
+        ),
     ),
-    "traces": ("kinetics_lab/traces", ("trace*", "published", "resample")),
-    "laws": ("kinetics_lab/laws", ("frontier", "laws", "resample", "reprice")),
-    "planner": ("kinetics_lab/planner", ("plan*",)),
+    "traces": ("kinetics_lab/traces", ("trace*", "counts", "published", "resample")),
+    "laws": ("kinetics_lab/laws", ("frontier", "laws", "resample", "reprice", "price")),
+    "planner": ("kinetics_lab/planner", ("plan*", "strategy", "price")),
     "kernels": ("kernels/kinetics_kernels", ("kernels/test_*", "caches")),
 }
 LEFT_OUT = (

@@ -295,3 +295,21 @@ def test_without_javascript(chromium: Any, book_pages: list[Path]) -> None:
             figures = page.js("document.querySelectorAll('figure.kl-chart').length")
             assert (path.name, page.js(LABELLED)) == (path.name, figures)
             assert page.js(WIDTH_OF_PAGE) <= PHONE, path.name
+
+
+def test_the_scorecards_menus_choose_rows(built_book, chromium):
+    """By style alone, so that they work from a file and under any policy on scripts."""
+    rows = "[...document.querySelectorAll('.kl-claims tr[class*=kl-is-]')].filter(r => r.offsetParent)"
+    choose = "document.querySelectorAll('.kl-menus select')[{}].value = {!r}"
+    with chromium.page(PHONE, 844) as page:
+        page.goto(built_book / "notebooks" / "90_scorecard.html")
+        every = page.js(f"{rows}.length")
+        page.js(choose.format(0, "is-differs"))
+        assert set(page.js(f"{rows}.map(r => r.querySelector('strong').textContent)")) == {"differs"}
+        page.js(choose.format(1, "headline"))
+        both = page.js(f"{rows}.map(r => r.className)")
+        assert set(both) == {"kl-headline kl-is-differs"}
+        assert 0 < len(both) < every / 2
+        page.js(choose.format(0, "all"))
+        page.js(choose.format(1, "all"))
+        assert page.js(f"{rows}.length") == every

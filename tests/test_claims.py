@@ -183,7 +183,7 @@ def test_groups_get_their_headings_and_text_is_escaped():
 
 def test_every_claim_of_the_chart_has_a_short_title_of_its_own():
     titles = [c.title for c in load_claims().values() if c.chapter and (c.title or len(c.statement) > 40)]
-    assert all(0 < len(title) <= 40 for title in titles), titles
+    assert all(0 < len(title) <= 30 for title in titles), titles
     assert len(set(titles)) == len(titles)
 
 

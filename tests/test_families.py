@@ -9,6 +9,7 @@ import pytest
 
 from kinetics_lab.cost import families
 from kinetics_lab.cost.families import READERS, from_hf_config
+from kinetics_lab.cost.families.build import state
 from kinetics_lab.cost.models import MODELS, find_model
 from kinetics_lab.data import data_path
 
@@ -588,3 +589,19 @@ def test_the_files_that_an_engine_s_planner_ships_are_all_read():
     for one in files:
         shape = from_hf_config(json.loads(one.read_text(encoding="utf-8")))
         assert min(shape.n_params, float(sum(shape.stored(8192).values()))) > 1e6, one.name
+
+
+def test_the_layers_of_minimax_01_are_counted_to_the_last_scale():
+    """By hand: q, k, v, gate and output in a linear layer, with two norms of the layer and one over all heads."""
+    config = {
+        "architectures": ["MiniMaxForCausalLM"], "model_type": "minimax", "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 128,
+        "num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": ["linear_attention", "full_attention"] * 2,
+    }  # fmt: skip
+    linear, full = 5 * 64 * 64 + 64, 64 * (64 + 32 + 32) + 64 * 64
+    experts = 4 * 3 * 64 * 96 + 4 * 64
+    assert from_hf_config(config).n_params == 2 * (linear + full) + 4 * (experts + 2 * 64) + 2 * 128 * 64 + 64
+
+
+def test_the_window_of_a_convolution_is_multiplied_and_added():
+    assert state(recurrent=10, conv=4, each=5).flops == 5 * 10 + 2 * 4

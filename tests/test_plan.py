@@ -485,6 +485,34 @@ def test_a_plan_of_traces_keeps_trials_together_and_one_of_counts_cannot(traces,
     assert asked == ["split_traces", "split_counts"]
 
 
+def sure(solved):
+    """Traces of models that are always or never right: model -> the problems it solves, of p0 to p4."""
+    rows = [
+        (model, "sums", f"p{p}", trial, "dense", 100, 1000, p in right, False)
+        for model, right in solved.items()
+        for p in range(5)
+        for trial in range(4)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_a_resample_in_which_the_cheaper_is_as_good_is_not_the_winners():
+    """Only the dearer model solves p4: resamples without it, (4/5)^5 of them, are ties and go to the cheaper."""
+    found = plan(
+        sure({"qwen3-0.6b": range(4), "qwen3-8b": range(5)}), H200, [60], trials=[1], n_boot=4000
+    ).iloc[0]
+    assert found.model == "qwen3-8b"
+    assert found.again == pytest.approx(1 - 0.8**5, abs=0.03)
+    assert found.beats == pytest.approx(found.again)
+
+
+def test_nothing_solved_is_a_score_and_nothing_bought_is_none():
+    found = plan(sure({"qwen3-0.6b": ()}), H200, [1e-9, 60], trials=[1])
+    assert found.seen.isna().tolist() == [True, False]
+    assert (found.seen[1], found.unseen[1]) == (0, 0)
+    assert found.spent_s[1] > 0
+
+
 def test_a_plan_with_caps_weighs_cut_answers_too(traces):
     caps = [2000, 8000]
     parts = [summarize(traces).assign(cap=np.nan), summarize(traces, caps)]

@@ -208,6 +208,13 @@ def test_a_summary_is_what_a_loop_counts(rows, caps):
             assert (row["mean_tokens"], row["mean_sq_tokens"]) == pytest.approx((total / n, squares / n))
 
 
+def test_a_right_answer_at_the_limit_stays_right():
+    """Truncated says that the length is not known; whether it was right is the grader's word."""
+    cut = table(truncated=[False, True, True], correct=[False, True, True])
+    assert summarize(cut)["n_correct"].tolist() == [2]
+    assert summarize(cut, caps=[cut["tokens_out"].min()])["n_correct"].sum() <= 1
+
+
 def test_beyond_the_generation_limit_nothing_is_known():
     cut = table(truncated=[False, True, False])
     assert summarize(cut)["mean_tokens"].tolist() == [250]

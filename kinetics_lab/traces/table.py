@@ -217,7 +217,8 @@ def summarize(traces: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.Dat
     """Counts and moments of a trace table: one row per (model, task, policy, problem[, cap]).
 
     Columns ``model, task, policy, problem, [cap,] tokens_in, n_traces, n_correct, mean_tokens,
-    mean_sq_tokens``: E[L] (tokens) and E[L^2] (tokens squared) over the traces, what Eq. 10 puts into the cost.
+    mean_sq_tokens``: E[L] (tokens) and E[L^2] (tokens squared) over the traces, what Eq. 10 puts into the cost. A trace
+    that was truncated counts as right where it is marked so.
 
     caps: Long-CoT length caps in tokens. At cap n a trace costs min(tokens_out, n) tokens and is right if it
     was right and ended within n; it did not know its cap, and a model that did might have answered earlier.
