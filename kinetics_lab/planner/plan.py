@@ -43,19 +43,7 @@ from kinetics_lab.planner.strategy import parse_strategy
 UNITS = {"s": "device seconds", "eflops": "eFLOPs", "usd": "dollars"}
 KEYS = [*SETTING]
 TIE = 0.6  # a choice that wins again in fewer resamples is none
-MEANS = (
-    "accuracy",
-    "best_case",
-    "cost",
-    "tokens",
-    "draws",
-    "devices",
-    "batch",
-    "ttft",
-    "tpot",
-    "answer_s",
-    "usd",
-)
+MEANS = ("accuracy", "best_case", "cost", "tokens", "draws", "devices", "batch", "ttft", "tpot", "answer_s", "usd")  # fmt: skip
 _NONE: dict[str, Any] = {  # a row, in the order of its columns, of a budget that nothing fits
     "setting": "", "model": "", "policy": "", "cap": np.nan, "n_trials": 0, "share": 0.0, "oracle": False,
     **dict.fromkeys(("accuracy", "low", "high", *MEANS[1:], "usd_per_mtok", "again"), np.nan), "runner_up": "",
@@ -143,10 +131,8 @@ def _terms(
         "batch": batch,
         "reserve": reserve,
     }
-    return told | {
-        "clock": clock.label if clock else "peak rates",
-        "measured": bool(clock and clock.measured),
-    }
+    timed = {"clock": clock.label if clock else "peak rates", "measured": bool(clock and clock.measured)}
+    return told | timed
 
 
 def _within(
@@ -162,9 +148,8 @@ def _within(
     keep = (mean <= max_seconds) & (priced.tpot <= max_tpot)
     for key, rows in priced[~keep].groupby(SERVER, dropna=False, sort=False):
         if not keep[(priced[SERVER].fillna(0) == rows[SERVER].fillna(0).iloc[0]).all(axis=1)].any():
-            refused[key] = (
-                f"too slow: {rows.tpot.iloc[0] * 1e3:.3g} ms a token, {mean[rows.index].min():.3g} s to an answer"
-            )
+            each = f"{rows.tpot.iloc[0] * 1e3:.3g} ms a token"
+            refused[key] = f"too slow: {each}, {mean[rows.index].min():.3g} s to an answer"
     if not keep.any():
         raise ValueError(
             f"no setting keeps max_seconds={max_seconds:g} and max_tpot={max_tpot:g}; the fastest takes "
@@ -210,10 +195,8 @@ def _rows(
         if rivals:
             row |= _rivalry(rivals, f"{setting['model']}, {setting['policy']}", k, weights)
         if row["rivals"]:
-            notes.insert(
-                0,
-                f"a tie with {row['rivals']}: it wins again in {row['again']:.0%} of resamples, so other problems may turn the order",
-            )
+            again = f"it wins again in {row['again']:.0%} of resamples"
+            notes.insert(0, f"a tie with {row['rivals']}: {again}, so other problems may turn the order")
         yield row | {"note": "; ".join(filter(None, notes))}
 
 
@@ -239,10 +222,7 @@ def _rivalry(rivals: Mapping[str, Allocation], who: str, k: int, weights: np.nda
     pair = sorted((mine, second))
     beats = (draws[:, pair].argmax(1) == pair.index(mine)).mean()
     best, _ = _most_frequent(fits[names[second]], k)
-    near = (
-        [i for i in np.argsort(-won, kind="stable") if i != mine and won[i] >= 0.1] if won[mine] < TIE else []
-    )
+    near = [i for i in np.argsort(-won, kind="stable") if i != mine and won[i] >= 0.1]
     rival = "; ".join(f"{names[i]} ({won[i]:.0%})" for i in near or [second]) if won[mine] < TIE else ""
-    return {
-        "again": won[mine], "runner_up": _text(best), "runner_up_accuracy": values[:, second].mean(), "beats": beats, "rivals": rival,
-    }  # fmt: skip
+    told = {"again": won[mine], "runner_up": _text(best), "beats": beats, "rivals": rival}
+    return told | {"runner_up_accuracy": values[:, second].mean()}

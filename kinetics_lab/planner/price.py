@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,14 +90,12 @@ def answers(
     parts, refused = list[pd.DataFrame](), dict[tuple[Any, ...], str]()
     for key, rows in summary.groupby(SERVER, dropna=False, sort=False, observed=True):
         shape = lookup(shapes, rows.model.iloc[0], "model")
-        held = rows.tokens_in * rows.mean_tokens + rows.mean_sq_tokens / 2  # tokens, summed over the steps
-        context = float(max(held.sum() / max(rows.mean_tokens.sum(), 1), 1))
+        kept = rows.tokens_in * rows.mean_tokens + rows.mean_sq_tokens / 2  # tokens, summed over the steps
+        context = float(max(kept.sum() / max(rows.mean_tokens.sum(), 1), 1))
         given = None if batch in ("fits", "endless") else max(float(batch), 1)
         room = fit(shape, hardware, precision, context, given, reserve=reserve, devices=devices)
-        why, here = (
-            room.reason,
-            rows.assign(devices=room.devices, batch=room.batch if batch == "fits" else batch),
-        )
+        why, held = room.reason, room.batch if batch == "fits" else batch
+        here = rows.assign(devices=room.devices, batch=held)
         if batch == "endless":
             why, here = "", rows.assign(devices=devices or 1, batch=np.inf)
         try:
@@ -131,13 +130,9 @@ def _answer(
     """`answers` for the rows of one server, which holds ``context`` tokens of each answer in the mean."""
     shape, hardware, precision, layout = room.shape, room.hardware, room.precision, room.layout
     n_in, length = rows.tokens_in.to_numpy(float), rows.mean_tokens.to_numpy(float)
-    policy, devices, batch = (
-        parse_policy(rows.policy.iloc[0]),
-        int(rows.devices.iloc[0]),
-        float(rows.batch.iloc[0]),
-    )
+    policy, devices = parse_policy(rows.policy.iloc[0]), int(rows.devices.iloc[0])
+    batch, inside = float(rows.batch.iloc[0]), True
     prompt = ttft = wave = np.zeros(len(rows))
-    inside = True
     if isinstance(clock, Measured | Calibrated):
         require(np.isfinite(batch), "batch must be finite with a clock", batch)
         share = options.get("dense_layers", 0) / shape.n_layers
@@ -155,20 +150,14 @@ def _answer(
             "n_out_sq": rows.mean_sq_tokens.to_numpy(float),
         }
         combine = law.pop("combine", "add")
-        priced = (cost_parts(shape, policy, n_in, length, n, **law) for n in (1, 2))
-        first, both = (
-            np.sum([*step_seconds(hardware, precision, part, combine).values()], 0) for part in priced
-        )
-        if devices > 1 and np.isfinite(
-            batch
-        ):  # what is copied to several devices, and what goes over their link
-            steps = (
-                step_parts(shape, batch, context, policy, precision=precision, layout=one)
-                for one in (layout, ALONE)
-            )
-            spread, alone = (
-                np.nansum([*step_seconds(hardware, precision, step, combine).values()]) for step in steps
-            )
+
+        def whole(parts: dict[str, Any]) -> Any:
+            return np.nansum([*step_seconds(hardware, precision, parts, combine).values()], 0)
+
+        first, both = (whole(cost_parts(shape, policy, n_in, length, n, **law)) for n in (1, 2))
+        if devices > 1 and np.isfinite(batch):  # what several devices copy, and what goes over their link
+            step = partial(step_parts, shape, batch, context, policy, precision=precision)
+            spread, alone = (whole(step(layout=one)) for one in (layout, ALONE))
             first, both = (seconds * devices * spread / alone for seconds in (first, both))
         each, wave = both - first, 2 * first - both  # two side by side share a part of what they read
         tpot = float(first.sum() / max(length.sum(), 1) * batch / devices)
