@@ -407,6 +407,23 @@ def test_extrapolated_points_are_rings() -> None:
     assert len(rings) == table.outside.sum() == 4
 
 
+def test_extrapolated_marks_are_hollow_and_extrapolated_cells_carry_a_ring() -> None:
+    import vl_convert
+
+    claims = CLAIMS.assign(outside=[True] + [False] * (len(CLAIMS) - 1))
+    made = charts.compare(
+        claims, "family", "factor", "source", x_title="x", description=ABOUT, hollow="outside"
+    )
+    drawn = vl_convert.vegalite_to_svg(made.to_dict(), vl_version="6.4")
+    marks = [mark for mark in re.findall(r"<path[^>]*>", drawn) if 'aria-roledescription="point"' in mark]
+    assert len(marks) == len(claims)
+    assert sum('fill-opacity="0"' in mark for mark in marks) == 1
+    table = TABLE.assign(outside=TABLE.tokens > 2048)
+    made = charts.regions(table, "tokens", "model", "model", **TEXT, hollow="outside")
+    drawn = vl_convert.vegalite_to_svg(made.to_dict(), vl_version="6.4")
+    assert len(re.findall(r'aria-roledescription="point"', drawn)) == table.outside.sum()
+
+
 def test_points_outside_the_axis_are_left_out_and_those_at_its_edge_stay_whole() -> None:
     import vl_convert
 

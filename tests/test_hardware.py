@@ -2,6 +2,7 @@
 
 import pytest
 
+from kinetics_lab.book.results import Badge
 from kinetics_lab.cost.hardware import ELEMENT_BYTES, HARDWARE, find_hardware
 
 
@@ -56,3 +57,13 @@ def test_with_intensity_keeps_the_peak():
 def test_bad_requests_say_what_would_be_right(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_badge_says_device_precision_and_clock():
+    labels = [find_hardware("h200").label, find_hardware("b200-paper", n_devices=8).label, "a <b> c"]
+    shown = Badge(*labels)._repr_html_()
+    assert "<span>H200 · BF16 · datasheet (ideal rates)</span>" in shown
+    assert "<span>8 × B200-PAPER · FP8 rate, BF16 bytes · datasheet (ideal rates)</span>" in shown
+    assert "a &lt;b&gt; c" in shown
+    with pytest.raises(ValueError, match="a badge needs texts"):
+        Badge()

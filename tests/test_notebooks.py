@@ -209,6 +209,17 @@ def test_every_parameter_is_explained(path):
         assert lines & commented, ast.unparse(node)
 
 
+@each_notebook
+def test_a_page_with_prices_has_the_default_device_and_says_so(path):
+    """One device for the whole book, and a badge of it wherever a parameter chooses a device or a GPU."""
+    given = declared_parameters(path)
+    source = "\n".join(cell.source for cell in code_cells(read_notebook(path)))
+    if {"hardware", "gpu", "machine"} & set(given):
+        assert "Badge(" in source
+    assert given.get("hardware", "h200") == "h200"
+    assert given.get("gpu", "nvidia-h200") == "nvidia-h200"
+
+
 @pytest.mark.xdist_group("book")
 @each_notebook
 def test_it_runs_without_a_warning(path, executed):

@@ -43,9 +43,7 @@ from kinetics_lab.planner.strategy import parse_strategy
 UNITS = {"s": "device seconds", "eflops": "eFLOPs", "usd": "dollars"}
 KEYS = [*SETTING]
 TIE = 0.6  # a choice that wins again in fewer resamples is none
-MEANS = (
-    "accuracy", "best_case", "cost", "tokens", "draws", "devices", "batch", "ttft", "tpot", "answer_s", "usd",
-)  # fmt: skip
+MEANS = ("accuracy", "best_case", "cost", "tokens", "draws", "devices", "batch", "ttft", "tpot", "answer_s", "usd")  # fmt: skip
 _NONE: dict[str, Any] = {  # a row, in the order of its columns, of a budget that nothing fits
     "setting": "", "model": "", "policy": "", "cap": np.nan, "n_trials": 0, "share": 0.0, "oracle": False,
     **dict.fromkeys(("accuracy", "low", "high", *MEANS[1:], "usd_per_mtok", "again"), np.nan), "runner_up": "",
@@ -208,10 +206,8 @@ def _rows(
         if rivals:
             row |= _rivalry(rivals, f"{setting['model']}, {setting['policy']}", k, weights)
         if row["rivals"]:
-            notes.insert(
-                0,
-                f"a tie with {row['rivals']}: it wins again in {row['again']:.0%} of resamples, so other problems may turn the order",
-            )
+            again = f"it wins again in {row['again']:.0%} of resamples"
+            notes.insert(0, f"a tie with {row['rivals']}: {again}, so other problems may turn the order")
         yield row | {"note": "; ".join(filter(None, notes))}
 
 
@@ -237,10 +233,7 @@ def _rivalry(rivals: Mapping[str, Allocation], who: str, k: int, weights: np.nda
     pair = sorted((mine, second))
     beats = (draws[:, pair].argmax(1) == pair.index(mine)).mean()
     best, _ = _most_frequent(fits[names[second]], k)
-    near = (
-        [i for i in np.argsort(-won, kind="stable") if i != mine and won[i] >= 0.1] if won[mine] < TIE else []
-    )
+    near = [i for i in np.argsort(-won, kind="stable") if i != mine and won[i] >= 0.1]
     rival = "; ".join(f"{names[i]} ({won[i]:.0%})" for i in near or [second]) if won[mine] < TIE else ""
-    return {
-        "again": won[mine], "runner_up": _text(best), "runner_up_accuracy": values[:, second].mean(), "beats": beats, "rivals": rival,
-    }  # fmt: skip
+    told = {"again": won[mine], "runner_up": _text(best), "beats": beats, "rivals": rival}
+    return told | {"runner_up_accuracy": values[:, second].mean()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,10 +128,9 @@ def _answer(
     """`answers` for the rows of one server, which holds ``context`` tokens of each answer in the mean."""
     shape, hardware, precision, layout = room.shape, room.hardware, room.precision, room.layout
     n_in, length = rows.tokens_in.to_numpy(float), rows.mean_tokens.to_numpy(float)
-    policy = parse_policy(rows.policy.iloc[0])
-    devices, batch = int(rows.devices.iloc[0]), float(rows.batch.iloc[0])
+    policy, devices = parse_policy(rows.policy.iloc[0]), int(rows.devices.iloc[0])
+    batch, inside = float(rows.batch.iloc[0]), True
     prompt = ttft = wave = np.zeros(len(rows))
-    inside = True
     if isinstance(clock, Measured | Calibrated):
         require(np.isfinite(batch), "batch must be finite with a clock", batch)
         share = options.get("dense_layers", 0) / shape.n_layers
@@ -148,19 +148,14 @@ def _answer(
             "n_out_sq": rows.mean_sq_tokens.to_numpy(float),
         }
         combine = law.pop("combine", "add")
-        priced = (cost_parts(shape, policy, n_in, length, n, **law) for n in (1, 2))
-        first, both = (
-            np.sum([*step_seconds(hardware, precision, part, combine).values()], 0) for part in priced
-        )
-        # what is copied to several devices, and what goes over their link
-        if devices > 1 and np.isfinite(batch):
-            steps = (
-                step_parts(shape, batch, context, policy, precision=precision, layout=one)
-                for one in (layout, ALONE)
-            )
-            spread, alone = (
-                np.nansum([*step_seconds(hardware, precision, step, combine).values()]) for step in steps
-            )
+
+        def whole(parts: dict[str, Any]) -> Any:
+            return np.nansum([*step_seconds(hardware, precision, parts, combine).values()], 0)
+
+        first, both = (whole(cost_parts(shape, policy, n_in, length, n, **law)) for n in (1, 2))
+        if devices > 1 and np.isfinite(batch):  # what several devices copy, and what goes over their link
+            step = partial(step_parts, shape, batch, context, policy, precision=precision)
+            spread, alone = (whole(step(layout=one)) for one in (layout, ALONE))
             first, both = (seconds * devices * spread / alone for seconds in (first, both))
         each, wave = both - first, 2 * first - both  # two side by side share a part of what they read
         tpot = float(first.sum() / max(length.sum(), 1) * batch / devices)
@@ -186,7 +181,9 @@ def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequen
         each = one.explode("drawn", ignore_index=True)
         each["n_correct"] = each.drawn.fillna(each.n_correct).astype(int)
         found = drawn(each.drop(columns="drawn"), strategy, trials)
-        group = found.groupby([*SERVER, "problem", "n_trials"], dropna=False, sort=False, observed=True)
+        group = found.groupby(
+            [*SERVER, "batch", "problem", "n_trials"], dropna=False, sort=False, observed=True
+        )
         means = group[["accuracy", "best_case", "draws", "tokens", "eflops", "answer_s"]].mean()
         return group.first().assign(**means.round({"accuracy": 12})).reset_index()
     wanted = counts(trials, int(one.n_traces.max()))

@@ -23,8 +23,7 @@ from scipy.stats import hypergeom
 
 from kinetics_lab.errors import among, lookup, require
 
-#: Of a problem: traces that gave an answer, and if right (None: no answer).
-Votes = tuple[tuple[int, bool | None], ...]
+Votes = tuple[tuple[int, bool | None], ...]  # of a problem: traces that gave an answer, if right (None: none)
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,17 @@ class Verified:
         for name in ("hit", "false_alarm"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name} must be a chance between 0 and 1", value)
-        rule = "cost must be >= 0 (of a check, as a share of an answer's)"
-        require(0 <= self.cost < np.inf, rule, self.cost)
+        least = "cost must be >= 0 (of a check, as a share of an answer's)"
+        require(0 <= self.cost < np.inf, least, self.cost)
         traces, right_ones, trials, wave = _counts(n, c, self.trials, self.at_once)
         pairs = np.stack([traces.ravel(), right_ones.ravel()])
         cases, place = np.unique(pairs, axis=1, return_inverse=True)
         place = place.reshape(traces.shape)
-        most = int(trials.max())
-        none, right, last = _checked_one_by_one(cases[0], cases[1], most, self.hit, self.false_alarm)
-        at, stop = np.arange(none.shape[1]), trials[..., None]
-        starts = (at % wave[..., None] == 0) & (at < stop)
-        started = none[place] * starts  # chance that a wave starts after so many
-        draws = (started * np.minimum(wave[..., None], np.maximum(stop - at, 0))).sum(-1)
+        far = int(trials.max())
+        none, right, last = _checked_one_by_one(cases[0], cases[1], far, self.hit, self.false_alarm)
+        at, most = np.arange(none.shape[1]), trials[..., None]
+        started = none[place] * ((at % wave[..., None] == 0) & (at < most))  # chance that a wave starts then
+        draws = (started * np.minimum(wave[..., None], np.maximum(most - at, 0))).sum(-1)
         found = right[place, trials], last[place, trials], none[place, trials]
         return Outcome(*found, draws, draws * (1 + self.cost), started.sum(-1))
 
@@ -194,8 +192,8 @@ def _counts(n: ArrayLike, c: ArrayLike, trials: ArrayLike, wave: ArrayLike) -> l
     for i, value in enumerate(given):
         whole = value.dtype.kind in "iuf" and bool(((value % 1 == 0) & (value >= least[i])).all())
         require(whole, f"{names[i]} must be whole numbers >= {least[i]}", value)
-        less = i in (0, 3) or bool((value <= given[0]).all())
-        require(less, f"{names[i]} must be at most n", value[value > given[0]])
+        few = i in (0, 3) or bool((value <= given[0]).all())
+        require(few, f"{names[i]} must be at most n", value[value > given[0]])
     return [value.astype(int) for value in given]
 
 
@@ -269,9 +267,7 @@ def latency(tokens: ArrayLike, correct: ArrayLike, trials: int, at_once: int = 1
             spent += chance * (mine + (k - 1) * dropped / max(left - i, 1))
         if others >= k:
             chance = before * comb(others, k) / comb(left, k)
-            ways = [
-                comb(j, k - 1) for j in range(len(wrong))
-            ]  # the j-th shortest wrong one is the longest of k
+            ways = [comb(j, k - 1) for j in range(len(wrong))]  # the j-th shortest wrong one is the longest
             waited += chance * float(np.dot(ways, wrong)) / comb(len(wrong), k)
             spent += chance * k * wrong.mean()
     return waited, spent

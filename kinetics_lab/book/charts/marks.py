@@ -141,15 +141,16 @@ def compare(
     table: pd.DataFrame, label: str, value: str, source: str, *, x_title: str, description: str,
     title: str | None = None, lo: str | None = None, hi: str | None = None, log_x: bool | int = False,
     x_domain: Range = None, reference_x: Rules = (), sort: Names = None, sort_label: Names = None,
+    hollow: str | None = None,
 ) -> alt.LayerChart:  # fmt: skip
     """Published beside ours: a row for each ``label``, a mark for each ``source``, an interval ``lo`` to ``hi``.
 
-    ``sort`` orders the sources (the first is drawn hollow), ``sort_label`` the rows.
+    ``sort`` orders the sources, ``sort_label`` the rows. Hollow are the first source, or the marks whose column ``hollow`` is true.
     """
     if (lo is None) != (hi is None):
         raise ValueError(f"lo and hi must be given together; got lo={lo!r}, hi={hi!r}")
     texts = {"x_title": x_title, "description": description}
-    data = begin(table, [label, value, source, lo, hi], texts)
+    data = begin(table, [label, value, source, lo, hi, hollow], texts)
     names = order(data, source, sort)
     key = parts.legend(names, offset=8 + 16 * len(reference_x))
     hue = parts.colour(data, source, names, False, offset=key["offset"])
@@ -170,9 +171,11 @@ def compare(
         x=at_x,
         color=hue,
         shape=parts.named(alt.Shape, source, names, ["diamond", *SHAPES], key),
-        fill=parts.named(alt.Fill, source, names, ["transparent", *SERIES[1:]], key),
-        tooltip=parts.tooltips(data, {value: x_title}, shown),
+        fill=parts.named(alt.Fill, source, names, [SERIES[0] if hollow else "transparent", *SERIES[1:]], key),
+        tooltip=parts.tooltips(data, {value: x_title}, [*shown, *([hollow] if hollow else [])]),
     )
+    if hollow is not None:
+        dots = dots.encode(fillOpacity=alt.condition(alt.datum[hollow] == "True", alt.value(0), alt.value(1)))
     chart = alt.layer(*layers, dots, *parts.rules((), reference_x, above=True))
     return parts.finish(chart.properties(height=alt.Step(30)), title, description)
 
@@ -237,14 +240,16 @@ def regions(
     table: pd.DataFrame, x: str, y: str, name: str, *, x_title: str, y_title: str, description: str,
     title: str | None = None, sure: str | None = None, sort: Names = None, ordered: bool = False,
     sort_x: Names = None, sort_y: Names = None, slider: Slider | None = None, rest: str | None = None,
-) -> alt.Chart:  # fmt: skip
+    hollow: str | None = None,
+) -> alt.Chart | alt.LayerChart:  # fmt: skip
     """Who wins where: a cell for each (x, y) in the colour of ``name``; the paler, the less ``sure`` (0 to 1).
 
+    A ring stands in cells whose column ``hollow`` is true (extrapolated, say).
     A cell may be missing: nobody wins there. Cells named ``rest`` are grey, as ground for the others. Numeric
     rows grow upwards; the slider must be a filter.
     """
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
-    data = begin(table, [x, y, name, sure], texts, slider)
+    data = begin(table, [x, y, name, sure, hollow], texts, slider)
     hue = parts.colour(data, name, sort, ordered, symbolType="square", symbolStrokeWidth=0)
     if rest is not None:
         names = order(data, name, sort)
@@ -253,7 +258,7 @@ def regions(
     cells = alt.Chart(data).encode(
         **parts.grid(data, x, y, x_title, y_title, sort_x, sort_y),
         color=hue,
-        tooltip=parts.tooltips(data, {x: x_title, y: y_title}, [name, sure, x, y]),
+        tooltip=parts.tooltips(data, {x: x_title, y: y_title}, [name, sure, x, y, hollow]),
     )
     if sure is not None:
         shares = span(data, sure)
@@ -263,5 +268,10 @@ def regions(
         faint = alt.Scale(domain=[0.3, 1], range=[0.4, 1], clamp=True)
         cells = cells.encode(opacity=alt.Opacity(field=sure, type="quantitative", scale=faint, legend=None))
     cells = slider.transform(cells, name) if slider else cells
-    edged = cells.mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
-    return parts.finish(edged, title, description, slider)
+    drawn: Any = cells.mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
+    if hollow is not None:
+        rings = cells.transform_filter(alt.datum[hollow] == "True").mark_point(
+            filled=False, size=40, strokeWidth=1.5
+        )
+        drawn = alt.layer(drawn, rings.encode(color=alt.value(INK), opacity=alt.value(1)))
+    return parts.finish(drawn, title, description, slider)

@@ -69,8 +69,8 @@ class Silicon:
         """
         fitting = self._pairs[self._pairs.kv_heads == kv_heads].q_heads
         known = sorted(int(n) for n in self._pairs.kv_heads.unique())
-        rule = f"attention on {self.gpu} under {self.engine} was measured with KV heads {known}"
-        require(len(fitting) > 0, rule, kv_heads)
+        timed = f"attention on {self.gpu} under {self.engine} was measured with KV heads {known}"
+        require(len(fitting) > 0, timed, kv_heads)
         return int(min(fitting, key=lambda n: (abs(np.log(n / q_heads)), n))), kv_heads
 
     def _attention_grid(self, q_heads: int, kv_heads: int) -> Grid:
@@ -130,11 +130,8 @@ class Silicon:
         types = ["w4a16_mxfp4", "w4a8_mxfp4_mxfp8"] if model.startswith("gpt-oss") else types
         t = t[(t.model == model) & t.dtype.isin(types) & (t.ep == ep) & (t.tp == tp) & (t.routing == routing)]
         asked = f"{types[0]}, tp={tp}, ep={ep}, {routing}"
-        require(
-            len(t) > 0,
-            f"experts of {model} on {self.gpu} under {self.engine} have rows of other settings",
-            asked,
-        )
+        others = f"experts of {model} on {self.gpu} under {self.engine} have rows of other settings"
+        require(len(t) > 0, others, asked)
         t = t.groupby("tokens", as_index=False)[["us"]].min()
         return Grid({"tokens": t.tokens}, t.us * 1e-6, lambda n: 1e-5 + 0 * n)("experts", tokens)
 

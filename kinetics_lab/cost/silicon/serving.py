@@ -42,9 +42,7 @@ WHY_NOT = {
 }  # fmt: skip
 
 
-def _attention(
-    shape: ModelShape, silicon: Silicon, batch: np.ndarray, context: np.ndarray, tp: int
-) -> np.ndarray:
+def _attention(shape: ModelShape, silicon: Silicon, batch: np.ndarray, context: np.ndarray, tp: int) -> np.ndarray:  # fmt: skip
     """Attention of all layers in a decode step: MLA as a whole module, gpt-oss with its windows, or plain heads of 128."""
     q, kv = shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp)
     if shape.is_mla:
@@ -75,9 +73,7 @@ def _attention(
     return total
 
 
-def prefill_seconds(
-    shape: ModelShape, silicon: Silicon, n_in: ArrayLike, tp: int = 1, ep: int = 1
-) -> np.ndarray:
+def prefill_seconds(shape: ModelShape, silicon: Silicon, n_in: ArrayLike, tp: int = 1, ep: int = 1) -> np.ndarray:  # fmt: skip
     """Seconds to read one prompt: products in chunks, causal attention at the measured matrix rate.
 
     MLA's own products are its matrices at the measured rates, too. Raises ``ValueError`` naming the rows that lack.
@@ -86,10 +82,7 @@ def prefill_seconds(
     tokens = np.minimum(n_in, CHUNK)  # the last chunk is taken as full: its rest costs its share
     products = silicon.products(shape, tokens, tp, ep)
     heads, width = shape.n_q_heads // tp, shape.hidden
-    pairs, size = (
-        n_in**2 / 2,
-        2 * shape.head_dim,
-    )  # of a query and a key; elements they multiply, with the value
+    pairs, size = n_in**2 / 2, 2 * shape.head_dim  # of a query and a key; what they multiply, with the value
     if shape.is_mla:
         c = CONFIGS[shape.name]
         key, value, latent = c["qk_nope_head_dim"] + c["qk_rope_head_dim"], c["v_head_dim"], c["kv_lora_rank"]
@@ -113,13 +106,10 @@ def kernels_per_output_token(
     Kernels only: the host, sampling, norms and activation functions are not in it, so that it comes
     out low where an engine waits for them. Raises ``ValueError`` naming the rows that lack.
     """
-    concurrency, n_in, n_out = np.broadcast_arrays(
-        *(np.asarray(x, float) for x in (concurrency, n_in, n_out))
-    )
+    concurrency, n_in, n_out = (np.asarray(x, float) for x in (concurrency, n_in, n_out))
     require(shape.n_q_heads % tp == 0, f"{shape.name}: query heads must split over tp GPUs", tp)
-    step = silicon.products(shape, concurrency, tp, ep) + silicon._quiet(
-        concurrency, shape.vocab / tp, shape.hidden
-    )
+    step = silicon.products(shape, concurrency, tp, ep)
+    step = step + silicon._quiet(concurrency, shape.vocab / tp, shape.hidden)
     step = step + _attention(shape, silicon, concurrency, n_in + n_out / 2, tp)
     step = step + 2 * shape.n_layers * silicon.all_reduce(tp, concurrency * shape.hidden)
     return np.asarray(step + concurrency * prefill_seconds(shape, silicon, n_in, tp, ep) / n_out)
@@ -151,11 +141,8 @@ def _predicted_ms(
 ) -> np.ndarray:
     for name, why in WHY_NOT.items():
         require(name not in model, why, model)
-    require(
-        model in SERVED and precision in WEIGHTS,
-        "neither the model nor its precision was selected",
-        (model, precision),
-    )
+    known = model in SERVED and precision in WEIGHTS
+    require(known, "neither the model nor its precision was selected", (model, precision))
     shape = SERVED[model]
     weights = "bf16" if shape.family == "gpt-oss" else WEIGHTS[precision]  # beside MXFP4 experts
     ep = max(1, int(moe_ep)) if shape.n_experts else 1
