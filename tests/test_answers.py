@@ -28,7 +28,7 @@ def page(stem, given=None, out=None):
     """A chapter's result and what it shows as text: with the book's parameters from the cache of the book, else run anew."""
     path = next((ROOT / "notebooks").glob(f"{stem}_*.ipynb"))
     if given is None:
-        [run] = execute_all([path], ROOT / "notebooks" / "params" / "default.yml", ROOT / "_build" / "runs")
+        [run] = execute_all([path], None, ROOT / "_build" / "runs")
     else:
         run = run_notebook(path, given, out=out, progress=False)
     outputs = [o for cell in read_notebook(run.executed).cells for o in cell.get("outputs", [])]

@@ -124,7 +124,8 @@ def _told_predicted(data: pd.DataFrame, result: pd.DataFrame) -> list[str]:
     guessed, found = sorted({*inputs.who(data[data.drawn.notna()])} if "drawn" in data else ()), list[str]()
     for row in result.itertuples():
         named = [who for who in guessed if who in f"{row.setting}; {row.runner_up}; {row.rivals}"]
-        found.append("; ".join(filter(None, [f"predicted, never run: {' and '.join(named)}" * bool(named), row.note])))  # fmt: skip
+        told = [f"predicted, never run: {' and '.join(named)}" * bool(named), str(row.note)]
+        found.append("; ".join(filter(None, told)))
     return found
 
 

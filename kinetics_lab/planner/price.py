@@ -180,8 +180,8 @@ def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequen
     if "drawn" in one:  # predicted: the mean over what could have been drawn
         each = one.explode("drawn", ignore_index=True)
         each["n_correct"] = each.drawn.fillna(each.n_correct).astype(int)
-        found = drawn(each.drop(columns="drawn"), strategy, trials)
-        group = found.groupby(
+        rows = drawn(each.drop(columns="drawn"), strategy, trials)
+        group = rows.groupby(
             [*SERVER, "batch", "problem", "n_trials"], dropna=False, sort=False, observed=True
         )
         means = group[["accuracy", "best_case", "draws", "tokens", "eflops", "answer_s"]].mean()
