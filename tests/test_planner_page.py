@@ -240,6 +240,17 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
             "qwen3-32b, dense: qwen3-32b: 65.5 GB of weights; 1 x rtx-4090 has 23.2 GB beside the reserve"
             in page.js(TEXT.format("#kl-planner ul"))
         )
+        type_into(page, "devices", "")
+        type_into(page, "hardware", "h200")
+        type_into(page, "predicted", "yes")
+        assert "qwen3-14b, block_topk:1024:16, solves a predicted 90.7 % " in page.js(
+            TEXT.format(".kl-calc-said")
+        )
+        assert "qwen3-14b, block_topk:1024:16: never run; " in page.js(TEXT.format("#kl-planner table"))
+        assert page.js(TEXT.format("#kl-planner code")).endswith("--predicted")
+        type_into(page, "predicted", "")
+        type_into(page, "devices", "1")
+        type_into(page, "hardware", "rtx-4090")
         type_into(page, "strategy", "verified")
         page.js("(e => e.click())(document.getElementById('kl-policies-0'))")
         assert (

@@ -22,9 +22,7 @@
     }, nOut, square);
   }
 
-  function sawtooth(n, chunk) {
-    return (Math.floor(n / chunk) * chunk * chunk + Math.pow(n % chunk, 2)) / 2;
-  }
+  function sawtooth(n, chunk) { return (Math.floor(n / chunk) * chunk * chunk + Math.pow(n % chunk, 2)) / 2; }
 
   function recent(m, nIn, nOut, square) {  // entries seen by each step, summed over the steps
     if (m.chunk) {
@@ -35,9 +33,7 @@
     return (nIn * nOut + (square === undefined ? nOut * nOut : square) / 2) / m.stride;
   }
 
-  function held(m, n) {
-    return Math.floor(Math.min(n, m.window || Infinity, m.chunk || Infinity) / m.stride);
-  }
+  function held(m, n) { return Math.floor(Math.min(n, m.window || Infinity, m.chunk || Infinity) / m.stride); }
 
   function chosen(m, n) {
     var closed = m.chunk ? Math.max(Math.ceil(n / m.chunk) - 1, 0) : 0;
@@ -53,9 +49,7 @@
   function matrices(model, layout) {  // share of each kind of parameters, on one device
     var one = 1 / layout.tensor, copied = 0, all = {};
     ["mixer", "ffn", "shared", "other", "head", "embedding", "lookup"].forEach(function (kind) { all[kind] = one; });
-    model.mixers.forEach(function (m) {
-      if (m.heads && m.owns) copied += m.count * model.hidden * m.entry * (share(m, layout).kv - one);
-    });
+    model.mixers.forEach(function (m) { if (m.heads && m.owns) copied += m.count * model.hidden * m.entry * (share(m, layout).kv - one); });
     all.mixer += copied / Math.max(model.parameters.mixer, 1);
     all.experts = 1 / (layout.tensor * layout.data);
     all.router = all.vectors = 1;
@@ -64,9 +58,7 @@
 
   function weightBytes(model, size, layout) {
     var part = matrices(model, layout);
-    return Object.keys(model.parameters).reduce(function (sum, kind) {
-      return sum + part[kind] * size[kind] * model.parameters[kind];
-    }, 0);
+    return Object.keys(model.parameters).reduce(function (sum, kind) { return sum + part[kind] * size[kind] * model.parameters[kind]; }, 0);
   }
 
   function cacheBytes(model, size, layout, n) {

@@ -63,20 +63,22 @@
     return found;
   }
 
-  // The mean over what could have been drawn: of a measured setting one draw, of a predicted one forty.
-  function averaged(many) {
-    if (many.length === 1) return many[0];
-    var found = {};
-    Object.keys(many[0]).forEach(function (name) {
-      found[name] = many[0][name].map(function (_, k) { return many.reduce(function (sum, one) { return sum + one[name][k]; }, 0) / many.length; });
+  // The mean over what could have been drawn: of a measured setting one count, of a predicted one several, [right answers, their share].
+  function averaged(n, counts, q, known) {
+    var each = counts.map(function (one) { var key = 65 * n + one[0]; return (known[key] = known[key] || outcomes(n, one[0], q)); }), found = {};
+    if (each.length === 1) return each[0];
+    Object.keys(each[0]).forEach(function (name) {
+      var mean = found[name] = new Array(n + 1).fill(0);
+      counts.forEach(function (one, i) { for (var k = 0; k <= n; k++) mean[k] += one[1] * each[i][name][k]; });
     });
     found.accuracy = found.accuracy.map(round);
+    found.best = found.best.map(round);
     return found;
   }
 
   // --- the data ------------------------------------------------------------------------------------
 
-  // A set with its packed numbers read, once: settings { model, policy, prompt, n, c (of each draw), mean, square, predicted }, and weights [resample, problem].
+  // A set with its packed numbers read, once: settings { model, policy, prompt, n, c (tallied), mean, square, predicted }, and weights [resample, problem].
   function read(set, digits) {
     if (set.read) return set.read;
     var size = set.problems.length, value = {}, weights = new Float64Array(1000 * size), total;
@@ -91,13 +93,18 @@
       }
       return found;
     }
+    function tally(drawn) {
+      return drawn.filter(function (c, i) { return drawn.indexOf(c) === i; }).map(function (c) {
+        return [c, drawn.filter(function (other) { return other === c; }).length / drawn.length];
+      });
+    }
     numbers(set.resamples, [1]).forEach(function (pair, i) { weights[2 * i] = Math.floor(pair[0] / 9) / size; weights[2 * i + 1] = pair[0] % 9 / size; });
     set.read = { weights: weights, settings: set.settings.map(function (one) {
       var long = one[5][0] + one[5][1], draws = one[6].length / size - long, widths = [];  // digits of lengths; a digit for each count
       for (var j = 0; j < draws; j++) widths.push(1);
       var rows = numbers(one[6], widths.concat(one[5])), n = rows.map(function (_, p) { return one[3].length ? one[3][p] : one[3]; });
       function length(j) { return rows.map(function (row, p) { return row[draws + j] / (one[4][j] || n[p]); }); }
-      return { model: one[0], policy: one[1], prompt: set.prompts[one[2]], n: n, c: rows.map(function (row) { return row.slice(0, draws); }),
+      return { model: one[0], policy: one[1], prompt: set.prompts[one[2]], n: n, c: rows.map(function (row) { return tally(row.slice(0, draws)); }),
         mean: length(0), square: length(1), predicted: draws > 1 };
     }) };
     return set.read;
@@ -266,12 +273,7 @@
     var candidates = [].concat.apply([], considered.map(function (setting) {
       var server = serve(data, set, setting, q), found = [];
       if (server.reason) { refused[who(setting)] = server.reason; return []; }
-      var each = setting.c.map(function (c, p) {
-        return averaged(c.map(function (right) {
-          var key = setting.n[p] + ":" + right;
-          return (known[key] = known[key] || outcomes(setting.n[p], right, q));
-        }));
-      });
+      var each = setting.c.map(function (c, p) { return averaged(setting.n[p], c, q, known); });
       for (var n = 1; n <= Math.min.apply(null, setting.n); n++) found.push(candidate(setting, server, each, n));
       var quick = found.filter(function (one) { return one.answer_s <= (q.max_seconds || Infinity) && server.tpot <= (q.max_tpot || Infinity); });
       if (!quick.length) {
@@ -438,7 +440,7 @@
     function told(found, q) {
       if (!found.setting) return [["Settings compared", found.n_settings.toLocaleString("en")]];
       var clock = data.clocks[q.hardware + ":" + q.clock], odd = [q.weights, q.kv].find(function (name) { return name && name !== "bf16" && name !== "fp8"; });
-      var bound = found.best_case > found.accuracy ? ", if all wrong answers agree; " + percent(found.best_case, 1) + " if no two do" : "";
+      var bound = q.strategy === "majority" && found.best_case > found.accuracy ? ", if all wrong answers agree; " + percent(found.best_case, 1) + " if no two do" : "";
       return [["Run", found.setting],
         ["Solved", percent(found.accuracy, 1) + " (" + percent(found.low, 1) + " to " + percent(found.high, 1) + " for another "
           + data.sets[q.data].problems.length + " problems, 95 %)" + bound],

@@ -185,7 +185,7 @@ def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequen
             [*SERVER, "batch", "problem", "n_trials"], dropna=False, sort=False, observed=True
         )
         means = group[["accuracy", "best_case", "draws", "tokens", "eflops", "answer_s"]].mean()
-        return group.first().assign(**means.round({"accuracy": 12})).reset_index()
+        return group.first().assign(**means.round({"accuracy": 12, "best_case": 12})).reset_index()
     wanted = counts(trials, int(one.n_traces.max()))
     table = one.loc[one.index.repeat(len(wanted))].assign(n_trials=np.tile(wanted, len(one)))
     table = table[table.n_trials <= table.n_traces].reset_index(drop=True)
