@@ -140,7 +140,7 @@ def test_kinds_without_data_are_empty_and_say_so():
     result, said = page("50")
     assert not set(result.kind) & {"Code with tests", "Long documents", "Agents with tools"}
     for kind in ("Code with tests", "Long documents", "Agents with tools"):
-        row = said.split(f">{kind}</th></tr>")[1].split("</tr>")[0]
+        row = said.split(">Without data</th></tr>")[1].split(f">{kind}</td>")[1].split("</tr>")[0]
         assert "no data" in row
         assert not re.search(r"\d", re.sub(r"<[^>]*>", "", row))
     assert set(result[result.kind.str.contains("GPQA")].judge) == {"no judge"}  # letters are guessed

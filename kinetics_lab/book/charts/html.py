@@ -188,7 +188,8 @@ def cards(groups: Mapping[str, pd.DataFrame]) -> str:
         if isinstance(value, list):
             inner = ", ".join(f'<a href="{html.escape(to)}">{html.escape(text)}</a>' for text, to in value)
         else:
-            first, *more = html.escape(str(value)).split("\n")
+            text = re.sub(r"(?<=\d) (?=%|s\b|min\b|GB\b)", "\N{NO-BREAK SPACE}", str(value))
+            first, *more = html.escape(text).split("\n")
             inner = first + "".join(f"<br><small>{line}</small>" for line in more)
         return f'<td data-label="{html.escape(name)}: ">{inner}</td>' if inner else "<td></td>"
 
