@@ -97,7 +97,8 @@ def small(tmp_path_factory, write_notebook):
         "only_build_toc_files": True,
         "execute": {"execute_notebooks": "off"},
         "parse": {"myst_enable_extensions": ["dollarmath"]},
-        "repository": {"url": "", "branch": "main"},
+        "repository": {"url": ADDRESS, "branch": "main"},
+        "sphinx": {"config": {"html_static_path": ["book/_static"]}},
     }
     (root / "_config.yml").write_text(yaml.safe_dump(config))
     chapters = [{"file": "notebooks/10_one"}, {"file": "notebooks/11_two"}]
@@ -105,6 +106,8 @@ def small(tmp_path_factory, write_notebook):
     (root / "book").mkdir()
     (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc))
     (root / "book" / "intro.md").write_text(INTRO)
+    (root / "book" / "_static").mkdir()
+    shutil.copy(ROOT / "book" / "_static" / "print.css", root / "book" / "_static")
     title = ("markdown", "(ch:one)=\n# One?")
     cells = [title, ("code", "n = 3  # tokens", "parameters"), ("code", "print('n is', n)")]
     write_notebook(root / "notebooks" / "10_one.ipynb", *cells)
@@ -231,7 +234,10 @@ def test_the_configuration_is_where_the_address_is_set(project, monkeypatch):
     off = theme_options(config, "")
     assert not any(off.values())
     assert "launch_buttons" not in off  # the theme raises for these without an address
-    assert "colab_url" not in theme_options(config, "https://codeberg.org/owner/name")["launch_buttons"]
+    other = "https://codeberg.org/owner/name"
+    there = config | {"repository": {"url": other, "branch": "main"}}
+    assert "colab_url" not in theme_options(there, other)["launch_buttons"]
+    assert not theme_options(config, other)["launch_buttons"]  # chapters would install from elsewhere
     (project / "_config.yml").write_text(yaml.safe_dump(config | {"repository": {"url": "nonsense"}}))
     with pytest.raises(ValueError, match="must read https://host/owner/name; got 'nonsense'"):
         build_book(project, None, project / "out")
@@ -281,6 +287,11 @@ def test_the_page_that_is_printed_finds_what_it_loads(project, capsys):
         assert all(file.exists() for _, file, _ in page.targets(page.assets))
         text = index.read_text()
         assert [text.count(PRINT_STYLE), "One?" in text, "Two?" in text] == [1, True, True]
+        inside = re.findall(r'<a [^>]*href="([^"]+)"', text)
+        assert [
+            link for link in inside if not link.startswith(("#", "https://"))
+        ] == []  # no path of this machine
+        assert all(f'id="{link[1:]}"' in text for link in inside if link.startswith("#ch-"))
     assert "Nothing has changed" in capsys.readouterr().out
 
 
@@ -311,9 +322,12 @@ def test_printing_needs_a_browser(tmp_path, monkeypatch):
 @pytest.mark.browser
 @pytest.mark.skipif(find_chromium() is None, reason="needs Chromium (Debian: apt-get install chromium)")
 def test_printing(tmp_path):
-    (tmp_path / "page.html").write_text("<h1>Page</h1>")
+    style = (ROOT / "book" / "_static" / "print.css").read_text()
+    (tmp_path / "page.html").write_text(f"<style>{style}</style><h1>Page</h1><p>One.</p><h2>Part</h2>")
     print_pdf(tmp_path / "page.html", tmp_path / "page.pdf")
-    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+    made = (tmp_path / "page.pdf").read_bytes()
+    assert made.startswith(b"%PDF")
+    assert b"/Outlines" in made  # bookmarks, from the headings
     with pytest.raises(BookError, match="printed no PDF"):
         print_pdf(tmp_path / "page.html", tmp_path / "no folder" / "page.pdf")
 

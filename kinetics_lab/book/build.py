@@ -32,15 +32,7 @@ from kinetics_lab.files import locked, write_text
 TOOLCHAIN = ("altair", "jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme", "vl-convert-python")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
-PRINT_STYLE = """<style>
-@page { size: A4; margin: 14mm 12mm; }
-body { zoom: 0.8; }
-pre { white-space: pre-wrap !important; }  /* paper does not scroll */
-.cell_input, .output, figure, table, .math { break-inside: avoid; }
-h1, h2, h3 { break-after: avoid; }
-details.hide, .headerlink { display: none; }  /* nor does it unfold: hidden code is left out */
-</style>
-"""
+PRINT_STYLE = '<link rel="stylesheet" href="_static/print.css">\n'
 
 
 class BookError(RuntimeError):
@@ -54,9 +46,13 @@ def repository_settings(config: dict[str, Any], url: str) -> dict[str, Any]:
     buttons = ("use_repository_button", "use_issues_button", "use_edit_page_button")
     options: dict[str, Any] = dict.fromkeys(buttons, bool(url))
     if url:
-        launch = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
-        if url.startswith("https://github.com/"):
-            launch["colab_url"] = "https://colab.research.google.com"
+        launch = {}
+        if url == config.get("repository", {}).get(
+            "url"
+        ):  # else a chapter's first cell cannot install the package
+            launch = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
+            if url.startswith("https://github.com/"):
+                launch["colab_url"] = "https://colab.research.google.com"
         branch = config.get("repository", {}).get("branch", "main")
         options |= {
             "repository_url": url,
@@ -249,6 +245,9 @@ def _make_printable(index: Path, single: Path) -> None:
     if single.exists():  # its addresses are those of the top folder
         text = single.read_text(encoding="utf-8").replace("</head>", PRINT_STYLE + "</head>", 1)
         text = text.replace('<details class="sd-', '<details open class="sd-')  # answers are shown
+        # what leads elsewhere in the book leads within this page; files beside it do not travel with the paper
+        text = re.sub(r'href="(?!https?:|mailto:|data:)[^"#]*(#[^"]+)"', r'href="\1"', text)
+        text = re.sub(r'(<a\b[^>]*?) href="(?!https?:|mailto:|#)[^"]*"', r"\1", text)
         index.write_text(text, encoding="utf-8")
         single.unlink()
 
@@ -267,7 +266,7 @@ def print_pdf(page: Path, pdf: Path) -> None:
     part = pdf.with_name(pdf.name + ".part")
     part.unlink(missing_ok=True)
     # no sandbox: the page is our own and containers seldom allow one; virtual time: until mathematics is set
-    options = "--headless --no-sandbox --disable-gpu --no-pdf-header-footer --virtual-time-budget=60000"
+    options = "--headless --no-sandbox --disable-gpu --no-pdf-header-footer --generate-pdf-document-outline --virtual-time-budget=60000"
     command = [browser, *options.split(), f"--print-to-pdf={part}", page.as_uri()]
     subprocess.run(command, capture_output=True, check=False)
     if not part.exists():

@@ -119,38 +119,27 @@ def known(
     kind: Annotated[str, Argument(metavar="KIND", help="models, hardware, policies or chapters")],
 ) -> None:
     """List what can be named. Models, hardware, policies or chapters, one a line."""
-    rows = lookup(
-        {"models": _models, "hardware": _devices, "policies": _policies, "chapters": _chapters}, kind, "kind"
-    )()
-    width = max(len(name) for name, _ in rows)
-    print(*(f"{name:{width}}  {what}" for name, what in rows), sep="\n")
-
-
-def _models() -> list[tuple[str, str]]:
     import kinetics_lab as lab
-
-    return [(name, f"{shape.n_params / 1e9:,.1f} billion parameters, {shape.n_active_params / 1e9:,.1f} active")
-            for name, shape in lab.MODELS.items()]  # fmt: skip
-
-
-def _devices() -> list[tuple[str, str]]:
-    import kinetics_lab as lab
-
-    return [(name, f"{one.memory / 1e9:,.0f} GB at {one.bandwidth / 1e12:.2f} TB/s; {', '.join(one.peaks)}")
-            for name, one in lab.HARDWARE.items()]  # fmt: skip
-
-
-def _policies() -> list[tuple[str, str]]:
     from kinetics_lab.cost.policies import POLICIES
 
-    return [(":".join([key, *(field.name for field in fields(kind))]), (kind.__doc__ or "").splitlines()[0])
-            for key, kind in POLICIES.items()]  # fmt: skip
+    def chapters() -> list[str]:
+        from kinetics_lab.book.parameters import read_notebook
 
+        found = sorted(Path("notebooks").glob("*.ipynb"))
+        require(
+            found != [], "chapters are listed in the project's folder, which has notebooks/", str(Path.cwd())
+        )
+        return [
+            f"{path}  {read_notebook(path).cells[0].source.partition('# ')[2].splitlines()[0]}"
+            for path in found
+        ]
 
-def _chapters() -> list[tuple[str, str]]:
-    from kinetics_lab.book.parameters import read_notebook
-
-    found = sorted(Path("notebooks").glob("*.ipynb"))
-    require(found != [], "chapters are listed in the project's folder, which has notebooks/", str(Path.cwd()))
-    titles = ((path, read_notebook(path).cells[0].source.partition("# ")[2]) for path in found)
-    return [(str(path), title.partition("\n")[0]) for path, title in titles]
+    print(*lookup({
+        "models": lambda: [f"{name:28}{m.n_params / 1e9:9,.1f} billion parameters, {m.n_active_params / 1e9:,.1f} active"
+                           for name, m in lab.MODELS.items()],
+        "hardware": lambda: [f"{name:14}{d.memory / 1e9:6,.0f} GB at {d.bandwidth / 1e12:.2f} TB/s; {', '.join(d.peaks)}"
+                             for name, d in lab.HARDWARE.items()],
+        "policies": lambda: [f"{':'.join([key, *(f.name for f in fields(p))]):62}{(p.__doc__ or '').splitlines()[0]}"
+                             for key, p in POLICIES.items()],
+        "chapters": chapters,
+    }, kind, "kind")(), sep="\n")  # fmt: skip
