@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
 import struct
 import urllib.parse
@@ -422,6 +423,33 @@ def test_words_are_those_of_the_text(words):
       <pre>not this</pre><details class="hide above-input"><p>nor that</p></details>
       <figure><figcaption>nor these</figcaption></figure><p>end</p></article><footer>nor here</footer>"""
     assert words.words(page) == 2 + 6 + 1
+
+
+def test_what_a_page_does_not_use_is_left_out():
+    finished = runpy.run_path(str(ROOT / "book" / "_extension" / "finish_pages.py"))["finished"]
+    tags = {
+        "mathjax": '<script>window.MathJax = {"a": 1}</script><script defer="defer" src="../_static/vendor/mathjax/mathjax.js?v=1"></script>',
+        "fontawesome": '<link href="../_static/vendor/fontawesome/css/all.min.css" rel="stylesheet" />',
+        "kl-charts": '<script src="../_static/kl-charts.js?v=2"></script>',
+        "theme": '<link href="../_static/styles/theme.css" rel="stylesheet" />',
+    }
+    head = f"<title>T</title>{''.join(tags.values())}"
+    folded = '<details><summary aria-label="Toggle hidden content"><p>Show code</p></summary></details>'
+    signature = "<dt>f(<dl>\n<dd>a,</dd>\n<dd>b</dd>\n</dl>)</dt>"
+    plain = finished(f"<head>{head}</head><body><p>t</p>{folded}{signature}</body>")
+    for name, tag in tags.items():
+        assert (tag in plain) == (name == "theme"), name
+    assert '<link rel="stylesheet" href="../_static/kl-icons.css" />' in plain
+    assert "<summary><p>Show code</p></summary>" in plain
+    assert '<div class="kl-parameters">\n<div>a,</div>\n<div>b</div>\n</div>' in plain
+    rich = finished(
+        f'<head>{head}</head><body><figure class="kl-chart"></figure><span class="math x">y</span></body>'
+    )
+    assert tags["kl-charts"] in rich
+    assert "mathjax.js" in rich
+    assert (
+        finished('<head><title>T</title></head><body><a href="b.html">b</a></body>').count("stylesheet") == 0
+    )
 
 
 def test_every_icon_that_a_page_shows_is_drawn(built_book, pages):

@@ -74,9 +74,10 @@ def icons(library: str, names: set[str]) -> str:
     return "\n".join(rules) + "\n"
 
 
-def finished(page: str, sheet: str) -> str:
-    """The HTML of a page without what it does not use; ``sheet`` is the address of the icons' style sheet."""
+def finished(page: str) -> str:
+    """The HTML of a page without what it does not use, with the style sheet of the icons."""
     page = AWESOME.sub("", page)
+    page = re.sub(r"\s*<script>window\.MathJax = .*?</script>", "", page)  # settings of the whole MathJax
     body = page[page.find("<body") :]
 
     def kept(tag: re.Match[str]) -> str:
@@ -89,7 +90,11 @@ def finished(page: str, sheet: str) -> str:
     page = re.sub(
         r"<dl>((?:\s*<dd>.*?</dd>)+\s*)</dl>", lambda found: _plain(found[1]), page, flags=re.DOTALL
     )
-    return page.replace("</title>", f'</title>\n    <link rel="stylesheet" href="{sheet}" />', 1)
+    if not (static := re.search(r'(?:href|src)="([^"]*_static/)', page)):
+        return page  # it only leads to another
+    return page.replace(
+        "</title>", f'</title>\n    <link rel="stylesheet" href="{static[1]}kl-icons.css" />', 1
+    )
 
 
 def _plain(definitions: str) -> str:
@@ -108,8 +113,7 @@ def finish(app: Any, failure: Exception | None) -> None:
     [library] = static.glob("vendor/fontawesome/*/js/all.min.js")
     (static / "kl-icons.css").write_text(icons(library.read_text(encoding="utf-8"), shown), encoding="utf-8")
     for path, text in texts.items():
-        up = "../" * (len(path.relative_to(out).parts) - 1)
-        path.write_text(finished(text, f"{up}_static/kl-icons.css"), encoding="utf-8")
+        path.write_text(finished(text), encoding="utf-8")
     for path in (static / "vendor" / "fontawesome").rglob("*"):
         if path.is_file() and path.name != "LICENSE.txt":
             path.unlink()
