@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
 import re
+import runpy
 import shutil
+import struct
 import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
@@ -388,8 +391,98 @@ def test_mathematics_is_set_by_a_script_of_our_own(built_book):
         built_book / "notebooks" / sorted((ROOT / "notebooks").glob("*.ipynb"))[0].with_suffix(".html").name
     )
     [script] = {file for address, file, _ in page.targets(page.assets) if "mathjax" in address}
-    assert script.name == "tex-svg.js"
-    assert script.stat().st_size > 1_000_000
+    assert script.name == "mathjax.js"
+    assert 500_000 < script.stat().st_size < 1_100_000
+
+
+def test_a_page_loads_what_it_uses_and_tells_what_it_is(built_book, pages):
+    used = {
+        "kl-charts.js": 'class="kl-chart"',
+        "mathjax.js": 'class="math',
+        "copybutton.js": 'class="highlight',
+    }
+    descriptions = {}
+    for path, page in pages.items():
+        text = path.read_text(encoding="utf-8")
+        if 'http-equiv="Refresh"' in text[:500]:
+            continue
+        loaded = {file.name for _, file, _ in page.targets(page.assets)}
+        assert {name for name in used if name in loaded} == {
+            name for name, sign in used.items() if sign in text
+        }, path
+        assert not [a for a in page.assets if "fontawesome" in a], path
+        tags = dict(re.findall(r'<meta (?:name|property)="([\w:]+)" content="([^"]*)"', text))
+        assert 20 < len(tags["description"]) <= 200, path
+        assert tags["og:description"] == tags["description"]
+        assert (path.parent / tags["og:image"]).resolve() == (built_book / "_static" / "card.png").resolve()
+        descriptions[path] = tags["description"]
+    assert len(set(descriptions.values())) == len(descriptions)
+    head = (built_book / "_static" / "card.png").read_bytes()[:24]
+    assert (head[1:4], *struct.unpack(">II", head[16:])) == (b"PNG", 1200, 630)
+
+
+@pytest.fixture(scope="module")
+def words():
+    """The script that counts words; it lies outside the package."""
+    spec = importlib.util.spec_from_file_location("words", ROOT / "benchmarks" / "words.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def test_chapters_are_no_longer_than_they_were_and_new_ones_short(built_book, words):
+    listed = {chapter: 1.1 * count for chapter, count in words.listed().items()}
+    long = {c: n for c, n in words.counted(built_book).items() if n > max(words.MOST, listed.get(c, 0))}
+    assert not long, "shorten them, or after a change of plan: python benchmarks/words.py --write"
+    assert all(count > words.MOST for count in words.listed().values())
+
+
+def test_words_are_those_of_the_text(words):
+    page = """<p>menu</p><article class="bd-article"><h1>Two words<a class="headerlink">#</a></h1>
+      <p>Five, with <code>code</code> and<br>2 <span class="math notranslate">\\(x\\)</span> – numbers</p>
+      <pre>not this</pre><details class="hide above-input"><p>nor that</p></details>
+      <figure><figcaption>nor these</figcaption></figure><p>end</p></article><footer>nor here</footer>"""
+    assert words.words(page) == 2 + 6 + 1
+
+
+def test_what_a_page_does_not_use_is_left_out():
+    finished = runpy.run_path(str(ROOT / "book" / "_extension" / "finish_pages.py"))["finished"]
+    tags = {
+        "mathjax": '<script>window.MathJax = {"a": 1}</script><script defer="defer" src="../_static/vendor/mathjax/mathjax.js?v=1"></script>',
+        "fontawesome": '<link href="../_static/vendor/fontawesome/css/all.min.css" rel="stylesheet" />',
+        "kl-charts": '<script src="../_static/kl-charts.js?v=2"></script>',
+        "theme": '<link href="../_static/styles/theme.css" rel="stylesheet" />',
+    }
+    head = f"<title>T</title>{''.join(tags.values())}"
+    folded = '<details><summary aria-label="Toggle hidden content"><p>Show code</p></summary></details>'
+    signature = "<dt>f(<dl>\n<dd>a,</dd>\n<dd>b</dd>\n</dl>)</dt>"
+    plain = finished(f"<head>{head}</head><body><p>t</p>{folded}{signature}</body>")
+    for name, tag in tags.items():
+        assert (tag in plain) == (name == "theme"), name
+    assert '<link rel="stylesheet" href="../_static/kl-icons.css" />' in plain
+    assert "<summary><p>Show code</p></summary>" in plain
+    assert '<div class="kl-parameters">\n<div>a,</div>\n<div>b</div>\n</div>' in plain
+    rich = finished(
+        f'<head>{head}</head><body><figure class="kl-chart"></figure><span class="math x">y</span></body>'
+    )
+    assert tags["kl-charts"] in rich
+    assert "mathjax.js" in rich
+    assert (
+        finished('<head><title>T</title></head><body><a href="b.html">b</a></body>').count("stylesheet") == 0
+    )
+
+
+def test_every_icon_that_a_page_shows_is_drawn(built_book, pages):
+    drawn = set(
+        re.findall(r"\.fa-([a-z-]+) \{ --kl-icon: url", (built_book / "_static" / "kl-icons.css").read_text())
+    )
+    shown = {
+        n
+        for path in pages
+        for n in re.findall(r'class="[^"]*\bfa-([a-z-]+)', path.read_text(encoding="utf-8"))
+    }
+    assert shown - {"solid", "lg"} <= drawn
+    assert len(shown) > 8
 
 
 def test_search_knows_every_page(built_book):

@@ -7,7 +7,10 @@ saw: of one page of each kind, and of all others in the slow set. Without Chromi
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import importlib.util
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +18,18 @@ from typing import Any
 
 import pytest
 
-_spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
-browser = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(browser)
+HERE = Path(__file__).parent
+
+
+def script(path: Path) -> Any:
+    """A module that lies outside the package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+browser, weights = script(HERE / "browser.py"), script(HERE.parent / "benchmarks" / "weight.py")
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("book")]
 if browser.find_chromium() is None:
@@ -56,6 +68,17 @@ CONTRAST = """(() => {
 })()"""
 CHART_TEXT = CONTRAST.replace("SELECTOR", 'figure.kl-chart svg text:not([fill^="#"])')
 PAGE_TEXT = CONTRAST.replace("SELECTOR", "article p, article li, article td, article th")
+# What axe-core (vendored for these tests alone) finds serious or critical: rule, number of places, and the first of them.
+AXE = (HERE / "vendor" / "axe" / "axe.min.js").read_text(encoding="utf-8")
+FINDINGS = """axe.run(document, {resultTypes: ['violations'], preload: false}).then(found => found.violations
+  .filter(one => ['serious', 'critical'].includes(one.impact))
+  .map(one => [one.id, one.nodes.length, one.nodes[0].html.slice(0, 150), one.nodes[0].failureSummary.slice(0, 200)]))"""
+# Letters of formulas for which there is no glyph, and stops of the Tab key in formulas and pictures.
+UNDRAWN = "[...document.querySelectorAll('mjx-container svg text')].map(t => t.textContent)"
+STOPS = "document.querySelectorAll('mjx-container[tabindex], mjx-container [tabindex], figure svg [tabindex]').length"
+# Marks of live charts that are read out one by one.
+READ = """[...document.querySelectorAll('.kl-live svg.marks')].filter(s =>
+  s.getAttribute('role') !== 'img' || [...s.children].some(c => c.ariaHidden !== 'true')).length"""
 # Letters of live charts that stick out of their picture.
 CUT_OFF = """[...document.querySelectorAll('.kl-live svg.marks')].flatMap(svg => {
   const box = svg.getBoundingClientRect();
@@ -128,6 +151,10 @@ class Visit:
     phone_width: int = 0
     cut_off: dict[int, list[str]] = field(default_factory=dict)
     inks: dict[str, str] = field(default_factory=dict)
+    axe: dict[str, list[Any]] = field(default_factory=dict)
+    undrawn: list[str] = field(default_factory=list)
+    stops: int = 0
+    read: int = 0
 
 
 def read_by_pointer(page: Any, number: int) -> str:
@@ -169,9 +196,12 @@ def look(page: Any, seen: Visit) -> None:
     seen.rendered_math = page.js(f"{MATH}.filter(m => m.querySelector('mjx-container')).length")
     seen.repeated_ids = page.js(REPEATED_IDS)
     seen.labels = page.js(
-        "[...document.querySelectorAll('.kl-live [role=\"graphics-document\"]')].map(e => e.ariaLabel)"
+        "[...document.querySelectorAll('.kl-live svg.marks[role=img]')].map(e => e.ariaLabel)"
     )
     seen.contrast["light"] = page.js(CHART_TEXT)
+    seen.undrawn, seen.stops, seen.read = page.js(UNDRAWN), page.js(STOPS), page.js(READ)
+    page.js(f"{AXE}; 0")
+    seen.axe["light"] = page.js(FINDINGS)
     seen.cut_off[1280] = page.js(CUT_OFF)
     page.resize(1280, 900)
     for number in range(seen.figures):
@@ -184,6 +214,8 @@ def look(page: Any, seen: Visit) -> None:
     page.command("Emulation.setEmulatedMedia", features=[dark])
     page.wait("document.documentElement.dataset.theme === 'dark'")
     seen.contrast["dark"], seen.page_contrast = page.js(CHART_TEXT), page.js(PAGE_TEXT)
+    page.js("new Promise(done => setTimeout(done, 400))")  # colours fade
+    seen.axe["dark"] = page.js(FINDINGS)
     if seen.ready:
         seen.inks = dict(page.js(SWITCH) for _ in range(3))
     seen.requests, seen.errors = page.requests(), page.errors()
@@ -268,6 +300,25 @@ def test_text_of_pages_is_legible_in_the_dark(visits: dict[str, Visit]) -> None:
     assert {k: t for k, v in visits.items() for t in v.page_contrast if t[0] < 4.5} == {}
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visits: dict[str, Visit], scheme: str) -> None:
+    assert {k: v.axe[scheme] for k, v in visits.items() if v.axe[scheme]} == {}
+
+
+def test_formulas_and_marks_are_no_stops_and_are_not_read_one_by_one(visits: dict[str, Visit]) -> None:
+    assert {k: (v.stops, v.read) for k, v in visits.items() if v.stops or v.read} == {}
+
+
+def test_every_letter_of_a_formula_has_a_glyph(visits: dict[str, Visit]) -> None:
+    assert {k: v.undrawn for k, v in visits.items() if v.undrawn} == {}  # else: benchmarks/mathjax
+
+
+def test_a_first_visit_stays_light(visits: dict[str, Visit]) -> None:
+    """The whole page, read to its end with an empty cache, below a megabyte as a server sends it."""
+    sizes = {k: sum(weights.weight(v.requests).values()) for k, v in visits.items()}
+    assert {k: size for k, size in sizes.items() if not 50_000 < size < 1_000_000} == {}
+
+
 @pytest.mark.parametrize("width", [1280, PHONE])
 def test_no_letter_of_a_chart_is_cut_off(visits: dict[str, Visit], width: int) -> None:
     assert {k: v.cut_off[width] for k, v in visits.items()} == {name: [] for name in visits}
@@ -313,3 +364,73 @@ def test_the_scorecards_menus_choose_rows(built_book, chromium):
         page.js(choose.format(0, "all"))
         page.js(choose.format(1, "all"))
         assert page.js(f"{rows}.length") == every
+
+
+def press(page: Any, key: str, code: int) -> str:
+    """Press a key; what has the focus then: element, type and text."""
+    for kind in ("keyDown", "keyUp"):
+        typed = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
+        page.command(
+            "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **typed
+        )
+    return str(
+        page.js("(e => `${e.tagName} ${e.type || ''} ${e.textContent.slice(0, 60)}`)(document.activeElement)")
+    )
+
+
+def test_the_keyboard_reaches_a_slider_in_fifteen_steps(chromium: Any, built_book: Path) -> None:
+    with chromium.page() as page:
+        page.goto(built_book / "notebooks" / "10_what_does_a_token_cost.html")
+        page.show_all()
+        steps = [press(page, "Tab", 9)]
+        while "figure with a control" not in steps[-1] and len(steps) < 15:
+            steps.append(press(page, "Tab", 9))
+        press(page, "Enter", 13)
+        while not steps[-1].startswith("INPUT range") and len(steps) < 15:
+            steps.append(press(page, "Tab", 9))
+        assert steps[-1].startswith("INPUT range"), steps
+
+
+def test_one_switch_shows_all_code_and_hides_it(chromium: Any, built_book: Path) -> None:
+    states = """(() => { const folded = [...document.querySelectorAll('div.cell details.hide')];
+      const button = document.querySelector('.kl-code-switch');
+      return [folded.length, folded.filter(one => one.open).length, button.textContent, button.ariaPressed]; })()"""
+    with chromium.page() as page:
+        page.goto(built_book / "notebooks" / "10_what_does_a_token_cost.html")
+        folded, *closed = page.js(states)
+        assert folded > 3
+        assert closed == [0, "Show all code", "false"]
+        page.js("document.querySelector('.kl-code-switch').click()")
+        assert page.js(states) == [folded, folded, "Hide all code", "true"]
+        page.js("document.querySelector('.kl-code-switch').click()")
+        assert page.js(states) == [folded, *closed]
+
+
+@pytest.fixture(scope="module")
+def served(built_book: Path) -> Iterator[str]:
+    """The book's address on a server, which search needs to read pages."""
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    handler = functools.partial(quiet, directory=built_book)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_search_quotes_the_text_and_its_marks_are_legible(chromium: Any, served: str, dark: bool) -> None:
+    with chromium.page(dark=dark) as page:
+        page.goto(f"{served}/search.html?q=roofline")
+        quoted = "[...document.querySelectorAll('#search-results p.context')].map(p => p.textContent)"
+        page.wait(f"{quoted}.length > 2", 20)
+        told = page.js(quoted)
+        assert any("roofline" in text.lower() for text in told)
+        assert not [
+            text for text in told if "Download source file" in text or "Print to PDF" in text or "\\(" in text
+        ]
+        page.js(f"{AXE}; 0")
+        assert page.js(FINDINGS) == []
+        page.goto(f"{served}/notebooks/11_when_does_attention_dominate.html?highlight=roofline")
+        page.wait("document.querySelectorAll('article .highlighted').length")
+        page.js(f"{AXE}; 0")
+        assert page.js(FINDINGS) == []

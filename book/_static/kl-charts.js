@@ -88,11 +88,24 @@
     });
   }
 
+  // One description is read out instead of a thousand marks, and the menu has a name.
+  function describe(live, text) {
+    var picture = live.querySelector("svg.marks");
+    picture.setAttribute("role", "img");
+    picture.setAttribute("aria-label", text);
+    picture.removeAttribute("aria-roledescription");
+    Array.from(picture.children).forEach(function (part) { part.setAttribute("aria-hidden", "true"); });
+    live.querySelectorAll(".chart-wrapper, svg [tabindex]").forEach(function (part) { part.removeAttribute("tabindex"); });
+    var menu = live.querySelector("summary");
+    if (menu) menu.setAttribute("aria-label", "Save this figure, or see its data");
+  }
+
   function draw(figure) {
     var text = figure.querySelector("script.kl-spec").textContent;
     var old = figure.querySelector(".kl-static, .kl-live");
     var width = figure.clientWidth;
     var spec = fit(tables(JSON.parse(text)), width);
+    spec.config = Object.assign({}, spec.config, { aria: false }); // the picture gets one description: describe()
     var live = document.createElement("div");
     live.className = "kl-live kl-waiting"; // laid out but unseen until drawn: the page does not jump
     figure.appendChild(live);
@@ -109,6 +122,7 @@
       if (figure.klView) figure.klView.finalize();
       figure.klView = result;
       figure.klWidth = width;
+      describe(live, spec.description);
       old.remove();
       live.classList.remove("kl-waiting");
       figure.classList.add("kl-ready");

@@ -1,0 +1,125 @@
+"""A Sphinx extension: what the theme's pages lack. A description for search engines and cards, icons without a library
+of icons, and no script or style sheet that a page does not use.
+
+The icons are Font Awesome Free's (CC BY 4.0), taken from the theme's own copy: those that the pages show, as masks in
+one style sheet, so that they work from a file, too, where browsers load no fonts.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from docutils import nodes
+
+LONGEST = 200  # characters of a description
+CARD = "_static/card.png"
+# In text that a page's own scripts or the theme's style sheets show, beside the icons in its HTML.
+BY_SCRIPT = ("xmark",)
+ADMONITIONS = {"tip": "lightbulb", "hint": "lightbulb", "note": "circle-info", "warning": "triangle-exclamation",
+               "error": "circle-exclamation", "": "bell"}  # fmt: skip
+# A script or style sheet, by its file name, and what a page that uses it has in its HTML.
+USED_BY = {"kl-charts.js": "kl-chart", "mathjax.js": 'class="math', "copybutton": 'class="highlight',
+           "clipboard.min.js": 'class="highlight', "design-tabs.js": "sd-tab-set", "sphinx_highlight.js": "",
+           "mystnb.": 'class="cell', "sphinx-design": 'class="sd-'}  # fmt: skip
+AWESOME = re.compile(r"\s*<(?:link|script)\b[^>]*fontawesome[^>]*>(?:</script>)?")
+LOADED = re.compile(
+    r'\s*<(?:link|script)\b[^>]*(?:href|src)="[^"]*_static/([^"?]+)[^"]*"[^>]*>(?:</script>)?'
+)
+
+
+def describe(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """The description of a page, its first paragraph, and the picture of the book where somebody shares it."""
+    texts = (" ".join(one.astext().split()) for one in doctree.findall(nodes.paragraph)) if doctree else ()
+    title = re.sub(r"<[^>]+>", "", context.get("title") or {"genindex": "Index"}.get(page, "Search"))
+    own = f"{title}. {app.config.html_title}: an executable book on what test-time compute costs."
+    text = next((text for text in texts if len(text) > 40), own)
+    if len(text) > LONGEST:
+        text = text[: LONGEST - 1].rsplit(" ", 1)[0].rstrip(",;:(") + "…"
+    base = app.config.html_baseurl
+    card = f"{base.rstrip('/')}/{CARD}" if base else context["pathto"](CARD, 1)
+    tags = [("name", "description", text), ("property", "og:title", title), ("property", "og:description", text),
+            ("property", "og:type", "article"), ("property", "og:image", card), ("name", "twitter:card", "summary_large_image")]  # fmt: skip
+    said = "".join(f'\n<meta {kind}="{name}" content="{escape(value)}" />' for kind, name, value in tags)
+    context["metatags"] = context.get("metatags", "") + said
+
+
+def icons(library: str, names: set[str]) -> str:
+    """A style sheet that draws the icons of these names, from the text of Font Awesome's script."""
+    rules = [
+        "/* Icons: Font Awesome Free 6 (https://fontawesome.com), CC BY 4.0 */",
+        ".fa-solid, .fas { display: inline-block; width: 1em; height: 1em; vertical-align: -0.125em; background: currentColor;"
+        " -webkit-mask: var(--kl-icon) center / contain no-repeat; mask: var(--kl-icon) center / contain no-repeat; }",
+        ".fa-lg { font-size: 1.25em; line-height: 0.05em; vertical-align: -0.075em; }",
+        *(f"html[data-mode={mode}] .theme-switch-button .theme-switch.fa-solid[data-mode={mode}] {{ display: inline-block; }}"
+          for mode in ("auto", "light", "dark")),
+        ".admonition > .admonition-title::after, div.admonition > .admonition-title::after { content: ''; display: block; width: 1em;"
+        " height: 1em; background: currentColor; opacity: 1; mask: var(--kl-icon) center / contain no-repeat; }",
+    ]  # fmt: skip
+    drawn = {}
+    for name in sorted(names | set(ADMONITIONS.values())):
+        found = re.findall(rf'[{{,]"?{name}"?:\[(\d+),(\d+),\[[^\]]*\],"[0-9a-f]+","([^"]+)"', library)
+        if found:  # brands, then outlines, then solid ones
+            width, height, path = found[-1]
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"><path d="{path}"/></svg>'
+            drawn[name] = f'--kl-icon: url("data:image/svg+xml,{quote(svg, safe=" /:=")}")'.replace(
+                '"data', "'data"
+            ).replace('")', "')")
+    rules += [f".fa-{name} {{ {drawn[name]}; }}" for name in sorted(names & set(drawn))]
+    rules += [f"{f'.admonition.{kind}' if kind else '.admonition'} > .admonition-title::after {{ {drawn[name]}; }}"
+              for kind, name in sorted(ADMONITIONS.items())]  # fmt: skip
+    return "\n".join(rules) + "\n"
+
+
+def finished(page: str) -> str:
+    """The HTML of a page without what it does not use, with the style sheet of the icons."""
+    page = AWESOME.sub("", page)
+    page = re.sub(r"\s*<script>window\.MathJax = .*?</script>", "", page)  # settings of the whole MathJax
+    body = page[page.find("<body") :]
+
+    def kept(tag: re.Match[str]) -> str:
+        needs = next((need for name, need in USED_BY.items() if tag[1].split("/")[-1].startswith(name)), "")
+        return tag[0] if needs in body else ""
+
+    page = LOADED.sub(kept, page)
+    page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")  # it says what it shows
+    # parameters of a signature are no definitions without terms
+    page = re.sub(
+        r"<dl>((?:\s*<dd>.*?</dd>)+\s*)</dl>", lambda found: _plain(found[1]), page, flags=re.DOTALL
+    )
+    if not (static := re.search(r'(?:href|src)="([^"]*_static/)', page)):
+        return page  # it only leads to another
+    return page.replace(
+        "</title>", f'</title>\n    <link rel="stylesheet" href="{static[1]}kl-icons.css" />', 1
+    )
+
+
+def _plain(definitions: str) -> str:
+    lines = definitions.replace("<dd>", "<div>").replace("</dd>", "</div>")
+    return f'<div class="kl-parameters">{lines}</div>'
+
+
+def finish(app: Any, failure: Exception | None) -> None:
+    """Put right the pages of a build that succeeded, and leave out the files that none of them loads any more."""
+    if failure or app.builder.format != "html":
+        return
+    out, static = Path(app.outdir), Path(app.outdir, "_static")
+    pages = [path for path in out.rglob("*.html") if static not in path.parents]
+    texts = {path: path.read_text(encoding="utf-8") for path in pages}
+    shown = set(re.findall(r"\bfa-([a-z-]+)", " ".join(texts.values()))) | set(BY_SCRIPT)
+    [library] = static.glob("vendor/fontawesome/*/js/all.min.js")
+    (static / "kl-icons.css").write_text(icons(library.read_text(encoding="utf-8"), shown), encoding="utf-8")
+    for path, text in texts.items():
+        path.write_text(finished(text), encoding="utf-8")
+    for path in (static / "vendor" / "fontawesome").rglob("*"):
+        if path.is_file() and path.name != "LICENSE.txt":
+            path.unlink()
+
+
+def setup(app: Any) -> dict[str, Any]:
+    app.connect("html-page-context", describe)
+    app.connect("build-finished", finish)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
