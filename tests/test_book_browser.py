@@ -354,6 +354,7 @@ def test_the_scorecards_menus_choose_rows(built_book, chromium):
     choose = "document.querySelectorAll('.kl-menus select')[{}].value = {!r}"
     with chromium.page(PHONE, 844) as page:
         page.goto(built_book / "notebooks" / "90_scorecard.html")
+        assert page.js("!!document.querySelector('.kl-menus select').offsetParent")
         every = page.js(f"{rows}.length")
         page.js(choose.format(0, "is-differs"))
         assert set(page.js(f"{rows}.map(r => r.querySelector('strong').textContent)")) == {"differs"}

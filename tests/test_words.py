@@ -50,7 +50,7 @@ def sentences(node: ast.AST) -> Iterator[str]:
             yield from chain(sentences(node.value.body), sentences(node.value.orelse))
     elif isinstance(node, ast.Subscript):
         yield from sentences(node.value)
-    else:
+    elif not isinstance(node, ast.Compare):
         yield from chain.from_iterable(map(sentences, ast.iter_child_nodes(node)))
 
 
@@ -101,6 +101,29 @@ def test_a_takeaway_types_no_number(path):
             assert typed(cell.source[cell.source.index("In one breath") :]) == [], cell.id
         elif "takeaway" in cell.metadata.get("tags", []):
             assert typed_in(cell.source, "Markdown") == [], cell.id
+
+
+@each_notebook
+def test_an_alt_text_types_no_number(path):
+    """It says what to see; numbers are in the chart's data. Sizes, layers, equations and series are names there."""
+    names = (
+        r"\b\d+(?:\.\d+)?[BM]\b",
+        r"\bw\d+\b",
+        r"\blayer \d\b",
+        r"\bEquation \d+",
+        r"\b\d+-bit\b",
+        r"\b[Tt]op-k \d+(?: and \d+)?",
+    )
+    for cell in read_notebook(path).cells:
+        for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
+            if isinstance(node, ast.keyword) and node.arg == "description":
+                assert typed(" ".join(sentences(node.value)), *names) == [], cell.id
+            elif (
+                isinstance(node, ast.Call)
+                and getattr(node.func, "attr", "") == "caption"
+                and len(node.args) > 1
+            ):
+                assert typed(" ".join(sentences(node.args[1])), *names) == [], cell.id
 
 
 @each_notebook
