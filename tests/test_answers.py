@@ -203,7 +203,7 @@ def test_a_case_ends_in_a_command_and_a_bill(stem, start):
 @pytest.mark.parametrize(
     ("stem", "given", "sentence"),
     [
-        ("51", {"max_seconds": 0.01}, "Nothing keeps the limit of 0.01 s on this device"),
+        ("51", {"max_seconds": 1}, "Nothing keeps the limit of 1 s on this device"),
         ("51", {"level": 0.999}, "No setting reaches 100 % in time"),
         ("53", {"weights": "bf16"}, "gemma-4-12b-it does not fit on one RTX-4090"),
     ],
