@@ -64,7 +64,7 @@ class Browser:
         try:
             port, path = self._address()
             self.socket = websocket.create_connection(
-                f"ws://127.0.0.1:{port}{path}", timeout=30, suppress_origin=True
+                f"ws://127.0.0.1:{port}{path}", timeout=180, suppress_origin=True
             )
         except BaseException:
             self.close()

@@ -86,6 +86,9 @@ def finished(page: str) -> str:
 
     page = LOADED.sub(kept, page)
     page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")  # it says what it shows
+    # entries of a bibliography, and the links beside them, are no items of a list
+    page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    page = page.replace(' role="doc-biblioentry"', "")
     # parameters of a signature are no definitions without terms
     page = re.sub(
         r"<dl>((?:\s*<dd>.*?</dd>)+\s*)</dl>", lambda found: _plain(found[1]), page, flags=re.DOTALL
