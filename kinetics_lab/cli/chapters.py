@@ -20,11 +20,11 @@ def scalar(text: str) -> Any:
     """The value that a file of parameters would give for ``text``."""
     import yaml
 
-    from kinetics_lab.book.parameters import yaml_loader
+    from kinetics_lab.files import yaml_loader
 
     try:
         return yaml.load(text, yaml_loader())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"a parameter's value must be YAML; got {text!r}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any
 
+MOST_MEMORY = 8 << 30  # bytes of addresses that the child may have
 _pool: Any = None
 _lock = threading.Lock()
 
@@ -105,6 +107,7 @@ def _prepare() -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     logging.disable(logging.CRITICAL)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even within one long step of C code
     try:
         import_module("math_verify")
