@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Value = TypeVar("Value")
+MOST = 10**15  # of anything that is counted; beyond, floats lose whole numbers, and nobody means it
 
 
 class NothingFitsError(ValueError):
@@ -20,6 +24,22 @@ def require(condition: Any, rule: str, got: Any) -> None:
     ):
         got = repr(got.tolist() if hasattr(got, "tolist") else got)
         raise ValueError(f"{rule}; got {got if len(got) <= 80 else got[:77] + '...'}")
+
+
+def counts(value: Any, what: str, least: float = 0, unit: str = "") -> np.ndarray:
+    """A number, or many, as an array of floats; ``ValueError`` unless each lies between ``least`` and ``MOST``."""
+    import numpy as np
+
+    try:
+        found = np.asarray(value, float)
+    except (OverflowError, TypeError, ValueError):
+        found = np.full((), np.nan)
+    require(
+        (found >= least) & (found <= MOST),
+        f"{what} must be >= {least} and finite{unit}, at most {MOST:g}",
+        value,
+    )
+    return found
 
 
 def unknown(what: str, name: object, known: list[str]) -> ValueError:

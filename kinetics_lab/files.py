@@ -1,15 +1,23 @@
-"""Files written whole or not at all, folders locked: what every room writes with."""
+"""Files written whole or not at all, folders locked, YAML read: what every room writes and reads with."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+
+MOST_VALUES = 1_000_000  # of a YAML file, its aliases written out
 
 
 @contextmanager
@@ -24,10 +32,14 @@ def at_path(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill ``<path>.part`` and rename it: the file is whole or not there. OSError names the path."""
-    part = path.with_name(path.name + ".part")
+    """Let ``write`` fill a file beside ``path`` and rename it: the file is whole or not there. OSError names the path.
+
+    The file beside is new and has a name that nobody can guess, so nothing is written through a link that waits there.
+    """
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
         with at_path(path):
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             write(part)
             os.replace(part, path)
     finally:
@@ -49,23 +61,102 @@ def write_table(path: Path, table: pd.DataFrame) -> Path:
 def locked(path: Path, busy: Exception | None = None) -> Iterator[None]:
     """Hold the file's lock: of two processes the second waits and then finds the work done, or is told ``busy``.
 
-    The system lets go of the lock of a process that ends, however it ends.
+    Who holds it is told. The system lets go of the lock of a process that ends, however it ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
-        lock = FileLock(path).acquire(blocking=busy is None)
-    except Timeout as error:
-        raise busy or error from None
+        lock.acquire(blocking=False)
+    except Timeout:
+        if busy:
+            raise type(busy)(f"{busy}{holder(path)}") from None
+        if other := holder(path):
+            print(f"waiting for another process{other}", file=sys.stderr, flush=True)
+        lock.acquire()
     with lock:
+        lock.release()  # the second of the two that are held now
         yield
+
+
+def holder(path: Path) -> str:
+    """The other process that holds a file's lock, as far as the system tells: " (123: kinetics-lab run ...)"."""
+    try:
+        inode = path.stat().st_ino
+        held = (line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines())
+        pids = [
+            words[4] for words in held if words[1] == "FLOCK" and int(words[5].rpartition(":")[2]) == inode
+        ]
+        pid = next(pid for pid in pids if int(pid) not in (0, os.getpid()))
+        words = Path("/proc", pid, "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+        return f" ({pid}: {' '.join(words).strip()[:200]})"
+    except (OSError, ValueError, IndexError, StopIteration):
+        return ""
 
 
 def is_ours(folder: Path, record: str, kind: str) -> bool:
     """Whether a folder may be written to: not there, empty, or its JSON file ``record`` says that it is of this kind."""
+    if folder.is_symlink():
+        return False
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if names <= {".lock", f"{record}.part"}:  # all there is when killed at the start
-        return True
+    if all(name == ".lock" or re.fullmatch(rf"{re.escape(record)}(\.\w+)?\.part", name) for name in names):
+        return True  # all there is when killed at the start
     try:
         return bool(json.loads((folder / record).read_text(encoding="utf-8"))["kind"] == kind)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def yaml_loader() -> Any:
+    """A loader class of YAML 1.1, but that 1e5 is a number, a date is a text, and no name is given twice."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for number, name in enumerate(names):
+                if name in names[:number]:
+                    told = f"{name!r} is given twice"
+                    raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark)
+            made = super().construct_mapping(node, deep)
+            if odd := [key for key in made if not isinstance(key, str)]:
+                told = f"a name must be text; got {odd[0]!r}"
+                raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark)
+            return made
+
+        def construct_document(self, node: Any) -> Any:
+            sizes: dict[int, float] = {}  # of what a node stands for once its aliases are written out
+
+            def size(node: Any) -> float:
+                if id(node) not in sizes:
+                    sizes[id(node)] = math.inf  # until it is known: a node within itself
+                    inner = node.value if isinstance(node, yaml.CollectionNode) else []
+                    parts = chain(*inner) if isinstance(node, yaml.MappingNode) else inner
+                    sizes[id(node)] = 1 + sum(map(size, parts))
+                return sizes[id(node)]
+
+            if size(node) > MOST_VALUES:
+                told = f"with its aliases written out it has more than {MOST_VALUES:,} values"
+                raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark)
+            return super().construct_document(node)
+
+    float_tag, digits = "tag:yaml.org,2002:float", list("-+0123456789")
+    Loader.yaml_implicit_resolvers = {
+        first: [rule for rule in rules if not rule[0].endswith(":timestamp")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(float_tag, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), digits)
+    return Loader
+
+
+def read_yaml(path: Path | str, what: str) -> Any:
+    """The content of a YAML file, which an error calls ``what``. Raises FileNotFoundError, or ValueError with the path."""
+    import yaml
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no {what} {path}")
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), yaml_loader())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error

@@ -597,7 +597,7 @@ def test_a_config_needs_no_name_for_the_one_unknown_model(trace_file, tmp_path, 
     [
         (["--hardware", "h20"], "hardware 'h20' is not known; did you mean h200"),
         (["--weights", "fp9"], "precision of weights 'fp9' is not known; did you mean fp8"),
-        (["--devices", "0"], "devices must be at least 1; got 0"),
+        (["--devices", "0"], "devices must be at least 1, at most a million; got 0"),
         (["--budget", "-3"], "budgets must be positive (device seconds); got [-3.0, 0.1, 5.0]"),
         (["--unit", "hours"], "unit 'hours' is not known; did you mean usd?"),
         (["--allocation", "best"], "allocation 'best' is not known; known: hindsight, oracle, uniform"),

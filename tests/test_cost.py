@@ -340,7 +340,7 @@ def test_max_batch_fills_the_memory_and_no_more():
         ((-1, 10), {}, "n_in must be >= 0 and finite"),
         ((1, [5, -2]), {}, "n_out must be >= 0 and finite"),
         ((1, np.nan), {}, "n_out must be >= 0 and finite"),
-        ((1, 10, 0), {}, "n_trials must be >= 1; got"),
+        ((1, 10, 0), {}, "n_trials must be >= 1 and finite, at most 1e[+]15; got"),
         ((1, 10), {"n_out_sq": 99}, r"n_out_sq must be >= n_out\*\*2"),
         ((1, 10), {"counting": "extact"}, "counting 'extact' is not known; did you mean exact"),
         ((1, 10), {"bytes_per_element": 0}, "bytes_per_element must be positive"),

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -425,3 +427,22 @@ def test_problems_of_the_hub_without_a_network_or_its_package(monkeypatch):
         "this needs huggingface_hub: run `make torch` in the project's folder, elsewhere `pip install huggingface_hub`"
     ):
         problems("aime25")
+
+
+def test_the_search_for_the_last_box_takes_memory_in_proportion_to_the_answer():
+    """128 kB of nested boxes took 1.1 GB: the content of each was copied."""
+    deep = r"\boxed{" * 18_000 + "7" + "}" * 18_000
+    tracemalloc.start()
+    found = module._final(deep, True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found is not None
+    assert peak < 20e6
+    assert module._final(r"so \boxed{1} and \boxed{2}, \boxed{3}", True) == r"\boxed{1, 2, 3}"
+
+
+def test_the_child_may_not_take_all_memory(fresh):
+    assert grade(r"\boxed{7}", "7").correct
+    [child] = multiprocessing.active_children()
+    limits = Path("/proc", str(child.pid), "limits").read_text(encoding="ascii")
+    assert str(grader.MOST_MEMORY) in limits

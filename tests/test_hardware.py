@@ -50,7 +50,10 @@ def test_with_intensity_keeps_the_peak():
     [
         (lambda: find_hardware("h20"), "hardware 'h20' is not known; did you mean h200"),
         (lambda: find_hardware("a100", "fp8"), "a100: precision 'fp8' is not known"),
-        (lambda: find_hardware("h100", n_devices=0), "n_devices must be at least 1; got 0"),
+        (
+            lambda: find_hardware("h100", n_devices=0),
+            "n_devices must be at least 1, at most a million; got 0",
+        ),
         (lambda: find_hardware("h100").with_intensity(-1), "intensity must be positive .*; got -1"),
     ],
 )

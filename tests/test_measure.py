@@ -472,7 +472,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, bench):
     with pytest.raises(KeyboardInterrupt):
         run_suite(counting(stop_at=3)[0], tmp_path, bench)
     assert table(tmp_path)["n"].tolist() == [1, 2]
-    (tmp_path / CPU / "tiny.parquet.part").write_text("half a file")
+    (tmp_path / CPU / "tiny.parquet.0a1b.part").write_text("half a file")
     suite, measured = counting()
     assert run_suite(suite, tmp_path, bench)
     assert measured == [3]

@@ -21,7 +21,7 @@ from kinetics_lab.book.imports import closure
 from kinetics_lab.book.parameters import check_parameters, declared_parameters, read_notebook, read_parameters
 from kinetics_lab.book.runs import NotebookError, execute_all, run_key, run_notebook
 from kinetics_lab.data import manifest
-from kinetics_lab.files import locked
+from kinetics_lab.files import locked, write_whole
 
 PARAMETERS = "# parameters\nn = 3  # tokens\nmodel: str = 'qwen3-8b'\nrate = 0.5\nmany = 2 * 8\nother = None"
 
@@ -587,3 +587,70 @@ def test_a_lock_of_a_killed_process_is_free(project):
         pass
     with pytest.raises(TimeoutError), locked(lock, ValueError("busy")):
         raise TimeoutError  # what happens within is not taken for a busy lock
+
+
+# --- races and links ----------------------------------------------------------------------------
+
+
+def test_of_two_runs_into_one_folder_one_wins_whole_and_the_other_says_who_works(project, write_notebook):
+    slow = write_notebook(
+        project / "notebooks" / "30_slow.ipynb",
+        ("code", "n = 0", "parameters"),
+        (
+            "code",
+            "import time; from kinetics_lab.book.results import hand_over; time.sleep(1); hand_over({'n': n})",
+        ),
+        kinetics={"result": "result.json"},
+    )
+    command = [sys.executable, "-m", "kinetics_lab.cli", "run", str(slow), "-o", str(project / "run")]
+    racing = [
+        subprocess.Popen(
+            [*command, "-p", "n", str(n)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for n in (1, 2)
+    ]
+    told = [process.communicate(timeout=120) for process in racing]
+    codes = [process.returncode for process in racing]
+    assert sorted(codes) in ([0, 2], [0, 0])  # refused, or in turn
+    record = json.loads((project / "run" / "run.json").read_text())
+    result = json.loads((project / "run" / "result.json").read_text())
+    assert record["parameters"] == result
+    if 2 in codes:
+        loser = codes.index(2)
+        assert result == {"n": 2 - loser}
+        assert f"another process writes {project / 'run'}" in told[loser][1]
+        if Path("/proc/locks").exists():
+            assert "kinetics_lab.cli run" in told[loser][1]
+    assert not (project / "run.part").exists()
+
+
+def test_nothing_is_written_through_a_link_nor_a_guessed_name(one, project, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("precious")
+    for name in ("run", "run.part"):
+        (project / name).symlink_to(precious)
+        with pytest.raises(FileExistsError, match="is not a run folder"):
+            run_notebook(one, out=project / "run", progress=False)
+        (project / name).unlink()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (project / "run.part").symlink_to(empty)
+    with pytest.raises(FileExistsError, match="is not a run folder"):
+        run_notebook(one, out=project / "run", progress=False)
+    assert [path.name for path in precious.iterdir()] == ["thesis.txt"]
+    (tmp_path / "out.txt.part").symlink_to(precious / "thesis.txt")
+    parts = []
+    write_whole(tmp_path / "out.txt", lambda part: (parts.append(part.name), part.write_text("new")))
+    write_whole(tmp_path / "out.txt", lambda part: (parts.append(part.name), part.write_text("newer")))
+    assert (precious / "thesis.txt").read_text() == "precious"
+    assert (tmp_path / "out.txt").read_text() == "newer"
+    assert len({*parts}) == 2
+    assert not [path for path in tmp_path.glob("*.part") if not path.is_symlink()]
+    assert (tmp_path / "out.txt").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found

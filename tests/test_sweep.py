@@ -475,9 +475,9 @@ def test_a_point_that_a_lost_worker_is_still_at_is_waited_for(grid, project, no_
 def test_runs_killed_at_their_start_or_while_they_were_cleared_are_run_again(grid, project, no_kernel):
     out, path = project / "out", grid("axes: {n: [1, 2, 3, 4]}")
     out.mkdir()
-    (out / "sweep.json.part").write_text("{")  # killed before its marker, too
+    (out / "sweep.json.0a1b.part").write_text("{")  # killed before its marker, too
     (out / ".lock").touch()
-    left = [], ["run.json.part"], ["run.json"], ["run.json", "tiny.ipynb", "result.json"]
+    left = [], ["run.json.0a1b.part"], ["run.json"], ["run.json", "tiny.ipynb", "result.json"]
     for line, files in zip(listing(path, out), left, strict=True):
         part = out / "points" / f"{line.split()[1]}.part"
         part.mkdir(parents=True)
@@ -739,3 +739,19 @@ def test_a_chapter_hands_over_what_it_explains(path, executed):
     assert len(table)
     told = set(re.findall(r"`(\w+)`", read_notebook(path).cells[-1].source))
     assert set(table) <= told, "columns that the chapter's last cell does not explain"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '"x"', "\x00\xff", "NaN garbage"])
+def test_a_result_that_cannot_be_read_fails_its_point_and_is_made_again(grid, no_kernel, tmp_path, content):
+    path, out = grid("axes: {n: [1, 2, 3]}"), tmp_path / "out"
+    assert sweep(path, out, progress=False, summary=False).done == 3
+    place = out / "points" / min(names(out))
+    (place / "result.json").write_bytes(content.encode("latin-1"))
+    again = sweep(path, out, progress=False, summary=False)
+    assert list(again.failed) == [place.name]
+    assert "its result cannot be read" in again.failed[place.name]
+    assert len(pd.read_parquet(again.results)) == 2
+    mended = sweep(path, out, progress=False, summary=False, retry=True)
+    assert not mended.failed
+    assert len(pd.read_parquet(mended.results)) == 3
+    assert len(no_kernel) == 4

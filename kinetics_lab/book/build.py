@@ -27,7 +27,7 @@ from kinetics_lab.book.parameters import declared_parameters, read_notebook
 from kinetics_lab.book.results import told_in, with_words
 from kinetics_lab.book.runs import RunResult, execute_all
 from kinetics_lab.errors import among, require
-from kinetics_lab.files import locked, write_text
+from kinetics_lab.files import locked, write_text, write_whole
 
 TOOLCHAIN = ("altair", "jupyter-book", "myst-nb", "sphinx", "sphinx-book-theme", "vl-convert-python")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -263,12 +263,13 @@ def print_pdf(page: Path, pdf: Path) -> None:
     if browser is None:
         cure = "install it (Debian: apt-get install chromium) or set CHROMIUM to its path"
         raise BookError(f"no Chromium to print with: {cure}")
-    part = pdf.with_name(pdf.name + ".part")
-    part.unlink(missing_ok=True)
     # no sandbox: the page is our own and containers seldom allow one; virtual time: until mathematics is set
     options = "--headless --no-sandbox --disable-gpu --no-pdf-header-footer --generate-pdf-document-outline --virtual-time-budget=60000"
-    command = [browser, *options.split(), f"--print-to-pdf={part}", page.as_uri()]
-    subprocess.run(command, capture_output=True, check=False)
-    if not part.exists():
-        raise BookError(f"{browser} printed no PDF of {page}")
-    part.rename(pdf)
+
+    def write(part: Path) -> None:
+        command = [browser, *options.split(), f"--print-to-pdf={part}", page.as_uri()]
+        subprocess.run(command, capture_output=True, check=False)
+        if not part.stat().st_size:
+            raise BookError(f"{browser} printed no PDF of {page}")
+
+    write_whole(pdf, write)

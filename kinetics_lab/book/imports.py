@@ -203,21 +203,21 @@ def dependencies(
         fixed |= {f"{path.parent.name}/{path.name}": _digest(path.read_bytes()) for path in rows}
     texts = set[str]().union(*(fact.texts for fact in every))
     entries = manifest() if (data_dir() / "MANIFEST.toml").is_file() else {}
-    told = {
-        name for name, entry in entries.items() if any(t == name or t.endswith(entry["file"]) for t in texts)
-    }
+    told = {name: _digest(json.dumps(entry, sort_keys=True).encode()) for name, entry in entries.items()}
+    for name, entry in entries.items():
+        named = any(t == name or t.endswith(entry["file"]) for t in texts)
+        if named or any(fnmatchcase(name, pattern) for pattern in reads):
+            fixed[f"data:{name}"] = told[name]
+
+    @cache
+    def file(word: str) -> str:
+        path = os.path.join(root, word)
+        return _digest(Path(path).read_bytes()) if os.path.isfile(path) else ""
+
     for parameters in sets:
         given = set(_words(parameters))
-        found = dict(fixed)
-        for name, entry in entries.items():
-            named = name in told or name in given
-            if named or any(fnmatchcase(name, pattern) for pattern in reads):
-                found[f"data:{name}"] = _digest(json.dumps(entry, sort_keys=True).encode())
-        files = {word: os.path.join(root, word) for word in given}
-        found |= {
-            word: _digest(Path(file).read_bytes()) for word, file in files.items() if os.path.isfile(file)
-        }
-        yield found
+        found = {f"data:{name}": told[name] for name in told.keys() & given}
+        yield fixed | found | {word: file(word) for word in given if file(word)}
 
 
 def _digest(content: bytes) -> str:

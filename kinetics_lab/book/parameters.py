@@ -19,7 +19,6 @@ from __future__ import annotations
 import ast
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
@@ -27,7 +26,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from kinetics_lab.errors import among, require
+from kinetics_lab.errors import MOST, among, require
+from kinetics_lab.files import read_yaml, yaml_loader
 
 # of a grid
 SECTIONS = {"notebook": str, "fixed": dict, "axes": dict, "zip": list, "exclude": list, "show": str}
@@ -134,50 +134,14 @@ def checked(notebook: str, declared: Mapping[str, Any], name: str, value: Any, p
     return value
 
 
-def yaml_loader() -> Any:
-    """A loader class of YAML 1.1, but that 1e5 is a number, a date is a text, and no name is given twice."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for number, name in enumerate(names):
-                if name in names[:number]:
-                    told = f"{name!r} is given twice"
-                    raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    float_tag, digits = "tag:yaml.org,2002:float", list("-+0123456789")
-    Loader.yaml_implicit_resolvers = {
-        first: [rule for rule in rules if not rule[0].endswith(":timestamp")]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    Loader.add_implicit_resolver(float_tag, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), digits)
-    return Loader
-
-
 def scalar(text: str) -> Any:
     """The value that a file of parameters would give for ``text``."""
     import yaml
 
     try:
         return yaml.load(text, yaml_loader())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"a parameter's value must be YAML; got {text!r}") from error
-
-
-def read_yaml(path: Path | str, what: str) -> Any:
-    """The content of a YAML file, which an error calls ``what``. Raises FileNotFoundError, or ValueError with the path."""
-    import yaml
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no {what} {path}")
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), yaml_loader())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -283,7 +247,7 @@ def _range(where: str, spec: Mapping[str, Any]) -> list[int | float]:
     """Values of an arithmetic or a geometric range, both ends included where they are met."""
     name = "factor" if "factor" in spec else "step"
     given: list[Any] = [spec.get("from"), spec.get("to"), spec.get(name)]
-    numbers = [value for value in given if type(value) in (int, float) and math.isfinite(value)]
+    numbers = [value for value in given if type(value) in (int, float) and abs(value) <= MOST]
     require(len(numbers) == len(spec) == 3, f"{where}: {RANGE}", spec)
     start, stop, by = numbers
     if name == "factor":

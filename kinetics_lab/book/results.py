@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def hand_over(result: Result) -> Result:
     """Hand over a notebook's result and return it; outside a run (no ``KINETICS_RUN_DIR``) only return it.
 
     A DataFrame becomes ``result.parquet``: named index levels become columns, an unnamed index is dropped. A
-    mapping of names to plain values becomes ``result.json``, one row. Raises ValueError for column names that are
+    mapping of names to plain values becomes ``result.json``, one row, null where a number is not finite. Raises ValueError for column names that are
     no text, not unique or begin like a sweep's own (``param.``, ``sweep.``); OSError with the path.
     """
     names: list[Any] = list(result)
@@ -64,7 +65,7 @@ def hand_over(result: Result) -> Result:
             table = table.reset_index() if named else table
             write_table(Path(folder, TABLE), table)
         else:
-            write_text(Path(folder, ROW), json.dumps(dict(result), default=_plain) + "\n")
+            write_text(Path(folder, ROW), json.dumps(_plain(dict(result)), allow_nan=False) + "\n")
     return result
 
 
@@ -89,9 +90,16 @@ def with_words(page: str, words: Mapping[str, str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy value as Python's own."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
+    """A value as JSON has it: NumPy's as Python's own, null for a number that is not finite."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
     raise ValueError(f"a result's values must be numbers, texts, truth values or None; got {value!r}")
 
 
@@ -112,7 +120,9 @@ def read_result(folder: Path | str) -> pd.DataFrame | None:
     if (path := Path(folder, TABLE)).exists():
         return pd.read_parquet(path)
     if (path := Path(folder, ROW)).exists():
-        return pd.DataFrame([json.loads(path.read_text(encoding="utf-8"))])
+        row = json.loads(path.read_text(encoding="utf-8"))
+        require(isinstance(row, dict), f"{ROW} must hold one object", row)
+        return pd.DataFrame([row])
     return None
 
 

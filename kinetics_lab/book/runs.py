@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -40,7 +41,7 @@ from kinetics_lab.book.parameters import (
     read_parameters,
 )
 from kinetics_lab.book.results import collects_claims, declared_result
-from kinetics_lab.errors import among
+from kinetics_lab.errors import among, require
 from kinetics_lab.files import at_path, is_ours, locked, write_text
 
 LIBRARIES = ("altair", "ipykernel", "numpy", "pandas", "papermill", "pyarrow", "scipy", "vl-convert-python")
@@ -74,9 +75,6 @@ class RunResult:
         return [{"notebook": self.notebook.stem, **json.loads(line)} for line in lines]
 
 
-# ---- the key of a run -----------------------------------------------------------------------------------------
-
-
 @cache
 def versions() -> dict[str, str]:
     """Python's version and those of the libraries whose output a notebook shows."""
@@ -103,17 +101,19 @@ def run_keys(notebook: Path | str, sets: Iterable[Mapping[str, Any]], extra: Ite
     others = [[path.name, *(cell.source for cell in read_notebook(path).cells)] for path in beside]
     told = [cells, about, versions(), QUIET, list(extra), others]
     needs = dependencies(code, sets, project_root(notebook))
-    facts = ([*told, dict(parameters), needed] for parameters, needed in zip(sets, needs, strict=True))
-    texts = (json.dumps(fact, sort_keys=True, default=str) for fact in facts)
-    return [hashlib.sha256(text.encode()).hexdigest()[:12] for text in texts]
+    common = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+    keys, last, shared = list[str](), dict[str, str](), common
+    for parameters, needed in zip(sets, needs, strict=True):
+        if needed != last:
+            last, shared = needed, common + json.dumps(needed, sort_keys=True)
+        text = shared + json.dumps(dict(parameters), sort_keys=True, default=str)
+        keys.append(hashlib.sha256(text.encode()).hexdigest()[:12])
+    return keys
 
 
 def run_key(notebook: Path | str, parameters: Mapping[str, Any], extra: Iterable[str] = ()) -> str:
     """The key of one run, as :func:`run_keys` has it."""
     return run_keys(notebook, [parameters], extra)[0]
-
-
-# ---- one run --------------------------------------------------------------------------------------------------
 
 
 def _is_run(folder: Path) -> bool:
@@ -146,8 +146,8 @@ def run_notebook(
 
     The kernel starts in the project's root and finds the folder under way in ``KINETICS_RUN_DIR``; ``env`` adds to
     its environment; ``started`` is called with its process id. Raises ValueError (parameter, kernel),
-    FileExistsError (``out`` holds something else), OSError with a path, or NotebookError (a cell raised, or the
-    declared result was not handed over; ``<out>.part`` keeps the half-executed notebook).
+    FileExistsError (``out`` holds something else, or another process writes it), OSError with a path, or NotebookError
+    (a cell raised, or the declared result was not handed over; ``<out>.part`` keeps the half-executed notebook).
     """
     from jupyter_client.kernelspec import KernelSpecManager
 
@@ -159,7 +159,9 @@ def run_notebook(
     for folder in (out, part):
         if not _is_run(folder):
             raise FileExistsError(f"{folder} exists and is not a run folder; give another place for the run")
-    with at_path(part):
+    busy = FileExistsError(f"another process writes {out}; wait for it or give another place")
+    alone = nullcontext() if key else locked(out.parent / ".locks" / out.name, busy)  # a cache has locked it
+    with at_path(part), alone:
         _remove(part)
         part.mkdir(parents=True)
         record = {
@@ -186,9 +188,6 @@ def run_notebook(
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
-
-
-# ---- all runs of the book -------------------------------------------------------------------------------------
 
 
 def cached_run(
@@ -218,7 +217,8 @@ def cached_run(
     with locked(cache / ".locks" / (notebook.stem if keep else folder.name)):
         if (folder / "run.json").exists():
             os.utime(folder)
-            seconds = json.loads((folder / "run.json").read_text(encoding="utf-8"))["seconds"]
+            require(_is_run(folder), "the cache must hold runs; delete what is none", str(folder))
+            seconds = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("seconds", 0.0)
             return RunResult(notebook, folder, key, seconds, reused=True)
         told = f"{notebook}, or code or data that it depends on, changed since this began, or differs on {{}}"
         if now() != key:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -30,7 +31,7 @@ from kinetics_lab.book.pages import ALONE
 from kinetics_lab.book.parameters import Grid, read_grid
 from kinetics_lab.book.results import declared_result, read_result
 from kinetics_lab.book.runs import cached_run, run_keys
-from kinetics_lab.errors import among, printable, require
+from kinetics_lab.errors import among, printable, require, sentence
 from kinetics_lab.files import is_ours, locked, write_table, write_text
 
 KIND = "kinetics-lab sweep"
@@ -101,10 +102,9 @@ def sweep(
             "axes": grid.axes,
         }
         write_text(out / "sweep.json", json.dumps(about, indent=1) + "\n")
+        gather(points, out)  # no table of another grid or of older code is left to be read if this is stopped
         again = ("left", "failed") if retry else ("left",)
         todo = {place: point for place, point in points.items() if _state(place) in again}
-        if todo:  # no table of another grid or of older code is left to be read if this is stopped
-            gather(points, out)
         _run(grid, todo, pool, _tell if progress else lambda _: None)
         results = gather(points, out)
         pages = [_page(grid, points, out)] if summary else []
@@ -201,10 +201,20 @@ def gather(points: Points, out: Path) -> Path | None:
 
     Columns ``sweep.point`` and ``param.<name>`` cannot clash with a result's own, which must not begin like that.
     A column of values of several kinds, lists or mappings is kept as JSON text. None, and no file, without rows.
+    A point whose result cannot be read has failed.
     """
     path, tables = out / "results.parquet", []
     for place, point in points.items():
-        found = read_result(place)  # that of a point under way lies in a folder of another name
+        try:
+            found = read_result(place)  # that of a point under way lies in a folder of another name
+        except (ValueError, OSError) as error:  # not as a run left it: kept apart, and the point has failed
+            apart = place.with_name(place.name + ".corrupt")
+            shutil.rmtree(apart, ignore_errors=True)
+            place.rename(apart)
+            write_text(
+                _error_file(place), f"its result cannot be read, {sentence(error)}; it was moved to {apart}\n"
+            )
+            continue
         if found is not None and len(found):
             front = {"sweep.point": place.name} | {f"param.{name}": value for name, value in point.items()}
             columns = {name: pd.Series([value] * len(found), dtype=object) for name, value in front.items()}

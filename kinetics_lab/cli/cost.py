@@ -97,7 +97,7 @@ def _batch(text: str) -> float | None:
         return None
     try:
         return float(int(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"--batch must be a whole number, fits or endless; got {text!r}") from None
 
 

@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from kinetics_lab.cli.shared import NONE, Policy, names
 from kinetics_lab.errors import among, lookup, require
+from kinetics_lab.files import locked
 
 
 def measure(
@@ -41,7 +42,8 @@ def measure(
         require(device == "cuda", "--dry-run is for a GPU: --device must be cuda", device)
         print(*listing(suites.chosen_suites(suite), out, gpu), sep="\n")
         return
-    print(*suites.measure(suite, out, budget_s=budget_seconds, device=device), sep="\n")
+    with locked(out / ".lock", FileExistsError(f"another process measures into {out}; one at a time")):
+        print(*suites.measure(suite, out, budget_s=budget_seconds, device=device), sep="\n")
 
 
 def ladder(

@@ -16,7 +16,7 @@ from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.precision import Precision
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.shapes.parts import Attention, Mixer
-from kinetics_lab.errors import require
+from kinetics_lab.errors import MOST, require
 
 BF16 = Precision()
 COUNTS = (1, 2, 4, 8)  # devices of one node
@@ -138,7 +138,10 @@ def fit(
     """
     require(np.isfinite(context) and context > 0, "context must be positive and finite (tokens)", context)
     require(0 <= reserve < 1, "reserve must be in [0, 1) (share of the memory)", reserve)
-    require(batch is None or batch >= 1, "batch must be at least 1 (sequences)", batch)
+    require(
+        batch is None or 1 <= batch <= MOST, f"batch must be at least 1, at most {MOST:g} (sequences)", batch
+    )
+    require(devices is None or devices >= 1, "devices must be at least 1", devices)
     require(hardware.n_devices == 1, "hardware must be one device; give devices= or layout=", hardware.name)
     wanted = 1 if batch is None else batch
     tried = list[Fit]()

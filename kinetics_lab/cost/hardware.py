@@ -78,7 +78,7 @@ class Hardware:
 
     def times(self, n_devices: int) -> Hardware:
         """``n_devices`` working as one, communication not counted: an upper bound."""
-        require(n_devices >= 1, "n_devices must be at least 1", n_devices)
+        require(1 <= n_devices <= 10**6, "n_devices must be at least 1, at most a million", n_devices)
         name = f"{n_devices} x {self.name}" if n_devices > 1 else self.name
         return replace(
             self,

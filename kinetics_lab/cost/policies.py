@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import MOST, lookup, require
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,12 @@ class Policy:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, least = getattr(self, field.name), 0 if field.default == 0 else 1
-            whole = isinstance(value, int | np.integer) and value >= least
+            if field.type == "bool":
+                require(isinstance(value, bool), f"{self.key}: {field.name} must be true or false", value)
+                continue
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
             rule = f"{self.key}: {field.name} must be an integer >= {least}"
-            require(whole or isinstance(value, bool), rule, value)
+            require(whole and least <= value <= MOST, rule + f", at most {MOST:g}" * (value > MOST), value)
 
     @property
     def tokens_read(self) -> float:

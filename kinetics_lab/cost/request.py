@@ -23,7 +23,7 @@ from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS, ModelShape
 from kinetics_lab.cost.shapes.parts import State
-from kinetics_lab.errors import among, require
+from kinetics_lab.errors import among, counts, require
 
 COMBINES = ("add", "max")
 Number = Any  # a float or an array of floats, whatever the arguments broadcast to
@@ -70,10 +70,8 @@ def cost_parts(
     ``parameters``; ``attention``; ``search`` (what a policy or the model's own index scans); and ``state`` where the
     model has layers that carry one: it is read and written by each step.
     """
-    n_in, n_out, n_trials = (np.asarray(x, float) for x in (n_in, n_out, n_trials))
-    require((n_in >= 0) & np.isfinite(n_in), "n_in must be >= 0 and finite (tokens)", n_in)
-    require((n_out >= 0) & np.isfinite(n_out), "n_out must be >= 0 and finite (tokens)", n_out)
-    require((n_trials >= 1) & np.isfinite(n_trials), "n_trials must be >= 1", n_trials)
+    n_in, n_out = counts(n_in, "n_in", unit=" (tokens)"), counts(n_out, "n_out", unit=" (tokens)")
+    n_trials = counts(n_trials, "n_trials", 1)
     size = element_sizes(bytes_per_element)
     if n_out_sq is not None:
         n_out_sq = np.asarray(n_out_sq, float)
@@ -173,8 +171,7 @@ def prefill_cost(shape: ModelShape, n_in: ArrayLike, *, params: ArrayLike | None
     unabsorbed, with each head's own keys and values, unless attending to chosen entries in the absorbed form takes less. The traffic,
     one pass over the weights and one write of the cache for the whole batch, is small beside the arithmetic and not counted.
     """
-    n_in = np.asarray(n_in, float)
-    require(n_in >= 0, "n_in must be >= 0 (tokens)", n_in)
+    n_in = counts(n_in, "n_in", unit=" (tokens)")
     params = shape.n_matmul_params if params is None else np.asarray(params, float)
     body = params - shape.head_params
     flops = 2 * (body * n_in + shape.head_params * np.minimum(n_in, 1))

@@ -179,23 +179,21 @@ def _final(answer: str, finished: bool) -> str | None:
     text = answer.rpartition("</think>")[2]
     if "<think>" in text:
         return None
-    boxes: list[tuple[int, int, str]] = []  # start, end, content, in the order in which they end
+    boxes: list[tuple[int, int, int]] = []  # start, end, content's start, in the order in which they end
     # of each open brace: start and content's start, if it is a box's
     braces: list[tuple[int, int] | None] = []
     for found in _BOX.finditer(text):
         if found["box"] or found["open"]:
             braces.append((found.start(), found.end()) if found["box"] else None)
         elif found["close"] and braces and (box := braces.pop()):
-            boxes.append((box[0], found.end(), text[box[1] : found.start()]))
+            boxes.append((box[0], found.end(), box[1]))
     if not boxes:
         cut = not finished or re.search(r"\\(?:boxed|fbox)\s*\{", text)
         return None if cut else text[-2000:].replace("−", "-").strip() or None
-    start, _, content = boxes.pop()
-    contents = [content]
-    while boxes and _BETWEEN_BOXES.fullmatch(text[boxes[-1][1] : start]):
-        start, _, content = boxes.pop()
-        contents.insert(0, content)
-    return _boxed(", ".join(map(_plain, contents)))
+    chosen = [boxes.pop()]
+    while boxes and _BETWEEN_BOXES.fullmatch(text, boxes[-1][1], max(chosen[-1][0], boxes[-1][1])):
+        chosen.append(boxes.pop())
+    return _boxed(", ".join(_plain(text[inner : end - 1]) for _, end, inner in reversed(chosen)))
 
 
 def _plain(text: str) -> str:

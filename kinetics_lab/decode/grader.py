@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 from kinetics_lab.errors import absent
 
+MOST_MEMORY = 8 << 30  # bytes of addresses that the child may have
 _pool: Any = None
 _lock = threading.Lock()
 
@@ -103,6 +105,7 @@ def _prepare() -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     logging.disable(logging.CRITICAL)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even within one long step of C code
     try:
         import_module("math_verify")

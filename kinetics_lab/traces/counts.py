@@ -60,6 +60,9 @@ def read_counts(path: Path) -> pd.DataFrame | None:
     numbers = table.columns.intersection(
         ["tokens_in", "cap", "n_traces", "n_correct", "mean_tokens", "mean_sq_tokens"]
     )
+    for name in table.columns.intersection(GROUP):
+        for value in table[name]:
+            require(isinstance(value, str | int | float), f"{path}: {name} must be text", value)
     table = table.assign(**{name: _numbers(table[name]) for name in numbers})
     return _completed(table, path)
 

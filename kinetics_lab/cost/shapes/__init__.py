@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kinetics_lab.cost.shapes.parts import Attention, Experts, FeedForward, Layer, Mixer, Part, State
-from kinetics_lab.errors import require
+from kinetics_lab.errors import counts, require
 
 #: Kinds of cached elements: keys and values, index keys, recurrent state (often fp32), the window of a convolution.
 CACHE_KINDS = ("kv", "index", "state", "conv")
@@ -111,8 +111,7 @@ class ModelShape:
     # --- what a sequence holds, and what a step reads and computes ------------------------------
 
     def _by_kind(self, what: str, n: ArrayLike) -> dict[str, np.ndarray]:
-        n = np.asarray(n, float)
-        require((n >= 0) & np.isfinite(n), "the context must be >= 0 and finite (tokens)", n)
+        n = counts(n, "the context", unit=" (tokens)")
         total = {kind: np.zeros_like(n) for kind in CACHE_KINDS}
         for mixer, count in self.mixers.items():
             for kind, elements in getattr(mixer, what)(n).items():
