@@ -20,8 +20,6 @@ from kinetics_lab.errors import require
 from kinetics_lab.files import write_table, write_text
 
 TABLE, ROW, TOLD = "result.parquet", "result.json", "told.json"
-
-
 RESERVED = ("param.", "sweep.")  # columns that a sweep puts in front of a result's own
 
 

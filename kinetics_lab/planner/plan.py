@@ -136,17 +136,9 @@ def _terms(
 ) -> dict[Any, Any]:  # fmt: skip
     """On what terms a plan holds, for its text."""
     kept = stored(hardware, precision, clock)
-    told = {
-        "device": hardware.name,
-        "weights": kept.weights,
-        "kv": kept.kv,
-        "batch": batch,
-        "reserve": reserve,
-    }
-    return told | {
-        "clock": clock.label if clock else "peak rates",
-        "measured": bool(clock and clock.measured),
-    }
+    told = {"device": hardware.name, "weights": kept.weights, "kv": kept.kv, "batch": batch}
+    measured = bool(clock and clock.measured)
+    return told | {"reserve": reserve, "clock": clock.label if clock else "peak rates", "measured": measured}
 
 
 def _within(
@@ -239,9 +231,7 @@ def _rivalry(rivals: Mapping[str, Allocation], who: str, k: int, weights: np.nda
     pair = sorted((mine, second))
     beats = (draws[:, pair].argmax(1) == pair.index(mine)).mean()
     best, _ = _most_frequent(fits[names[second]], k)
-    near = (
-        [i for i in np.argsort(-won, kind="stable") if i != mine and won[i] >= 0.1] if won[mine] < TIE else []
-    )
+    near = [i for i in np.argsort(-won, kind="stable") if i != mine and won[i] >= 0.1]
     rival = "; ".join(f"{names[i]} ({won[i]:.0%})" for i in near or [second]) if won[mine] < TIE else ""
     return {
         "again": won[mine], "runner_up": _text(best), "runner_up_accuracy": values[:, second].mean(), "beats": beats, "rivals": rival,
