@@ -38,8 +38,7 @@ class Claim:
 
     ``shown`` stands for a published value that is no number ("negligible"), with its unit. ``needs``: what is missing
     where no chapter can check the number yet. ``derived``: it follows from printed ones and is not printed itself.
-    ``interval``: what our interval is, "bootstrap over problems" or a range. ``untestable``: why no value that comes
-    out could contradict the published one. ``headline``: the paper's findings, apart from arithmetic on shapes.
+    ``interval``: what our interval is. ``untestable``: why nothing could contradict it. ``headline``: no mere arithmetic.
     """
 
     id: str
@@ -78,14 +77,12 @@ class Finding:
             return "reproduced"
         if claim.untestable:
             return "not testable"
-        if not low <= claim.published <= high:
-            return "differs"
-        return "consistent" if claim.interval.startswith(CONFIDENCE) else "in range"
+        held = "consistent" if claim.interval.startswith(CONFIDENCE) else "in range"
+        return held if low <= claim.published <= high else "differs"
 
     @property
     def row(self) -> dict[str, Any]:
-        claim = self.claim
-        found = "" if self.value is None else number(self.value)
+        claim, found = self.claim, "" if self.value is None else number(self.value)
         if self.interval:
             found += f" [{number(self.interval[0], 4)}, {number(self.interval[1], 4)}]"
         return {

@@ -24,10 +24,9 @@ def judged(
     The half that chooses says what a setting costs, too; what is spent is what it costs on the other half.
     """
     require(n_splits >= 1, "n_splits must be >= 1", n_splits)
-    keys = [table[name] for name in SETTING]
-    table = table[
-        (table.n_trials <= table.n_traces // 2).groupby(keys, dropna=False).transform("all")
-    ].reset_index(drop=True)
+    fits = table.n_trials <= table.n_traces // 2
+    fits = fits.groupby([table[name] for name in SETTING], dropna=False).transform("all")
+    table = table[fits].reset_index(drop=True)
     if table.empty:
         return "not judged out of sample: that takes twice as many traces of each problem as N"
     made = make(table.n_trials.to_numpy())
@@ -59,11 +58,8 @@ def split_counts(
     table: pd.DataFrame, traces: pd.DataFrame, caps: Sequence[int], n_splits: int, seed: int
 ) -> Iterator[np.ndarray]:
     """For each row of a table of whole answers, right ones in a random half of its traces, drawn from the counts alone."""
-    place = table.groupby(UNIT, sort=False, observed=True).ngroup().to_numpy()
-    n, c = (
-        table.groupby(UNIT, sort=False, observed=True)[name].first().to_numpy(int)
-        for name in ("n_traces", "n_correct")
-    )
+    units = table.groupby(UNIT, sort=False, observed=True)
+    place, n, c = units.ngroup().to_numpy(), *units[["n_traces", "n_correct"]].first().to_numpy(int).T
     rng = np.random.default_rng(seed)
     for _ in range(n_splits):
         yield rng.hypergeometric(c, n - c, n // 2)[place]

@@ -135,15 +135,9 @@ def _terms(
 ) -> dict[Any, Any]:  # fmt: skip
     """On what terms a plan holds, for its text."""
     kept = stored(hardware, precision, clock)
-    told = {
-        "device": hardware.name,
-        "weights": kept.weights,
-        "kv": kept.kv,
-        "batch": batch,
-        "reserve": reserve,
-    }
-    timed = {"clock": clock.label if clock else "peak rates", "measured": bool(clock and clock.measured)}
-    return told | timed
+    told = {"device": hardware.name, "weights": kept.weights, "kv": kept.kv, "batch": batch}
+    measured = bool(clock and clock.measured)
+    return told | {"reserve": reserve, "clock": clock.label if clock else "peak rates", "measured": measured}
 
 
 def _within(
