@@ -125,7 +125,7 @@ def _told_predicted(data: pd.DataFrame, result: pd.DataFrame) -> list[str]:
     guessed, found = sorted({*inputs.who(data[data.drawn.notna()])} if "drawn" in data else ()), list[str]()
     for row in result.itertuples():
         named = [who for who in guessed if who in f"{row.setting}; {row.runner_up}; {row.rivals}"]
-        found.append("; ".join(filter(None, [f"predicted, never run: {' and '.join(named)}" * bool(named), row.note])))  # fmt: skip
+        found.append("; ".join(filter(None, [f"predicted, never run: {' and '.join(named)}" * bool(named), str(row.note)])))  # fmt: skip
     return found
 
 
@@ -227,7 +227,10 @@ def _rivalry(rivals: Mapping[str, Allocation], who: str, k: int, weights: np.nda
     fits = {name: found for name, found in rivals.items() if found.rows[0, k] >= 0}
     names = sorted(fits, key=lambda name: fits[name].values("cost")[:, k].mean())  # the first of equals wins
     values = np.stack([fits[name].values("accuracy")[:, k] for name in names], axis=1)  # [problem, name]
-    draws, mine = (weights @ values).round(12), names.index(who)
+    draws, mine = (
+        (weights @ values).round(9),
+        names.index(who),
+    )  # equal but for rounding, in any order of sums
     won = np.bincount(draws.argmax(1), minlength=len(names)) / len(draws)
     others = [i for i in range(len(names)) if i != mine]
     if not others:

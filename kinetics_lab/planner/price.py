@@ -193,8 +193,8 @@ def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequen
     if "drawn" in one:  # predicted: the mean over what could have been drawn
         each = one.explode("drawn", ignore_index=True)
         each["n_correct"] = each.drawn.fillna(each.n_correct).astype(int)
-        found = drawn(each.drop(columns="drawn"), strategy, trials)
-        group = found.groupby([*SERVER, "problem", "n_trials"], dropna=False, sort=False, observed=True)
+        apart = drawn(each.drop(columns="drawn"), strategy, trials)
+        group = apart.groupby([*SERVER, "problem", "n_trials"], dropna=False, sort=False, observed=True)
         means = group[["accuracy", "best_case", "draws", "tokens", "eflops", "answer_s"]].mean()
         return group.first().assign(**means.round({"accuracy": 12, "best_case": 12})).reset_index()
     wanted = counts(trials, int(one.n_traces.max()))
@@ -212,7 +212,7 @@ def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequen
     if isinstance(plan, Majority) and votes is None:
         best = Majority(most, "differ").of(n, c).accuracy.round(12)
     k, mean = np.broadcast_to(plan.at_once, n.shape)[place], table.mean_tokens.to_numpy(float)
-    spread = np.sqrt(np.maximum(table.mean_sq_tokens - mean**2, 0)) * (k - 1) / np.sqrt(2 * k - 1)
+    spread: Any = np.sqrt(np.maximum(table.mean_sq_tokens - mean**2, 0)) * (k - 1) / np.sqrt(2 * k - 1)
     draws, paid, waves = (values[place] for values in (found.draws, found.paid, found.waves))
     return table.assign(
         accuracy=accuracy[place], best_case=best[place], draws=draws, tokens=draws * mean,
