@@ -331,7 +331,7 @@
     var draws = redrawn(weights, size, names), me = names.findIndex(function (one) { return one.setting === chosen.setting; });
     var sorted = Float64Array.from(draws[me]).sort(), won = names.map(function () { return 0; }), i, b;
     var found = { low: quantile(sorted, ends[0]), high: quantile(sorted, ends[1]), runner_up: "", rivals: [], predicted: chosen.setting.predicted ? [who(chosen.setting)] : [] };
-    draws = draws.map(function (values) { return values.map(round); });
+    draws = draws.map(function (values) { return values.map(function (x) { return Math.round(x * 1e9) / 1e9; }); });
     for (b = 0; b < 1000; b++) {
       var top = 0;
       for (i = 1; i < names.length; i++) if (draws[i][b] > draws[top][b]) top = i;

@@ -102,7 +102,7 @@ def _answers(name: str, rows: pd.DataFrame) -> list[Any]:
     """Of one setting n (or n by problem), scales and widths of what is packed, and that, problem by problem: right answers (predicted ones
     of each draw), E[L] and E[L^2], as sums (scale 0) where these are whole, else in thousandths."""
     guessed = "drawn" in rows and rows.drawn.notna().all()
-    columns, scales, n = list(np.stack((rows.drawn if guessed else rows.n_correct).tolist()).T.reshape(-1, len(rows))), list[int](), rows.n_traces.to_numpy()  # fmt: skip
+    columns, scales, n = list(np.stack([*(rows.drawn if guessed else rows.n_correct)]).T.reshape(-1, len(rows))), list[int](), rows.n_traces.to_numpy()  # fmt: skip
     for lengths in (rows.mean_tokens.to_numpy(), rows.mean_sq_tokens.to_numpy()):
         scales.append(0 if (lengths * n % 1 == 0).all() else 1000)
         columns.append(np.rint(lengths * (scales[-1] or n)))

@@ -203,7 +203,7 @@ def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequen
     if isinstance(plan, Majority) and votes is None:
         best = Majority(most, "differ").of(n, c).accuracy.round(12)
     k, mean = np.broadcast_to(plan.at_once, n.shape)[place], table.mean_tokens.to_numpy(float)
-    spread = np.sqrt(np.maximum(table.mean_sq_tokens - mean**2, 0)) * (k - 1) / np.sqrt(2 * k - 1)
+    spread: Any = np.sqrt(np.maximum(table.mean_sq_tokens - mean**2, 0)) * (k - 1) / np.sqrt(2 * k - 1)
     draws, paid, waves = (values[place] for values in (found.draws, found.paid, found.waves))
     return table.assign(
         accuracy=accuracy[place], best_case=best[place], draws=draws, tokens=draws * mean,
