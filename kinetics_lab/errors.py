@@ -63,26 +63,17 @@ def lookup(table: Mapping[str, Value], name: object, what: str) -> Value:
     raise unknown(what, name, sorted(table))
 
 
-#: Names under which pip knows modules that are called otherwise.
-_PIP = {"yaml": "pyyaml", "jupyter_book": "'jupyter-book<2'", "math_verify": "math-verify"}
-_LARGE = (
-    "torch",
-    "triton",
-    "transformers",
-    "tokenizers",
-    "huggingface_hub",
-    "math_verify",
-    "pebble",
-    "distributed",
-)
+_PIP = {"yaml": "pyyaml", "jupyter_book": "'jupyter-book<2'"}  # where a module's name is not its package's
+_TORCH = ("torch", "triton", "transformers", "tokenizers", "huggingface_hub", "math_verify", "pebble", "distributed")  # fmt: skip
 
 
 def absent(module: str, what: str = "this") -> ValueError:
     """The error for a package that is not installed: which it is, and the commands that install it."""
     module = module.partition(".")[0]
-    make = "make torch" if module in _LARGE else "make install"
-    pip = f"pip install {_PIP.get(module, module)}"
-    return ValueError(f"{what} needs {module}: run `{make}` in the project's folder, elsewhere `{pip}`")
+    make, pip = "torch" if module in _TORCH else "install", _PIP.get(module, module).replace("_", "-")
+    return ValueError(
+        f"{what} needs {module}: run `make {make}` in the project's folder, elsewhere `pip install {pip}`"
+    )
 
 
 def printable(text: object) -> str:

@@ -189,6 +189,19 @@ def test_papermill_alone_refuses_what_the_cell_does_not_take(given, options, mes
 
 
 @each_notebook
+def test_a_chapter_imports_no_tool_that_only_the_book_has(path):
+    """From a wheel alone there is no myst_nb; what stands under an `if` may be left out."""
+    for cell in code_cells(read_notebook(path)):
+        for node in ast.parse(cell.source).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            tops = {name.split(".")[0] for name in names}
+            assert not tops & {"myst_nb", "jupyter_book", "sphinx", "papermill", "nbformat", "vl_convert"}, (
+                tops
+            )
+
+
+@each_notebook
 def test_the_title_is_a_question(path):
     first = read_notebook(path).cells[0]
     assert first.cell_type == "markdown"

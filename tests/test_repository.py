@@ -240,6 +240,16 @@ def test_make_refuses_an_old_python(tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
+def test_the_list_of_pages_for_search_engines(tmp_path):
+    for name in ("index", "404", "search", "notebooks/10_one", "_static/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.html").touch()
+    done = subprocess.run([ROOT / ".ci" / "sitemap", "https://a.github.io/b/", tmp_path], check=True)
+    assert done.returncode == 0
+    found = re.findall("<loc>(.+)</loc>", (tmp_path / "sitemap.xml").read_text())
+    assert found == ["https://a.github.io/b/index.html", "https://a.github.io/b/notebooks/10_one.html"]
+
+
 # --- make, where it removes, strips and looks ------------------------------------------------------------------
 
 

@@ -120,26 +120,19 @@ def known(
 ) -> None:
     """List what can be named. Models, hardware, policies or chapters, one a line."""
     import kinetics_lab as lab
+    from kinetics_lab.book.parameters import read_notebook
     from kinetics_lab.cost.policies import POLICIES
 
-    def chapters() -> list[str]:
-        from kinetics_lab.book.parameters import read_notebook
-
-        found = sorted(Path("notebooks").glob("*.ipynb"))
-        require(
-            found != [], "chapters are listed in the project's folder, which has notebooks/", str(Path.cwd())
-        )
-        return [
-            f"{path}  {read_notebook(path).cells[0].source.partition('# ')[2].splitlines()[0]}"
-            for path in found
-        ]
-
-    print(*lookup({
-        "models": lambda: [f"{name:28}{m.n_params / 1e9:9,.1f} billion parameters, {m.n_active_params / 1e9:,.1f} active"
-                           for name, m in lab.MODELS.items()],
-        "hardware": lambda: [f"{name:14}{d.memory / 1e9:6,.0f} GB at {d.bandwidth / 1e12:.2f} TB/s; {', '.join(d.peaks)}"
-                             for name, d in lab.HARDWARE.items()],
-        "policies": lambda: [f"{':'.join([key, *(f.name for f in fields(p))]):62}{(p.__doc__ or '').splitlines()[0]}"
-                             for key, p in POLICIES.items()],
-        "chapters": chapters,
-    }, kind, "kind")(), sep="\n")  # fmt: skip
+    shown = lookup({
+        "models": {name: f"{m.n_params / 1e9:,.1f} billion parameters, {m.n_active_params / 1e9:,.1f} active" for name, m in lab.MODELS.items()},
+        "hardware": {name: f"{d.memory / 1e9:,.0f} GB at {d.bandwidth / 1e12:.2f} TB/s; {', '.join(d.peaks)}" for name, d in lab.HARDWARE.items()},
+        "policies": {":".join([key, *(f.name for f in fields(p))]): str(p.__doc__).splitlines()[0] for key, p in POLICIES.items()},
+        "chapters": sorted(Path("notebooks").glob("*.ipynb")),
+    }, kind, "kind")  # fmt: skip
+    require(bool(shown), "chapters are listed in the project's folder, which has notebooks/", str(Path.cwd()))
+    if not isinstance(shown, dict):
+        shown = {
+            str(path): read_notebook(path).cells[0].source.partition("# ")[2].splitlines()[0]
+            for path in shown
+        }
+    print(*(f"{name:{max(map(len, shown))}}  {what}" for name, what in shown.items()), sep="\n")
