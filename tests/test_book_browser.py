@@ -260,6 +260,27 @@ def test_no_request_leaves_the_machine(visits: dict[str, Visit]) -> None:
     }
 
 
+POLICY = """(() => { const told = []; document.addEventListener('securitypolicyviolation', e => told.push(e.violatedDirective));
+  window.klRan = []; const made = document.createElement('script'); made.textContent = 'klRan.push("inline")'; document.body.append(made);
+  const box = document.createElement('div'); box.innerHTML = '<img src="data:," onerror="klRan.push(1)">'; document.body.append(box);
+  setTimeout(() => { try { new Function('klRan.push("eval")')(); } catch (error) { told.push('eval'); } });  // as a page would
+  return new Promise(done => setTimeout(() => done([told, window.klRan]), 500)); })()"""
+
+
+@pytest.mark.parametrize("name", [*KINDS, "book/calculator.html", "search.html"])
+def test_every_page_has_a_policy_that_it_satisfies(name: str, chromium: Any, built_book: Path) -> None:
+    """Nothing of its own is refused (figures come alive), and a script, a handler and code of text that came with data are."""
+    early = "window.klOwn = []; document.addEventListener('securitypolicyviolation', e => klOwn.push(e.violatedDirective))"
+    with chromium.page() as page:
+        page.command("Page.addScriptToEvaluateOnNewDocument", source=early)
+        page.goto(built_book / name)
+        page.show_all()
+        assert page.js("window.klOwn") == []
+        told, ran = page.js(POLICY)
+        assert ran == []
+        assert {"script-src-elem", "script-src-attr", "eval"} <= set(told)
+
+
 def test_no_script_error(visits: dict[str, Visit]) -> None:
     # Chromium keeps the theme's icon fonts from pages opened as files; the theme draws its icons as SVG besides.
     errors = {k: [e for e in v.errors if "/webfonts/" not in e] for k, v in visits.items()}

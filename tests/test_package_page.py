@@ -12,7 +12,8 @@ import pytest
 
 import kinetics_lab
 
-PAGE = (Path(__file__).parent.parent / "book" / "using-the-package.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "book" / "using-the-package.md").read_text(encoding="utf-8")
 FILES = dict(
     re.findall(r"^```\{code-block\} \w+\n:caption: (\S+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 )
@@ -76,3 +77,13 @@ def test_no_property_of_the_reference_begins_like_a_type(name):
         if isinstance(value, property) and not member.startswith("_"):
             first = (inspect.getdoc(value) or "").partition("\n")[0]
             assert ": " not in first, f"{member}: {first}"
+
+
+def test_every_promise_names_a_test_that_is_there():
+    page = (ROOT / "book" / "architecture.md").read_text(encoding="utf-8")
+    promises = page.partition("## What is guaranteed")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(test_\w+)`", promises))
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    there = set(re.findall(r"^def (test_\w+)", texts, re.MULTILINE))
+    assert len(named) > 15
+    assert named <= there, named - there

@@ -755,3 +755,17 @@ def test_a_result_that_cannot_be_read_fails_its_point_and_is_made_again(grid, no
     assert not mended.failed
     assert len(pd.read_parquet(mended.results)) == 3
     assert len(no_kernel) == 4
+
+
+def test_yaml_is_bounded(grid):
+    """Nine lists of nine aliases each stand for 387 million values; a list within itself for endlessly many."""
+    bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    bomb += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    for text in ("\n".join(bomb), "axes: &a [*a]"):
+        with pytest.raises(
+            ValueError, match="with its aliases written out it has more than 1,000,000 values"
+        ):
+            read_grid(grid(text))
+    with pytest.raises(ValueError, match="a name must be text; got 1"):
+        read_grid(grid("axes: {1: [2]}"))
+    assert len(read_grid(grid("axes: {n: &n [1, 2]}\nexclude: [{n: 1}]")).points) == 1

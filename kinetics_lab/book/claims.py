@@ -133,17 +133,27 @@ def record(id: str, value: float, interval: tuple[float, float] | None = None) -
     """
     claim = lookup(load_claims(), id, "claim")
     require(not claim.needs, f"claim {id!r} is listed as one that nobody can check yet", claim.needs)
-    value = float(value)
-    require(math.isfinite(value), f"claim {id!r}: value must be finite", value)
-    if interval is not None:
-        interval = low, high = float(interval[0]), float(interval[1])
-        require(low <= value <= high, f"claim {id!r}: interval must contain the value {value}", interval)
-        require(claim.interval, f"claim {id!r} must say in data/claims.toml what its interval is", interval)
+    found = _finding(claim, value, interval)
+    told = found.interval is None or bool(claim.interval)
+    require(told, f"claim {id!r} must say in data/claims.toml what its interval is", found.interval)
     if run := os.environ.get("KINETICS_RUN_DIR"):
-        line = json.dumps({"id": id, "value": value, "interval": interval})
+        line = json.dumps({"id": id, "value": found.value, "interval": found.interval})
         with (Path(run) / "claims.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-    return Finding(claim, value, interval)
+    return found
+
+
+def _finding(claim: Claim, value: Any, interval: Any) -> Finding:
+    """A finding whose value is finite and lies in its interval, where it has one."""
+    ends = (value, value) if interval is None else tuple(interval)
+    real = len(ends) == 2 and not any(x is None or isinstance(x, bool | str) for x in (value, *ends))
+    require(
+        real, f"claim {claim.id!r}: value and both ends of its interval must be numbers", (value, interval)
+    )
+    value, low, high = float(value), float(ends[0]), float(ends[1])
+    require(math.isfinite(value), f"claim {claim.id!r}: value must be finite", value)
+    require(low <= value <= high, f"claim {claim.id!r}: interval must contain the value {value}", (low, high))
+    return Finding(claim, value, None if interval is None else (low, high))
 
 
 class FindingTable(list[Finding]):
@@ -188,9 +198,8 @@ def read_findings(path: str | Path) -> dict[str, Finding]:
         try:
             entry = json.loads(line)
             claim = lookup(claims, entry["id"], "claim")
-            interval = tuple(entry["interval"]) if entry["interval"] else None
-            findings[claim.id] = Finding(claim, float(entry["value"]), interval)
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            findings[claim.id] = _finding(claim, entry["value"], entry["interval"])
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path} line {i}: not a finding ({error})") from None
     return findings
 
