@@ -150,7 +150,7 @@ def cards(groups: Mapping[str, pd.DataFrame]) -> str:
             inner = first + "".join(f"<br><small>{line}</small>" for line in more)
         return f'<td data-label="{html.escape(name)}: ">{inner}</td>' if inner else "<td></td>"
 
-    lines, names = list[str](), list(next(iter(groups.values())))
+    lines, names = list[str](), list(map(str, next(iter(groups.values()))))
     for heading, table in groups.items():
         lines.append(f'<tr class="kl-group"><th colspan="{len(names)}">{html.escape(heading)}</th></tr>')
         for row in table[names].itertuples(index=False):
