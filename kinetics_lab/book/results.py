@@ -34,8 +34,7 @@ def check_injected(namespace: dict[str, Any]) -> None:
     """
     cells: list[str] = namespace.get("In", [])
     at = max((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), default=0)
-    own = (cell for cell in reversed(cells[:at]) if assigned(cell))
-    declared = assigned(next(own, ""))
+    declared = assigned(next((cell for cell in reversed(cells[:at]) if assigned(cell)), ""))
     for name in assigned(cells[at]) if at else ():
         value = namespace[name]
         if isinstance(value, str) and not isinstance(declared.get(name), str | None):

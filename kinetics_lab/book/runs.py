@@ -34,12 +34,7 @@ from kinetics_lab.book.execute import (
     tidy,
 )
 from kinetics_lab.book.imports import dependencies
-from kinetics_lab.book.parameters import (
-    check_parameters,
-    project_root,
-    read_notebook,
-    read_parameters,
-)
+from kinetics_lab.book.parameters import check_parameters, project_root, read_notebook, read_parameters
 from kinetics_lab.book.results import collects_claims, declared_result
 from kinetics_lab.errors import among, require
 from kinetics_lab.files import at_path, is_ours, locked, write_text
@@ -132,16 +127,10 @@ def _remove(folder: Path) -> None:
 
 
 def run_notebook(
-    notebook: Path | str,
-    parameters: Mapping[str, Any] | None = None,
-    *,
-    out: Path | str,
-    kernel: str = "python3",
-    progress: bool = True,
-    env: Mapping[str, str] | None = None,
-    key: str | None = None,
+    notebook: Path | str, parameters: Mapping[str, Any] | None = None, *, out: Path | str, kernel: str = "python3",
+    progress: bool = True, env: Mapping[str, str] | None = None, key: str | None = None,
     started: Callable[[int], None] | None = None,
-) -> RunResult:
+) -> RunResult:  # fmt: skip
     """Execute a notebook with papermill into the run folder ``out``, replacing an earlier run there.
 
     The kernel starts in the project's root and finds the folder under way in ``KINETICS_RUN_DIR``; ``env`` adds to
@@ -191,16 +180,9 @@ def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def cached_run(
-    notebook: Path,
-    parameters: Mapping[str, Any],
-    cache: Path,
-    *,
-    key: str | None = None,
-    claims: Path | None = None,
-    keep: int = KEPT_RUNS,
-    env: Mapping[str, str] | None = None,
-    started: Callable[[int], None] | None = None,
-) -> RunResult:
+    notebook: Path, parameters: Mapping[str, Any], cache: Path, *, key: str | None = None, claims: Path | None = None,
+    keep: int = KEPT_RUNS, env: Mapping[str, str] | None = None, started: Callable[[int], None] | None = None,
+) -> RunResult:  # fmt: skip
     """The run of this notebook in the cache, executed if it is not there yet; of two callers the second waits.
 
     ``keep``: so many runs of the notebook stay (0: all, and runs of different keys do not wait for each other).

@@ -12,9 +12,7 @@ from typer import Argument, Option
 from kinetics_lab.cli.shared import NONE, public
 
 FIRST = "run `kinetics-lab book` in the project's folder first"
-Parameters = Annotated[
-    Path | None, Option("-f", "--file", help="YAML file of parameters (each chapter's own cell)")
-]
+Parameters = Annotated[Path | None, Option("-f", "--file", help="YAML file of other parameters")]
 
 
 def run(
