@@ -59,6 +59,8 @@ class _Printable:
         self._out = out
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):  # by this the command parser tells a stream of bytes
+            raise TypeError("a text is written here, no bytes")
         return int(self._out.write(printable(text)))
 
     def __getattr__(self, name: str) -> Any:

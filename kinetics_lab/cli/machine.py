@@ -10,7 +10,6 @@ from typer import Argument, Option
 
 from kinetics_lab.cli.shared import NONE, Policy, names
 from kinetics_lab.errors import among, lookup, require
-from kinetics_lab.files import locked
 
 
 def measure(
@@ -25,6 +24,7 @@ def measure(
                                   "cpu: a rehearsal in Triton's interpreter, no measurement")] = "cuda",
 ) -> None:  # fmt: skip
     """Time this machine's GPU or processor. Suite by suite, and prints their files; a stopped run goes on."""
+    from kinetics_lab.files import locked
     from kinetics_lab.measure import suites
     from kinetics_lab.measure.runner import dry_run as listing
 
