@@ -294,8 +294,7 @@ def by_reason(left_out: Mapping[str, str], most: int | None = None) -> list[str]
     reasons: dict[str, list[str]] = {}
     for who, why in left_out.items():
         reasons.setdefault(why, []).append(who)
-    lines = []
-    for why, names in reasons.items():
-        more = f" and {len(names) - most} more" if most and len(names) > most else ""
-        lines.append(f"{why}: {'; '.join(names[:most])}{more}")
-    return lines
+    more = {
+        why: f" and {len(names) - most} more" for why, names in reasons.items() if most and len(names) > most
+    }
+    return [f"{why}: {'; '.join(names[:most])}{more.get(why, '')}" for why, names in reasons.items()]
