@@ -1,5 +1,7 @@
 """How long each chapter is to read: words of its built page outside code, printed output, figures and formulas.
 
+A section under the heading "In depth" is not counted: it is for those who want more than the argument.
+
     python benchmarks/words.py [FOLDER]           # _build/book/_build/html
     python benchmarks/words.py --write [FOLDER]   # into benchmarks/words.csv, which the tests hold chapters to
 
@@ -18,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 COUNTS = Path(__file__).with_suffix(".csv")
 MOST = 2500  # words of a new chapter
 LEFT_OUT = {"pre", "figure", "svg", "script", "style", "button"}
+IN_DEPTH = "in-depth"  # the section of this heading
 VOID = {"br", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
 
@@ -37,6 +40,7 @@ class Article(HTMLParser):
             return
         self.open.append(tag)
         left_out = tag in LEFT_OUT or {"math", "headerlink", "hide"} & set(classes)
+        left_out = left_out or given.get("id") == IN_DEPTH
         if left_out and not self.silent:
             self.silent = len(self.open)
 

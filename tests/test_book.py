@@ -442,7 +442,9 @@ def test_words_are_those_of_the_text(words):
     page = """<p>menu</p><article class="bd-article"><h1>Two words<a class="headerlink">#</a></h1>
       <p>Five, with <code>code</code> and<br>2 <span class="math notranslate">\\(x\\)</span> – numbers</p>
       <pre>not this</pre><details class="hide above-input"><p>nor that</p></details>
-      <figure><figcaption>nor these</figcaption></figure><p>end</p></article><footer>nor here</footer>"""
+      <figure><figcaption>nor these</figcaption></figure>
+      <section id="in-depth"><h2>In depth</h2><section id="a"><h3>Nor that</h3><p>or this</p></section></section>
+      <section id="b"><p>end</p></section></article><footer>nor here</footer>"""
     assert words.words(page) == 2 + 6 + 1
 
 
