@@ -22,7 +22,8 @@ KERNEL = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-FOLDED = {"hide-input", "remove-cell"}
+FOLDED = {"hide-input", "remove-input", "remove-cell"}
+KEPT = ("mystnb",)  # metadata that say how the book renders an output
 
 INSTALL = """\
 # Where the package is missing, Colab installs it here, and any other kernel is told the line that does.
@@ -68,7 +69,8 @@ def with_shared_cells(book: dict[str, Any], address: str) -> dict[str, Any]:
     for cell in cells:
         tags = cell["metadata"].get("tags", [])
         folded = cell["cell_type"] == "code" and FOLDED & set(tags)
-        cell["metadata"] = {"jupyter": {"source_hidden": True}} if folded else {}
+        kept = {key: value for key, value in cell["metadata"].items() if key in KEPT}
+        cell["metadata"] = ({"jupyter": {"source_hidden": True}} if folded else {}) | kept
         cell["metadata"] |= {"tags": tags} if tags else {}
     about = {**KERNEL, "kinetics": book["metadata"].get("kinetics", {})}  # JupyterLab adds versions on saving
     return {**book, "cells": cells, "metadata": {key: about[key] for key in sorted(about)}}

@@ -26,6 +26,7 @@ from kinetics_lab.book.build import (
     print_pdf,
     repository_settings,
 )
+from kinetics_lab.book.parameters import declared_parameters
 
 pytestmark = pytest.mark.xdist_group("book")
 ROOT = Path(__file__).parent.parent
@@ -498,6 +499,11 @@ def test_every_chapter_offers_its_notebook(built_book, pages):
         assert files, source.name
         offered = json.loads(files[0].read_text())
         assert any(cell.get("outputs") for cell in offered["cells"]), source.name
+        # At its end the page says how to run it, with parameters that it has.
+        text = re.sub(r"<[^>]+>", "", page.path.read_text(encoding="utf-8"))
+        [line] = re.findall(rf"kinetics-lab run notebooks/{source.name} -o _build/mine.*", text)
+        given = re.findall(r"-p (\w+) ", line)
+        assert set(given) <= set(declared_parameters(source)), line
 
 
 def test_no_page_names_a_folder_of_the_machine(built_book):

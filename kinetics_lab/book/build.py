@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,30 @@ def _staged_notebook(run: RunResult) -> bytes:
         tags = cell.metadata.get("tags", [])
         if "injected-parameters" in tags and all(declared[k] == given[k] for k in given):
             cell.metadata["tags"] = [*tags, "remove-cell"]
+    book.cells.append(nbformat.v4.new_markdown_cell(_invitation(run.executed.name, declared), id="run-it"))
     return nbformat.writes(book).encode()
+
+
+def _invitation(name: str, declared: Mapping[str, Any]) -> str:
+    """The end of a chapter's page: its notebook, its parameters, and the lines that run it with others."""
+    plain = {
+        key: value for key, value in declared.items() if type(value) in (str, int, float) and value != ""
+    }
+    given = " ".join(f"-p {key} {shlex.quote(str(value))}" for key, value in [*plain.items()][:2])
+    names = (
+        f"with {', '.join(f'`{key}`' for key in declared)} as parameters"
+        if declared
+        else "without parameters"
+    )
+    return f"""````{{dropdown}} Run this chapter yourself
+{{download}}`Its notebook <{name}>`, {names}. In the project's folder, after `make book`, either line runs it with values of your own:
+
+```
+.venv/bin/kinetics-lab run notebooks/{name} -o _build/mine {given}
+.venv/bin/papermill -k python3 notebooks/{name} _build/mine.ipynb {given}
+```
+````
+"""
 
 
 def _staged_toc(toc: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
