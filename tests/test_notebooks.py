@@ -224,12 +224,13 @@ def test_every_parameter_is_explained(path):
 
 @each_notebook
 def test_a_page_with_prices_has_the_default_device_and_says_so(path):
-    """One device for the whole book, and a badge of it wherever a parameter chooses a device or a GPU."""
+    """One device for the whole book, but for cases whose question names another, and a badge wherever a parameter chooses it."""
+    named = {"52_contest_maths_on_eight_gpus": "h100", "53_multiple_choice_without_a_judge": "rtx-4090"}
     given = declared_parameters(path)
     source = "\n".join(cell.source for cell in code_cells(read_notebook(path)))
     if {"hardware", "gpu", "machine"} & set(given):
         assert "Badge(" in source
-    assert given.get("hardware", "h200") == "h200"
+    assert given.get("hardware", "h200") == named.get(path.stem, "h200")
     assert given.get("gpu", "nvidia-h200") == "nvidia-h200"
 
 
