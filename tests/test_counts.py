@@ -74,7 +74,10 @@ def test_a_count_file_and_its_traces_give_the_same_plan(tmp_path_factory, kind, 
     found = load(write(counted(table), folder / f"counts.{kind}"))
     options = {"trials": [1, 2, 4], "n_boot": 50, "n_splits": 3}
     want = plan(load(folder / "traces.parquet"), HARDWARE["h200"], [0.5, 5], **options)
-    pd.testing.assert_frame_equal(plan(found, HARDWARE["h200"], [0.5, 5], **options), want)
+    made = plan(found, HARDWARE["h200"], [0.5, 5], **options)
+    # How a choice does on other trials needs the trials: traces are halved by them, counts by chance.
+    columns = [name for name in want if name not in ("unseen", "spent_s")]
+    pd.testing.assert_frame_equal(made[columns], want[columns])
 
 
 def test_what_counts_do_not_say_is_assumed_and_said(tmp_path):

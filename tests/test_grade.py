@@ -424,7 +424,7 @@ def test_problems_of_the_hub_without_a_network_or_its_package(monkeypatch):
 
     monkeypatch.setattr(module, "import_module", missing)
     with refused(
-        "this needs huggingface_hub: run `make torch` in the project's folder, elsewhere `pip install huggingface_hub`"
+        "this needs huggingface_hub: run `make torch` in the project's folder, elsewhere `pip install huggingface-hub`"
     ):
         problems("aime25")
 

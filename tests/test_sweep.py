@@ -467,7 +467,7 @@ def test_a_point_that_a_lost_worker_is_still_at_is_waited_for(grid, project, no_
         time.sleep(0.1)
         assert not late.done()
         place.mkdir()
-        (place / "run.json").write_text('{"seconds": 1.5}')
+        (place / "run.json").write_text('{"kind": "kinetics-lab run", "seconds": 1.5}')
     assert late.result() == (1.5, "")
     assert no_kernel == []
 

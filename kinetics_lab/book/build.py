@@ -293,7 +293,7 @@ def print_pdf(page: Path, pdf: Path) -> None:
     def write(part: Path) -> None:
         command = [browser, *options.split(), f"--print-to-pdf={part}", page.as_uri()]
         subprocess.run(command, capture_output=True, check=False)
-        if not part.stat().st_size:
+        if not (part.is_file() and part.stat().st_size):
             raise BookError(f"{browser} printed no PDF of {page}")
 
     write_whole(pdf, write)

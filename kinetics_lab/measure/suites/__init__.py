@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kinetics_lab.errors import lookup, require
-from kinetics_lab.measure.bench import HOST, LEAST_FP8, open_bench
+from kinetics_lab.files import locked
+from kinetics_lab.measure.bench import HOST, LEAST_FP8, Bench, open_bench
 from kinetics_lab.measure.runner import Suite, expected_seconds, left, measured_rates, run_suite, tell
 from kinetics_lab.measure.suites.attention import BUDGETS, DENSE, FP8, PAPER, TOPK
 from kinetics_lab.measure.suites.layers import LAYER, VALIDATE
@@ -49,6 +50,13 @@ def measure(
     chosen, deadline = chosen_suites(names, device), time.monotonic() + budget_s
     require(budget_s > 0, "budget_s must be positive (seconds)", budget_s)
     bench = open_bench(device, out)
+    with locked(out / ".lock", FileExistsError(f"another process measures into {out}; one at a time")):
+        return _measure(chosen, out, bench, deadline, say)
+
+
+def _measure(
+    chosen: list[Suite], out: Path, bench: Bench, deadline: float, say: Callable[[str], None]
+) -> list[Path]:
     if bench.on_gpu and bench.capability < LEAST_FP8 and FP8 in chosen:
         say(f"fp8: left out, {bench.gpu} has no conversion from fp8; sm_89 or newer has (RTX 40, L4, H100)")
         chosen.remove(FP8)
