@@ -27,7 +27,7 @@ from kinetics_lab.book.parameters import declared_parameters, read_notebook
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SETS = int(os.environ.get("ODD_SETS", "12"))
+SETS = int(os.environ.get("ODD_SETS", "3"))
 CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072,
           "num_hidden_layers": 20, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
           "vocab_size": 151936, "tie_word_embeddings": True}  # fmt: skip
