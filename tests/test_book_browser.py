@@ -233,6 +233,8 @@ def book_pages(built_book: Path) -> list[Path]:
     """Every page of the book; redirects and Sphinx's own pages are left out."""
     own = {"genindex.html", "search.html"}
     pages = [p for p in sorted(built_book.rglob("*.html")) if "_static" not in p.parts and p.name not in own]
+    # The page for what is not there is no page of the theme.
+    pages = [p for p in pages if p.name != "404.html"]
     return [p for p in pages if 'http-equiv="Refresh"' not in p.read_text(encoding="utf-8")[:500]]
 
 

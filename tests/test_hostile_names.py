@@ -258,7 +258,10 @@ def test_a_page_of_the_book_has_the_same_elements_and_a_policy_that_knows_only_t
     plain, odd = ((out / "notebooks" / "10_names.html").read_text(encoding="utf-8") for out in made)
     odd_body = odd[odd.index("<article") : odd.index("</article>")]
     plain_body = plain[plain.index("<article") : plain.index("</article>")]
-    assert hostile.census(f"<body>{odd_body}") == hostile.census(f"<body>{plain_body}")
+    odd_ones, plain_ones = (hostile.census(f"<body>{body}") for body in (odd_body, plain_body))
+    for found in (odd_ones, plain_ones):
+        del found["span", "class", ""]  # the colours of code: a quoted name has more tokens
+    assert odd_ones == plain_ones
     intro = (made[1] / "book" / "intro.html").read_text(encoding="utf-8")
     policy = intro[intro.index("Content-Security-Policy") : intro.index("<title")]
     assert "alert(1)" in INLINE.findall(intro)

@@ -301,7 +301,7 @@ def test_chapters_on_cost_are_told_for_any_stack(number, model, tmp_path):
     if number == 13:  # policies save something in the layers that they act on, and no more than there is
         assert (result["saved"].between(1, 20)).all()
     if number == 15:
-        room = find_hardware("b200-paper", None, 8).memory - 2 * shape.n_params
+        room = find_hardware("h200", None, 8).memory - 2 * shape.n_params
         held = 2 * sum(map(float, shape.stored(16384).values()))
         assert result["batch"].item() == room // held
 

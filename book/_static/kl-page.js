@@ -54,12 +54,13 @@
   // What scrolls in its own box must be reached by the keyboard, and only that.
   function scrollable() {
     function fit(box) {
-      if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
+      var folded = !box.clientWidth; // within what opens later: no stop of the Tab key until then
+      if (folded || box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     }
     var watcher = new ResizeObserver(function (seen) { seen.forEach(function (one) { fit(one.target); }); });
     var boxes = ".dataframe, .highlight pre, .pst-scrollable-table-container, div.math";
-    document.querySelectorAll("article :is(" + boxes + ")").forEach(function (box) { watcher.observe(box); });
+    document.querySelectorAll("article :is(" + boxes + ")").forEach(function (box) { fit(box); watcher.observe(box); });
   }
 
   function start() {

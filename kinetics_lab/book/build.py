@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -88,19 +87,12 @@ def _staged_notebook(run: RunResult) -> bytes:
 
 def _invitation(name: str, declared: Mapping[str, Any]) -> str:
     """The end of a chapter's page: its notebook, its parameters, and the lines that run it with others."""
-    plain = {
-        key: value for key, value in declared.items() if type(value) in (str, int, float) and value != ""
-    }
-    given = " ".join(f"-p {key} {shlex.quote(str(value))}" for key, value in [*plain.items()][:2])
-    names = (
-        f"with {', '.join(f'`{key}`' for key in declared)} as parameters"
-        if declared
-        else "without parameters"
-    )
+    plain = [f"-p {key} {value}" for key, value in declared.items() if re.fullmatch(r"[\w.:/-]+", str(value))]
+    given, names = " ".join(plain[:2]), ", ".join(f"`{key}`" for key in declared) or "none"
     return f"""````{{dropdown}} Run this chapter yourself
-{{download}}`Its notebook <{name}>`, {names}. In the project's folder, after `make book`, either line runs it with values of your own:
+{{download}}`Its notebook <{name}>` takes these parameters: {names}. In the project's folder, after `make book`, either line runs it with values of your own:
 
-```
+```text
 .venv/bin/kinetics-lab run notebooks/{name} -o _build/mine {given}
 .venv/bin/papermill -k python3 notebooks/{name} _build/mine.ipynb {given}
 ```
