@@ -45,6 +45,20 @@ window.IntersectionObserver = class extends IntersectionObserver {
   constructor(told, options) { super((seen, me) => window.klHeld.then(() => told(seen, me)), options); } };"""
 
 
+def lone_page(folder: Path, name: str) -> Path:
+    """A page of the book that reckons ("planner") with its scripts and nothing else; its data lie in ``folder`` already."""
+    static = Path(__file__).parent.parent / "book" / "_static"
+    for script in ("law.js", f"{name}.js"):
+        (folder / script).write_bytes((static / script).read_bytes())
+    scripts = "".join(
+        f'<script src="{one}"></script>' for one in (f"kl-{name}-data.js", "law.js", f"{name}.js")
+    )
+    style = "* { box-sizing: border-box } body { margin: 0 } " + (static / "kinetics.css").read_text("utf-8")
+    head = f'<!doctype html><meta charset="utf-8"><style>{style}</style>'
+    (folder / "index.html").write_text(f'{head}<div id="kl-{name}"></div>{scripts}', encoding="utf-8")
+    return folder / "index.html"
+
+
 class Browser:
     """One Chromium process with a fresh profile; `page` opens tabs in it."""
 

@@ -18,7 +18,6 @@ from kinetics_lab.cost.silicon import Silicon
 from kinetics_lab.cost.step import prefill_seconds
 from kinetics_lab.planner.page import CACHES, POLICIES, WEIGHTS, calculator_data, page_files
 
-ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
 browser = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(browser)
@@ -71,14 +70,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calculator")
     for name, content in page_files({}).items():
         (folder / Path(name).name).write_bytes(content)
-    for name in ("law.js", "calculator.js"):
-        (folder / name).write_bytes((ROOT / "book" / "_static" / name).read_bytes())
-    scripts = "".join(
-        f'<script src="{name}"></script>' for name in ("kl-calculator-data.js", "law.js", "calculator.js")
-    )
-    style = (ROOT / "book" / "_static" / "kinetics.css").read_text(encoding="utf-8")
-    page = f'<!doctype html><meta charset="utf-8"><style>* {{ box-sizing: border-box }} body {{ margin: 0 }} {style}</style><div id="kl-calculator"></div>{scripts}'
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    browser.lone_page(folder, "calculator")
     return folder
 
 

@@ -146,15 +146,7 @@ def chromium():
 def page_of(folder: Path, data: bytes) -> Path:
     """The page's scripts beside a page that is nothing else."""
     (folder / "kl-planner-data.js").write_bytes(data)
-    for name in ("law.js", "planner.js"):
-        (folder / name).write_bytes((ROOT / "book" / "_static" / name).read_bytes())
-    scripts = "".join(
-        f'<script src="{name}"></script>' for name in ("kl-planner-data.js", "law.js", "planner.js")
-    )
-    style = (ROOT / "book" / "_static" / "kinetics.css").read_text(encoding="utf-8")
-    page = f'<!doctype html><meta charset="utf-8"><style>* {{ box-sizing: border-box }} body {{ margin: 0 }} {style}</style><div id="kl-planner"></div>{scripts}'
-    (folder / "index.html").write_text(page, encoding="utf-8")
-    return folder / "index.html"
+    return browser.lone_page(folder, "planner")
 
 
 @pytest.fixture(scope="module")
