@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -272,7 +273,15 @@ def installed(folder: Path) -> Path:
 
 
 def run(command: list[str] | str, cwd: Path, **options) -> subprocess.CompletedProcess:
-    given = {"capture_output": True, "text": True, "check": False, "shell": isinstance(command, str)}
+    # A make that runs these tests hands its flags down, and its child would print the folders that it enters.
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    given = {
+        "capture_output": True,
+        "text": True,
+        "check": False,
+        "shell": isinstance(command, str),
+        "env": bare,
+    }
     return subprocess.run(command, cwd=cwd, **(given | options))
 
 
