@@ -46,16 +46,15 @@ window.IntersectionObserver = class extends IntersectionObserver {
 
 
 def lone_page(folder: Path, name: str) -> Path:
-    """A page of the book that reckons ("planner") with its scripts and nothing else; its data lie in ``folder`` already."""
-    static = Path(__file__).parent.parent / "book" / "_static"
+    """A page of the book that reckons ("planner"): its HTML and scripts, nothing else; its data lie in ``folder`` already."""
+    book = Path(__file__).parent.parent / "book"
+    static, page = book / "_static", (book / f"{name}.md").read_text(encoding="utf-8")
     for script in ("law.js", f"{name}.js"):
         (folder / script).write_bytes((static / script).read_bytes())
-    scripts = "".join(
-        f'<script src="{one}"></script>' for one in (f"kl-{name}-data.js", "law.js", f"{name}.js")
-    )
+    body = page.split("```{raw} html\n")[1].split("```")[0].replace("../_static/", "")
     style = "* { box-sizing: border-box } body { margin: 0 } " + (static / "kinetics.css").read_text("utf-8")
     head = f'<!doctype html><meta charset="utf-8"><style>{style}</style>'
-    (folder / "index.html").write_text(f'{head}<div id="kl-{name}"></div>{scripts}', encoding="utf-8")
+    (folder / "index.html").write_text(head + body, encoding="utf-8")
     return folder / "index.html"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,33 +90,41 @@ def test_the_page_computes_what_the_package_computes(chromium, folder):
 
 @pytest.mark.browser
 def test_fitted_clocks_are_the_packages(chromium, folder):
+    """On one device and on several, whose links count, with weights and cache as they are stored."""
     draw, names = random.Random(7), sorted(calculator_data()["clocks"])
     assert "h200:vllm" in names
     asked, want = [], []
     for name in draw.sample(names, 6):
         gpu, engine = name.split(":")
-        clock = calibrated(Silicon(gpu, engine))
-        for model in ("qwen3-8b", "qwen3-30b-a3b", "llama3-8b"):
-            q = questions(1)[0] | {
-                "model": model,
-                "hardware": gpu,
-                "clock": engine,
-                "weights": "bf16",
-                "kv": "bf16",
-            }
-            q |= {
-                "policy": "dense",
-                "n_in": 700,
-                "n_out": 8192,
-                "batch": draw.choice([1, 5, 40]),
-                "devices": 1,
-            }
+        fitted = calibrated(Silicon(gpu, engine))
+        for q in draw.sample(questions(200), 8):
+            q |= {"hardware": gpu, "clock": engine, "n_out": 8192, "devices": draw.choice([None, 1, 2, 8])}
+            shape, stored = (
+                MODELS[q["model"]],
+                find_precision(q["weights"] or None, q["kv"] or None, q["model"]),
+            )
+            length = q["n_in"] + q["n_out"]
+            room = fit(
+                shape, HARDWARE[gpu], stored, length, q["batch"], reserve=q["reserve"], devices=q["devices"]
+            )
+            if room.layout.why_not(shape):
+                continue
+            clock = replace(fitted, layout=room.layout, precision=stored)
+            batch, policy = q["batch"] or max(room.batch, 1), parse_policy(q["policy"])
+            decode = float(sum(answer_seconds(clock, shape, q["n_in"], q["n_out"], batch, policy).values()))
             asked.append(q)
-            want.append(float(sum(answer_seconds(clock, MODELS[model], 700, 8192, q["batch"]).values())))
+            want.append([decode, float(clock.prefill(shape, q["n_in"])), room.devices])
+    assert {1, 8} <= {devices for *_, devices in want}
     with chromium.page() as page:
         page.goto(folder / "index.html")
-        got = page.js(f"{json.dumps(asked)}.map(q => klCalculator.answer(klCalculatorData, q).decode)")
-    assert got == pytest.approx(want, rel=1e-9)
+        got = page.js(f"""{json.dumps(asked)}.map(q => {{ const a = klCalculator.answer(klCalculatorData, q);
+            return [a.decode, a.first, a.room.devices]; }})""")
+    for question, found, wanted in zip(asked, got, want, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-9), question
+
+
+def test_every_device_has_a_link_for_the_page_to_count():
+    assert all(device.link > 0 for device in HARDWARE.values())
 
 
 @pytest.mark.browser

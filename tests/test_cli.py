@@ -709,6 +709,25 @@ def test_a_page_shows_results_and_loads_nothing(tmp_path, write_notebook):
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_a_fitted_clock_times_the_layout_and_the_precision_that_fit(capsys):
+    """Step, speed and time are the clock's, as the calculator's page shows them; a clock by its datasheet bounds them."""
+    command = ["cost", "--model", "qwen3-32b", "--n-in", "512", "--n-out", "4096", "--batch", "8", "--json"]
+    seconds = {}
+    for text in ("h200", "fitted:h200:vllm"):
+        for more in (["--devices", "1"], ["--devices", "4"], ["--devices", "4", "--weights", "fp8"]):
+            assert cli.main([*command, *more, "--clock", text]) == 0
+            told = json.loads(capsys.readouterr().out)
+            step = told["step"]
+            answer = step["seconds_to_an_answer"] - step["seconds_to_first_token"]
+            assert told["clock"]["seconds"] == pytest.approx(answer)
+            assert (step["parts"]["communication"] > 0) == (told["fits"]["devices"] > 1)
+            assert f"step, speed and time by {told['clock']['name']}" in told["assumed"]
+            seconds[text, told["fits"]["devices"], "fp8" in more] = step["seconds"]
+    for (text, devices, fp8), each in seconds.items():
+        assert seconds["h200", devices, fp8] <= seconds["fitted:h200:vllm", devices, fp8]
+        assert seconds[text, 4, True] < seconds[text, 4, False] <= each or fp8
+
+
 def test_a_clock_times_the_answers_by_measured_kernels(capsys):
     command = ["cost", "--model", "qwen3-8b", "--n-in", "512", "--n-out", "4096", "--batch", "8", "--json"]
     assert cli.main([*command, "--clock", "h200:vllm"]) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from kinetics_lab.cost.clock import (
     measured_steps,
     parse_clock,
 )
+from kinetics_lab.cost.fit import Layout
 from kinetics_lab.cost.silicon import Silicon
 
 QWEN, H200 = MODELS["qwen3-8b"], find_hardware("h200")
@@ -147,6 +150,30 @@ def test_four_constants_price_what_no_kernel_was_measured_for():
     assert sum(found.step(MODELS["llama3-1b"], 1, 1024).values()) > 0  # heads of 64
     with pytest.raises(ValueError, match="a fitted clock reads fitted:DEVICE:ENGINE"):
         parse_clock("fitted:h200")
+
+
+def test_four_constants_count_what_goes_over_the_link_and_what_devices_copy():
+    """On several devices as the datasheet's clock counts: the same layout, the same bytes, the same link."""
+    found, shape = parse_clock("fitted:h200:vllm"), MODELS["qwen3-32b"]
+    for layout in (Layout(4), Layout(1, 4)):
+        step = replace(found, layout=layout).step(shape, 64, 8192)
+        bound = Datasheet(H200, layout=layout).step(shape, 64, 8192)
+        assert step["communication"] == pytest.approx(bound["communication"]), layout
+        assert step["attention"] == pytest.approx(bound["attention"] * H200.bandwidth / found.cache), layout
+    assert found.step(shape, 64, 8192)["communication"] == 0
+    assert found.step(shape, 64, 8192, tp=4)["communication"] > 0
+    eight = replace(found, layout=Layout(8))  # KV heads are there for each, none is copied
+    assert eight.step(shape, 64, 8192)["attention"] == pytest.approx(
+        found.step(shape, 64, 8192)["attention"] / 8
+    )
+    latent = MODELS["deepseek-v3"]  # a latent cache is on every device, its heads are not
+    one, many = (replace(found, layout=Layout(n)).step(latent, 64, 8192)["attention"] for n in (1, 8))
+    assert one / 8 < many < one
+    alone, spread = (replace(found, layout=Layout(n)).prefill(shape, 1e5) for n in (1, 8))
+    assert alone / 8 < spread < alone
+    assert np.isnan(
+        replace(found, silicon=None).step(shape, 64, 8192, tp=4)["communication"]
+    )  # a link nobody knows
 
 
 def test_longer_answers_are_under_way_for_longer():

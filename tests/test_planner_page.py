@@ -88,7 +88,7 @@ def questions(count: int) -> list[dict]:
             "strategy": strategy, "hit": draw.choice([1, 0.9, 0.5]), "false_alarm": draw.choice([0, 0.1, 0.4]), "check": draw.choice([None, 0.05]),
             "policies": draw.choice([[], [], draw.sample(kinds, draw.randint(1, len(kinds)))]), "topk": topk,
             "budget": draw.choice([budget, budget, budget, None]), "unit": unit, "price": draw.choice([2.5, None]) if unit == "s" else 2.5,
-            "max_seconds": draw.choice([None, None, 600, 3000]), "max_tpot": draw.choice([None, None, 0.02, 0.1]), "batch": draw.choice([None, None, 1, 32]),
+            "max_seconds": draw.choice([None, None, 600, 3000]), "max_tpot": draw.choice([None, None, 0.02, 0.1]), "batch": draw.choice([None, None, 1, 32, "within", "within"]),
         })  # fmt: skip
     return asked
 

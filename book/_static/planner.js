@@ -1,476 +1,401 @@
 /* The planner: what to run for a budget, how sure that is, what nearly won and what was left out.
 
-   The answers of public models to every problem, and the resamples of the problems, come from kl-planner-data.js, which the
-   build writes from the package (kinetics_lab.planner.page); the law is in law.js. The functions here are those of
+   The answers of public models to every problem, and the resamples of the problems, come from kl-planner-data.js, which
+   the build writes from the package (kinetics_lab.planner.page); the law is in law.js. The functions here are those of
    kinetics_lab.planner, and a test compares them on random questions. */
-(function (root) {
+const klPlanner = (() => {
   "use strict";
-  var law = root.klLaw, TIE = 0.6, RESERVE = 0.1;
+  const law = klLaw, { sum, digits } = law, TIE = 0.6, RESERVE = 0.1, RESAMPLES = 1000;
+  const mean = (values) => sum(values) / values.length;
+  const round = (x, scale = 1e12) => Math.round(x * scale) / scale;  // equal but for rounding is equal
+  const kind = (policy) => policy.split(":")[0];
+  const kinds = (set) => [...new Set(set.settings.map(([, policy]) => kind(policy)))];
+  const who = (setting) => `${setting.model}, ${setting.policy}`;
+  const text = (one) => one ? `${one.n} x ${who(one.setting)}` : "";
+  const atOnce = (q) => q.strategy === "best-of" || q.strategy === "majority";  // all answers, side by side
+
+  function group(list, key) {
+    const found = {};
+    for (const one of list) (found[key(one)] ??= []).push(one);
+    return found;
+  }
 
   // --- what is drawn, as planner/strategy.py ---------------------------------------------------------
 
-  // For j = 0..most draws: the chance that none is accepted, that a right one is, that none is and the j-th is right.
-  function checked(n, c, most, hit, alarm) {
-    var none = [1], right = [0], last = [0], waiting = [1];
-    for (var j = 0; j < most; j++) {
-      var rest = Math.max(n - j, 1), next = [], good = 0, left = 0, before = 0;
-      for (var r = 0; r < waiting.length; r++) {
-        var ofRight = waiting[r] * Math.max(c - r, 0) / rest;
-        next[r] = (1 - alarm) * waiting[r] * Math.max(n - c - (j - r), 0) / rest + (1 - hit) * before;
-        good += ofRight;
-        before = ofRight;
-      }
-      if (hit < 1) next.push((1 - hit) * before);
-      next.forEach(function (chance) { left += chance; });
-      right.push(right[j] + hit * good);
-      last.push((1 - hit) * good);
-      none.push(left);
+  // For j = 0..n draws: the chance that none is accepted, that a right one is, that none is and the j-th is right.
+  function checked(n, c, hit, alarm) {
+    const none = [1], right = [0], last = [0];
+    let waiting = [1];  // the chance that all draws so far were rejected, by the right ones among them
+    for (let j = 0; j < n; j++) {
+      const ofRight = waiting.map((chance, r) => chance * Math.max(c - r, 0) / (n - j));
+      const next = waiting.map((chance, r) => (1 - alarm) * chance * Math.max(n - c - (j - r), 0) / (n - j)
+        + (1 - hit) * (ofRight[r - 1] ?? 0));
+      if (hit < 1) next.push((1 - hit) * ofRight[j]);
+      right.push(right[j] + hit * sum(ofRight));
+      last.push((1 - hit) * sum(ofRight));
+      none.push(sum(next));
       waiting = next;
     }
-    return { none: none, right: right, last: last };
+    return { none, right, last };
   }
 
   function choose(n, k) {
-    var found = 1;
-    for (var i = 1; i <= k; i++) found = found * (n - k + i) / i;
-    return k < 0 || k > n ? 0 : found;
+    let found = 1;
+    for (let i = 1; i <= k; i++) found = found * (n - k + i) / i;
+    return k > n ? 0 : found;
   }
 
   function vote(n, c, most, differ) {  // bounds: all wrong answers agree, or no two do
-    var found = 0;
-    for (var r = 0; r <= most; r++) {
-      var wrong = most - r, won = differ ? (r === 1 ? 1 / most : r > 1 ? 1 : 0) : r > wrong ? 1 : r === wrong ? 0.5 : 0;
-      found += won && choose(c, r) * choose(n - c, wrong) / choose(n, most) * won;
+    let found = 0;
+    for (let r = 1; r <= most; r++) {
+      const wrong = most - r, tied = differ ? r === 1 : r === wrong, won = differ ? r > 1 : r > wrong;
+      const worth = won ? 1 : tied ? (differ ? 1 / most : 0.5) : 0;
+      found += worth && choose(c, r) * choose(n - c, wrong) / choose(n, most) * worth;
     }
     return found;
   }
 
-  function round(x) { return Math.round(x * 1e12) / 1e12; }  // equal but for rounding is equal
-
-  // Of n answers with c right ones, for N = 0..n: accuracy, at best, answers drawn, paid for (in answers), waves of them.
+  // Of n answers with c right ones, for N = 0..n: accuracy, at best, answers drawn, paid for (in answers), their waves.
   function outcomes(n, c, q) {
-    var judge = q.strategy === "verified" ? [q.hit, q.false_alarm, q.check || 0] : [1, 0, 0], one = checked(n, c, n, judge[0], judge[1]);
-    var found = { accuracy: [0], best: [0], draws: [0], paid: [0], waves: [0] }, drawn = 0, all = q.strategy === "best-of" || q.strategy === "majority";
-    for (var k = 1; k <= n; k++) {
+    const [hit, alarm, check] = q.strategy === "verified" ? [q.hit, q.false_alarm, q.check ?? 0] : [1, 0, 0];
+    const one = checked(n, c, hit, alarm), voted = q.strategy === "majority", all = atOnce(q);
+    const found = [{ accuracy: 0, best: 0, draws: 0, paid: 0, waves: 0 }];
+    for (let k = 1, drawn = 0; k <= n; k++) {
       drawn += one.none[k - 1];
-      var voted = q.strategy === "majority", right = round(voted ? vote(n, c, k, false) : one.right[k] + one.last[k]);
-      found.accuracy.push(right);
-      found.best.push(voted ? round(vote(n, c, k, true)) : right);
-      found.draws.push(all ? k : drawn);
-      found.paid.push(all ? k : drawn * (1 + judge[2]));
-      found.waves.push(all ? 1 : drawn);
+      const accuracy = round(voted ? vote(n, c, k, false) : one.right[k] + one.last[k]);
+      found.push({ accuracy, best: voted ? round(vote(n, c, k, true)) : accuracy, draws: all ? k : drawn,
+        paid: all ? k : drawn * (1 + check), waves: all ? 1 : drawn });
     }
     return found;
   }
 
-  // The mean over what could have been drawn: of a measured setting one count, of a predicted one several, [right answers, their share].
-  function averaged(n, counts, q, known) {
-    var each = counts.map(function (one) { var key = 65 * n + one[0]; return (known[key] = known[key] || outcomes(n, one[0], q)); }), found = {};
-    if (each.length === 1) return each[0];
-    Object.keys(each[0]).forEach(function (name) {
-      var mean = found[name] = new Array(n + 1).fill(0);
-      counts.forEach(function (one, i) { for (var k = 0; k <= n; k++) mean[k] += one[1] * each[i][name][k]; });
-    });
-    found.accuracy = found.accuracy.map(round);
-    found.best = found.best.map(round);
-    return found;
+  // The mean over what could have been drawn: of a measured setting one count, of a predicted one several, with shares.
+  function averaged(counts, outcome) {
+    if (counts.length === 1) return outcome(counts[0][0]);
+    const each = counts.map(([c]) => outcome(c));
+    return each[0].map((row, k) => Object.fromEntries(Object.keys(row).map((name) =>
+      [name, round(sum(counts.map(([, share], i) => share * each[i][k][name])))])));
   }
 
   // --- the data ------------------------------------------------------------------------------------
 
-  // A set with its packed numbers read, once: settings { model, policy, prompt, n, c (tallied), mean, square, predicted }, and weights [resample, problem].
-  function read(set, digits) {
+  // A set with its packed numbers read, once: settings { model, policy, prompt, n, c (tallied), mean, square, ... } and
+  // weights [resample, problem].
+  function read(set, letters) {
     if (set.read) return set.read;
-    var size = set.problems.length, value = {}, weights = new Float64Array(1000 * size), total;
-    digits.split("").forEach(function (letter, i) { value[letter] = i; });
-    function numbers(text, widths) {
-      var at = 0, found = [];
-      while (at < text.length) {
-        found.push(widths.map(function (width) {
-          for (total = 0; width > 0; width--) total = total * 81 + value[text[at++]];
-          return total;
+    const size = set.problems.length, value = Object.fromEntries([...letters].map((letter, i) => [letter, i]));
+    function numbers(packed, widths) {  // rows of numbers, each as many digits wide as its column says
+      const found = [];
+      for (let at = 0; at < packed.length;) {
+        found.push(widths.map((width) => {
+          let number = 0;
+          for (const end = at + width; at < end; at++) number = 81 * number + value[packed[at]];
+          return number;
         }));
       }
       return found;
     }
-    function tally(drawn) {
-      return drawn.filter(function (c, i) { return drawn.indexOf(c) === i; }).map(function (c) {
-        return [c, drawn.filter(function (other) { return other === c; }).length / drawn.length];
-      });
-    }
-    numbers(set.resamples, [1]).forEach(function (pair, i) { weights[2 * i] = Math.floor(pair[0] / 9) / size; weights[2 * i + 1] = pair[0] % 9 / size; });
-    set.read = { weights: weights, settings: set.settings.map(function (one) {
-      var long = one[5][0] + one[5][1], draws = one[6].length / size - long, widths = [];  // digits of lengths; a digit for each count
-      for (var j = 0; j < draws; j++) widths.push(1);
-      var rows = numbers(one[6], widths.concat(one[5])), n = rows.map(function (_, p) { return one[3].length ? one[3][p] : one[3]; });
-      function length(j) { return rows.map(function (row, p) { return row[draws + j] / (one[4][j] || n[p]); }); }
-      return { model: one[0], policy: one[1], prompt: set.prompts[one[2]], n: n, c: rows.map(function (row) { return tally(row.slice(0, draws)); }),
-        mean: length(0), square: length(1), predicted: draws > 1 };
-    }) };
-    return set.read;
-  }
-
-  function kind(policy) { return policy.split(":")[0]; }
-
-  function kinds(set) {
-    var found = {};
-    set.settings.forEach(function (one) { found[kind(one[1])] = true; });
-    return Object.keys(found);
+    const tally = (drawn) => [...new Set(drawn)].map((c) => [c, drawn.filter((x) => x === c).length / drawn.length]);
+    const weights = numbers(set.resamples, [1]).flatMap(([pair]) => [Math.floor(pair / 9) / size, pair % 9 / size]);
+    const settings = set.settings.map(([model, policy, prompt, given, scales, widths, packed, few]) => {
+      const draws = packed.length / size - sum(widths), rows = numbers(packed, [...Array(draws).fill(1), ...widths]);
+      const n = rows.map((_, p) => given[p] ?? given);
+      const [lengths, squares] = scales.map((scale, j) => rows.map((row, p) => row[draws + j] / (scale || n[p])));
+      return { model, policy, prompt: set.prompts[prompt], n, c: rows.map((row) => tally(row.slice(0, draws))),
+        mean: lengths, square: squares, predicted: draws > 1, few };
+    });
+    return set.read = { weights, settings };
   }
 
   // The settings with oracle top-k as asked for, and how each reads: as planner.offers.offered.
-  function offered(data, settings, topk, predicted) {
-    return settings.filter(function (one) { return (topk !== "out" || kind(one.policy) !== "topk") && (predicted || !one.predicted); }).map(function (one) {
-      var oracle = kind(one.policy) === "topk", scan = oracle && topk === "scan", reads = data.policies[one.policy];
-      return Object.assign({}, one, { policy: one.policy + (scan ? ":false" : ""), oracle: oracle && !scan,
-        reads: scan ? { tokens: reads.tokens, scored: 1 } : reads });
+  function offered(data, settings, q) {
+    const kept = settings.filter((one) => q.predicted || !one.predicted);
+    return kept.filter((one) => q.topk !== "out" || kind(one.policy) !== "topk").map((one) => {
+      const oracle = kind(one.policy) === "topk", scan = oracle && q.topk === "scan", reads = data.policies[one.policy];
+      return { ...one, policy: one.policy + (scan ? ":false" : ""), oracle: oracle && !scan,
+        reads: scan ? { ...reads, scored: 1 } : reads };
     });
   }
 
   // --- what an answer costs, as planner/price.py -----------------------------------------------------
 
-  function sum(values) {  // in the order of numpy, so that what is equal there is equal here
-    var n = values.length, i, j, found = 0, r = [];
-    if (n > 128) { j = n / 2 - n / 2 % 8; return sum(values.slice(0, j)) + sum(values.slice(j)); }
-    if (n >= 8) {
-      for (j = 0; j < 8; j++) r[j] = values[j];
-      for (i = 8; i < n - n % 8; i += 8) for (j = 0; j < 8; j++) r[j] += values[i + j];
-      found = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
-    }
-    for (i = n - n % 8; i < n; i++) found += values[i];
-    return found;
-  }
-
-  function mean(values) { return sum(values) / values.length; }
-
-  // How weights and cache are stored where they are told, or all in the device's own precision.
-  function precision(data, device, q) {
-    if (q.weights || q.kv || q.clock) return law.precision(data, { precision: { weights: "bf16", rate: "bf16", stored: data.plain } }, q.weights, q.kv);
-    var own = { kv: device.own, index: device.own, embedding: device.own, head: device.own };
-    return law.precision(data, { precision: { weights: device.own, rate: data.rates[device.own] || "bf16", stored: Object.assign({}, data.plain, own) } });
-  }
-
-  // What one answer to each problem takes: seconds of a device, to the first token and for each further one; or why it is not served.
+  // How one setting is served, by each batch that may be tried, the largest first: seconds to the first token and for
+  // each further one, and seconds of a device for an answer to each problem; or why it is not served.
   function serve(data, set, one, q) {
-    var model = data.models[one.model], device = data.hardware[q.hardware], stored = precision(data, device, q), size = stored.size;
-    var tokens = sum(one.mean), held = sum(one.mean.map(function (length, p) { return one.prompt[p] * length + one.square[p] / 2; }));
-    var context = Math.max(held / Math.max(tokens, 1), 1), room = law.fit(model, device, size, context, q.batch, RESERVE, q.devices);
-    if (room.reason) return { reason: room.reason };
-    var batch = q.batch || room.batch, rate = device.peaks[stored.rate] || device.peak, many = room.devices, tpot, each;
-    var clock = q.clock && data.clocks[q.hardware + ":" + q.clock], prompts = {}, parameters = 0;
-    if (clock) data.kinds.forEach(function (name) { size[name] = 2; parameters += model.parameters[name] || 0; });  // as it was measured
-    if (clock) {
-      var share = set.dense_layers / model.layers, step = function (reads) {
-        var parts = law.costParts(model, size, reads, context, 1, undefined, law.weightsRead(model, size, batch) / batch);
-        delete parts.state;
-        Object.keys(parts).forEach(function (name) { parts[name] = [batch * parts[name][0], batch * parts[name][1]]; });
-        return law.total(law.stepSeconds(device, rate, clock, parts, 0)) / many + model.layers * clock.layer;
-      };
-      tpot = (1 - share) * step(one.reads) + share * step({ tokens: null, scored: 0 });
-      each = one.mean.map(function (length) { return length * tpot * many / batch; });
-    } else {
-      var times = 1, weights = law.weightsRead(model, size, batch) / batch;
-      if (many > 1) {  // what is copied to several devices, and what goes over their link
-        var spread = [room.layout, { tensor: 1, data: 1 }].map(function (layout) {
-          var parts = law.stepSeconds(device, rate, null, law.stepParts(model, size, layout, one.reads, batch, context), 0, true);
-          if (isNaN(parts.communication)) parts.communication = 0;
-          return law.total(parts);
-        });
-        times = many * spread[0] / spread[1];
-      }
-      each = one.mean.map(function (length, p) {
-        var parts = law.costParts(model, size, one.reads, one.prompt[p], length, one.square[p], weights, set.dense_layers);
-        return times * law.total(law.stepSeconds(device, rate, null, parts, 0, true));
-      });
-      tpot = sum(each) / Math.max(tokens, 1) * batch / many;
+    const model = data.models[one.model], device = data.hardware[q.hardware];
+    const clock = data.clocks[`${q.hardware}:${q.clock}`];
+    const own = data.stored[q.weights || q.kv || clock ? "bf16" : device.own];
+    const stored = law.precision(data, own, q.weights, q.kv);
+    const size = stored.size, rate = device.peaks[stored.rate] ?? device.peak, tokens = sum(one.mean);
+    const held = sum(one.mean.map((length, p) => one.prompt[p] * length + one.square[p] / 2));
+    const context = Math.max(held / Math.max(tokens, 1), 1), given = q.batch === "within" ? null : q.batch;
+    const room = law.fit(model, device, size, context, given, RESERVE, q.devices), { devices, way } = room;
+    if (room.reason) return room;
+    const prompts = {};
+    for (const n of new Set(one.prompt)) prompts[n] = law.prefill(model, device, size, rate, way, n, clock);
+    const seconds = (parts) => law.total(law.stepSeconds(device, rate, clock, parts, model.layers, true));
+    const step = (batch, way, reads) => seconds(law.stepParts(model, size, way, reads, batch, context));
+    const alone = clock ? [] : one.mean.map((length, p) =>
+      seconds(law.costParts(model, size, one.reads, one.prompt[p], length, one.square[p], set.dense_layers)));
+
+    function side(batch) {
+      const share = set.dense_layers / model.layers, dense = { tokens: null, scored: 0 }, [single] = model.ways;
+      const weights = law.weightsRead(model, size, batch) / batch / device.bandwidth;
+      const spread = devices > 1 ? devices * step(batch, way, one.reads) / step(batch, single, one.reads) : 1;
+      const timed = clock && (1 - share) * step(batch, way, one.reads) + share * step(batch, way, dense);
+      const each = one.mean.map((length, p) =>
+        clock ? length * timed * devices / batch : spread * (alone[p] + length * weights));
+      return { batch, devices, tpot: timed ?? sum(each) / Math.max(tokens, 1) * batch / devices,
+        ttft: one.prompt.map((n) => prompts[n].first),
+        each: each.map((spent, p) => spent + prompts[one.prompt[p]].work) };
     }
-    one.prompt.forEach(function (n) {
-      if (prompts[n]) return;
-      var prompt = prompts[n] = law.prefill(model, device, size, rate, room.layout, n);
-      if (clock) prompt.first = Math.max(prompt.flops / clock.matrix, parameters * 2 / clock.weights) / many + model.layers * clock.layer;
-      if (clock) prompt.work = prompt.first * many;
-    });
-    return { devices: many, batch: batch, tpot: tpot, ttft: one.prompt.map(function (n) { return prompts[n].first; }),
-      each: each.map(function (seconds, p) { return seconds + prompts[one.prompt[p]].work; }) };
+
+    const halved = [...Array(50).keys()].map((k) => 2 ** k).filter((batch) => batch < room.batch).reverse();
+    return { sides: [given || room.batch, ...(q.batch === "within" ? halved : [])].map(side) };
   }
 
   // --- the plan, as planner/plan.py ------------------------------------------------------------------
 
-  function text(one) { return one ? one.n + " x " + one.setting.model + ", " + one.setting.policy : ""; }
-
-  function who(setting) { return setting.model + ", " + setting.policy; }
-
   function percent(share, decimals) {
     if (decimals === undefined && share >= 0.995 && share < 1) return "over 99 %";
-    var even = !decimals && 100 * share % 2 === 0.5;  // halves to even, as in the package
-    return (even ? Math.floor(100 * share) : (100 * share).toFixed(decimals || 0)) + " %";
+    const even = !decimals && 100 * share % 2 === 0.5;  // halves to even, as in the package
+    return `${even ? Math.floor(100 * share) : (100 * share).toFixed(decimals ?? 0)} %`;
   }
 
   // The best of them that costs no more, of equally good ones the cheapest, of equally cheap ones the first.
   function best(candidates, budget) {
-    var found = null;
-    candidates.forEach(function (one) {
-      if (one.price > budget) return;
-      if (!found || one.value > found.value || (one.value === found.value && one.price < found.price)) found = one;
-    });
-    return found;
+    return candidates.filter((one) => one.price <= budget).reduce((found, one) =>
+      !found || one.value > found.value || (one.value === found.value && one.price < found.price) ? one : found, null);
   }
 
   function quantile(sorted, share) {
-    var at = share * (sorted.length - 1), low = Math.floor(at);
-    return sorted[low] + (at - low) * ((low + 1 < sorted.length ? sorted[low + 1] : sorted[low]) - sorted[low]);
+    const at = share * (sorted.length - 1), low = Math.floor(at);
+    return sorted[low] + (at - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
   }
 
-  // Each model's and policy's accuracy on problems drawn anew: [name][resample].
-  function redrawn(weights, size, names) {
-    return names.map(function (one) {
-      var found = new Float64Array(1000);
-      for (var b = 0; b < 1000; b++) {
-        var total = 0;
-        for (var p = 0; p < size; p++) total += weights[b * size + p] * one.accuracy[p];
-        found[b] = total;
-      }
-      return found;
-    });
+  // One setting with at most n answers on one server: what it solves, costs and how long an answer takes, in the mean.
+  function candidate(q, setting, side, each, n) {
+    const rows = each.map((one) => one[n]), k = atOnce(q) ? n : 1, above = (k - 1) / Math.sqrt(2 * k - 1);
+    const waited = (row, p) => row.waves * (side.ttft[p] + side.tpot * (setting.mean[p]
+      + above * Math.sqrt(Math.max(setting.square[p] - setting.mean[p] ** 2, 0))));
+    const accuracy = rows.map((row) => row.accuracy), spent = mean(rows.map((row, p) => row.paid * side.each[p]));
+    const price = spent * (q.unit === "usd" ? q.price / 3600 : 1);
+    const value = round(mean(accuracy)), answer_s = mean(rows.map(waited));
+    return { setting, side, rows, n, accuracy, value, spent, price, answer_s };
   }
 
-  function leftOut(considered, problems, never, refused) {
-    var most = 0, found = {}, models = {};
-    considered.forEach(function (one) {
-      most = Math.max(most, Math.max.apply(null, one.n));
-      (models[one.model] = models[one.model] || []).push(one);
-    });
-    Object.keys(models).forEach(function (model) {
-      var reasons = models[model].map(function (one) {
-        var fewest = Math.min.apply(null, one.n), those = problems.filter(function (_, p) { return one.n[p] === fewest; }), more = those.length - 1;
-        var each = those.length === problems.length ? "each problem" : "problem " + those[0] + (more ? " and " + more + " more" : "");
-        return refused[who(one)] || (fewest < most ? "N > " + fewest + " takes more traces (" + fewest + " of " + each + ")" : "");
-      });
-      var alike = reasons.length > 1 && reasons.every(function (reason) { return reason === reasons[0]; });
-      models[model].forEach(function (one, i) { if (reasons[i]) found[alike ? model : who(one)] = reasons[i]; });
-    });
-    return Object.assign(found, never);
+  function told(one, q) {
+    const { setting, side, rows, spent } = one, usd = spent * (q.price || NaN) / 3600;
+    const tokens = mean(rows.map((row, p) => row.draws * setting.mean[p]));
+    return { setting: text(one), model: setting.model, policy: setting.policy, n_trials: one.n, oracle: setting.oracle,
+      accuracy: one.value, best_case: mean(rows.map((row) => row.best)), cost: one.price, tokens, usd,
+      draws: mean(rows.map((row) => row.draws)), devices: side.devices, batch: side.batch, ttft_s: mean(side.ttft),
+      tpot_s: side.tpot, answer_s: one.answer_s, usd_per_mtok: usd / tokens * 1e6 };
   }
 
-  function neverRun(settings) {
-    var models = {}, tried = {}, found = {};
-    settings.forEach(function (one) {
-      models[one.model] = true;
-      (tried[kind(one.policy)] = tried[kind(one.policy)] || {})[one.model] = true;
-    });
-    Object.keys(tried).forEach(function (name) {
-      var lacks = Object.keys(models).filter(function (model) { return !tried[name][model]; });
-      if (lacks.length) found[name + " with " + lacks.join(", ")] = "never run";
-    });
-    return found;
+  // What cannot be chosen, or not with more answers, and why.
+  function leftOut(considered, refused, never) {
+    const found = {};
+    for (const [model, all] of Object.entries(group(considered, (one) => one.model))) {
+      const reasons = all.map((one) => refused[who(one)] ?? one.few);
+      const alike = all.length > 1 && reasons.every((reason) => reason === reasons[0]);
+      all.forEach((one, i) => { if (reasons[i]) found[alike ? model : who(one)] = reasons[i]; });
+    }
+    return { ...found, ...never };
   }
 
   // The plan for one budget; numbers and names in, numbers and names out. An Error says what nothing keeps.
   function plan(data, q) {
-    var set = data.sets[q.data], kept = read(set, data.digits), size = set.problems.length, settings = offered(data, kept.settings, q.topk, q.predicted);
-    var wanted = q.policies.length ? q.policies : kinds(set), scale = q.unit === "usd" ? q.price / 3600 : 1, refused = {}, slow = [], known = {};
-    var considered = settings.filter(function (one) { return one.policy === "dense" || wanted.indexOf(kind(one.policy)) >= 0; });
-    var candidates = [].concat.apply([], considered.map(function (setting) {
-      var server = serve(data, set, setting, q), found = [];
+    const set = data.sets[q.data], { weights, settings } = read(set, data.digits), known = {}, refused = {}, slow = [];
+    const wanted = q.policies.length ? q.policies : kinds(set);
+    const allowed = (setting) => wanted.includes(kind(setting.policy));
+    const considered = offered(data, settings, q).filter((one) => one.policy === "dense" || allowed(one));
+    const { max_seconds, max_tpot } = q;
+    const quick = ({ answer_s, side }) => answer_s <= (max_seconds || Infinity) && side.tpot <= (max_tpot || Infinity);
+    const candidates = considered.flatMap((setting) => {
+      const server = serve(data, set, setting, q);
       if (server.reason) { refused[who(setting)] = server.reason; return []; }
-      var each = setting.c.map(function (c, p) { return averaged(setting.n[p], c, q, known); });
-      for (var n = 1; n <= Math.min.apply(null, setting.n); n++) found.push(candidate(setting, server, each, n));
-      var quick = found.filter(function (one) { return one.answer_s <= (q.max_seconds || Infinity) && server.tpot <= (q.max_tpot || Infinity); });
-      if (!quick.length) {
-        slow.push([server.tpot, found[0].answer_s]);
-        refused[who(setting)] = "too slow: " + law.digits(1e3 * server.tpot) + " ms a token, " + law.digits(found[0].answer_s) + " s to an answer";
+      const outcome = (n) => (c) => known[`${n} ${c}`] ??= outcomes(n, c, q);
+      const each = setting.c.map((c, p) => averaged(c, outcome(setting.n[p]))), found = [];
+      for (let n = 1; n <= Math.min(...setting.n); n++) {
+        let one = null;  // with the largest batch that keeps the limits
+        for (let i = 0; i < server.sides.length && !(one && quick(one)); i++)
+          one = candidate(q, setting, server.sides[i], each, n);
+        if (quick(one)) found.push(one);
+        else if (n === 1) slow.push(one);
       }
-      return quick;
-    }));
-
-    function candidate(setting, server, each, n) {
-      var k = q.strategy === "best-of" || q.strategy === "majority" ? n : 1;
-      var accuracy = each.map(function (one) { return one.accuracy[n]; }), seconds = each.map(function (one, p) { return one.paid[n] * server.each[p]; });
-      var answer = q.max_seconds || q.max_tpot ? mean(waited()) : null;
-      function waited() {
-        return each.map(function (one, p) {
-          var above = Math.sqrt(Math.max(setting.square[p] - setting.mean[p] * setting.mean[p], 0)) * (k - 1) / Math.sqrt(2 * k - 1);
-          return one.waves[n] * (server.ttft[p] + (setting.mean[p] + above) * server.tpot);
-        });
+      if (!found.length) {
+        const { side, answer_s } = slow.at(-1);
+        refused[who(setting)] = `too slow: ${digits(1e3 * side.tpot)} ms a token, ${digits(answer_s)} s to an answer`;
       }
-      return { setting: setting, server: server, n: n, accuracy: accuracy, value: mean(accuracy), price: mean(seconds) * scale, answer_s: answer,
-        told: function () {
-          var draws = each.map(function (one) { return one.draws[n]; }), tokens = mean(draws.map(function (x, p) { return x * setting.mean[p]; }));
-          var usd = mean(seconds) * (q.price || NaN) / 3600;
-          return { setting: text(this), model: setting.model, policy: setting.policy, n_trials: n, oracle: setting.oracle, accuracy: this.value,
-            best_case: mean(each.map(function (one) { return one.best[n]; })), cost: this.price, tokens: tokens, draws: mean(draws),
-            devices: server.devices, batch: server.batch, ttft_s: mean(server.ttft), tpot_s: server.tpot, answer_s: mean(waited()), usd: usd,
-            usd_per_mtok: usd / tokens * 1e6 };
-        } };
-    }
+      return found;
+    });
+    const mine = candidates.filter((one) => allowed(one.setting)), budget = q.budget || 1e9;
+    if (!mine.length) throw new Error(nothing(candidates, slow, refused));
+    const never = Object.entries(set.never[q.predicted ? 1 : 0])
+      .filter(([name]) => q.topk !== "out" || !name.startsWith("topk "));
+    const dense = best(candidates.filter((one) => one.setting.policy === "dense"), budget), chosen = best(mine, budget);
+    const result = { left_out: leftOut(considered, refused, Object.fromEntries(never)), n_settings: mine.length,
+      dense: dense ? dense.value : NaN, dense_setting: text(dense), rivals: [] };
+    if (chosen) return { ...result, ...told(chosen, q), ...rivalry(weights, mine, budget, chosen, set.ends) };
+    const cheapest = mine.reduce((a, b) => b.price < a.price ? b : a);
+    return { ...result, setting: "", cheapest: text(cheapest), least: cheapest.price };
+  }
 
-    if (!candidates.length) {
-      throw new Error(slow.length ? "No setting keeps the limits: the fastest takes " + law.digits(Math.min.apply(null, slow.map(function (x) { return x[0]; })))
-        + " s a token, the shortest " + law.digits(Math.min.apply(null, slow.map(function (x) { return x[1]; }))) + " s to an answer."
-        : "No model can be served: " + Object.keys(refused).map(function (name) { return refused[name]; }).filter(function (why, i, all) {
-          return all.indexOf(why) === i; }).join("; ") + ".");
-    }
-    var mine = candidates.filter(function (one) { return wanted.indexOf(kind(one.setting.policy)) >= 0; }), budget = q.budget || 1e9;
-    var left = leftOut(considered, set.problems, neverRun(settings), refused), chosen = best(mine, budget);
-    if (!mine.length) throw new Error("No setting with this attention can be served.");
-    var dense = best(candidates.filter(function (one) { return one.setting.policy === "dense"; }), budget);
-    var result = { left_out: left, n_settings: mine.length, dense: dense ? dense.value : NaN, dense_setting: text(dense), rivals: [] };
-    if (!chosen) {
-      var least = mine.reduce(function (a, b) { return b.price < a.price ? b : a; });
-      return Object.assign(result, { setting: "", cheapest: text(least), least: least.price });
-    }
-    return Object.assign(result, chosen.told(), rivalry(kept.weights, size, mine, budget, chosen, set.ends));
+  function nothing(candidates, slow, refused) {
+    const least = (read) => digits(Math.min(...slow.map(read)));
+    if (candidates.length) return "No setting with this attention can be served.";
+    if (!slow.length) return `No model can be served: ${[...new Set(Object.values(refused))].join("; ")}.`;
+    return `No setting keeps the limits: the fastest takes ${least((one) => one.side.tpot)} s a token, the shortest `
+      + `${least((one) => one.answer_s)} s to an answer.`;
   }
 
   // How the winner fares against every other model and policy on problems drawn anew.
-  function rivalry(weights, size, mine, budget, chosen, ends) {
-    var groups = {};
-    mine.forEach(function (one) { (groups[who(one.setting)] = groups[who(one.setting)] || []).push(one); });
-    var names = Object.keys(groups).map(function (name) { return best(groups[name], budget); }).filter(Boolean);
-    names.sort(function (a, b) { return a.price - b.price; });
-    var draws = redrawn(weights, size, names), me = names.findIndex(function (one) { return one.setting === chosen.setting; });
-    var sorted = Float64Array.from(draws[me]).sort(), won = names.map(function () { return 0; }), i, b;
-    var found = { low: quantile(sorted, ends[0]), high: quantile(sorted, ends[1]), runner_up: "", rivals: [], predicted: chosen.setting.predicted ? [who(chosen.setting)] : [] };
-    draws = draws.map(function (values) { return values.map(function (x) { return Math.round(x * 1e9) / 1e9; }); });
-    for (b = 0; b < 1000; b++) {
-      var top = 0;
-      for (i = 1; i < names.length; i++) if (draws[i][b] > draws[top][b]) top = i;
-      won[top] += 1;
+  function rivalry(weights, mine, budget, chosen, ends) {
+    const names = Object.values(group(mine, (one) => who(one.setting))).map((all) => best(all, budget))
+      .filter(Boolean).sort((a, b) => a.price - b.price);
+    const size = chosen.accuracy.length, me = names.findIndex((one) => one.setting === chosen.setting);
+    const draws = names.map(({ accuracy }) => Float64Array.from({ length: RESAMPLES }, (_, b) => {
+      let solved = 0;
+      for (let p = 0; p < size; p++) solved += weights[b * size + p] * accuracy[p];
+      return solved;
+    }));
+    const sorted = draws[me].slice().sort(), even = draws.map((values) => values.map((x) => round(x, 1e9)));
+    const times = names.map(() => 0), others = [...names.keys()].filter((i) => i !== me);
+    for (let b = 0; b < RESAMPLES; b++) {
+      let top = 0;
+      for (let i = 1; i < names.length; i++) if (even[i][b] > even[top][b]) top = i;
+      times[top] += 1;
     }
-    won = won.map(function (count) { return count / 1000; });
-    found.again = won[me];
-    var others = names.map(function (_, i) { return i; }).filter(function (i) { return i !== me; }), second = others[0], beats = 0;
-    if (!others.length) return found;
-    others.forEach(function (i) { if (round(names[i].value) > round(names[second].value)) second = i; });
-    for (b = 0; b < 1000; b++) beats += me < second ? draws[me][b] >= draws[second][b] : draws[me][b] > draws[second][b];
-    var near = [second];
-    Object.assign(found, { runner_up: text(names[second]), runner_up_accuracy: names[second].value, beats: beats / 1000 });
-    if (found.again < TIE) {
-      var often = others.filter(function (i) { return won[i] >= 0.1; }).sort(function (a, b) { return won[b] - won[a] || a - b; });
-      near = often.length ? often.concat(second) : near;
-      found.rivals = (often.length ? often : near).map(function (i) { return who(names[i].setting) + " (" + percent(won[i]) + ")"; });
-    }
-    found.predicted = [me].concat(near).map(function (i) { return names[i].setting; }).filter(function (one, i, all) {
-      return one.predicted && all.indexOf(one) === i; }).map(who).sort();
-    return found;
+    const won = times.map((count) => count / RESAMPLES), again = won[me];
+    const predicted = (list) => [...new Set(list.map((i) => names[i].setting))].filter((setting) => setting.predicted)
+      .map(who).sort();
+    const found = { low: quantile(sorted, ends[0]), high: quantile(sorted, ends[1]), again };
+    if (!others.length) return { ...found, runner_up: "", rivals: [], predicted: predicted([me]) };
+    const second = others.reduce((a, b) => round(names[b].value) > round(names[a].value) ? b : a);
+    const beaten = even[me].filter((x, b) => x > even[second][b] || (x === even[second][b] && me < second));
+    const often = others.filter((i) => won[i] >= 0.1).sort((a, b) => won[b] - won[a] || a - b), tie = again < TIE;
+    const near = tie ? [...often, second] : [second], rivals = tie ? (often.length ? often : [second]) : [];
+    return { ...found, runner_up: text(names[second]), runner_up_accuracy: names[second].value,
+      beats: beaten.length / RESAMPLES, predicted: predicted([me, ...near]),
+      rivals: rivals.map((i) => `${who(names[i].setting)} (${percent(won[i])})`) };
   }
 
   // The line that prints the same numbers.
   function command(q) {
-    var words = ["kinetics-lab plan --data", q.data, "--budget", q.budget || 1e9];
-    if (q.unit !== "s") words.push("--unit", q.unit);
-    if (q.strategy === "verified") words.push("--strategy", ["verified", q.hit, q.false_alarm].concat(q.check ? [q.check] : []).join(":"));
-    else if (q.strategy !== "until-right") words.push("--strategy", q.strategy);
-    words.push("--hardware", q.hardware);
-    [["--weights", q.weights], ["--kv", q.kv], ["--clock", q.clock && "fitted:" + q.hardware + ":" + q.clock], ["--price", q.price],
-      ["--max-seconds-per-answer", q.max_seconds], ["--max-tpot", q.max_tpot], ["--policies", q.policies.join(" ")],
-      ["--topk", q.topk !== "out" && q.topk], ["--batch", q.batch], ["--devices", q.devices]].forEach(function (pair) {
-      if (pair[1]) words.push(pair[0], pair[1]);
-    });
-    return words.concat(q.predicted ? "--predicted" : []).join(" ");
+    const verified = ["verified", q.hit, q.false_alarm, ...(q.check ? [q.check] : [])].join(":");
+    const strategy = q.strategy === "verified" ? verified : q.strategy !== "until-right" && q.strategy;
+    const options = { unit: q.unit !== "s" && q.unit, strategy, hardware: q.hardware,
+      weights: q.weights, kv: q.kv, clock: q.clock && `fitted:${q.hardware}:${q.clock}`, price: q.price,
+      "max-seconds-per-answer": q.max_seconds, "max-tpot": q.max_tpot, policies: q.policies.join(" "),
+      topk: q.topk !== "out" && q.topk, batch: q.batch, devices: q.devices };
+    const words = Object.entries(options).filter(([, value]) => value).map(([name, value]) => `--${name} ${value}`);
+    if (q.predicted) words.push("--predicted");
+    return [`kinetics-lab plan --data ${q.data} --budget ${q.budget || 1e9}`, ...words].join(" ");
   }
-
-  root.klPlanner = { plan: plan, command: command };
 
   // --- the page ------------------------------------------------------------------------------------
 
-  var STRATEGIES = [["until-right", "stop at the first right answer"], ["best-of", "pay for all, keep a right one"],
+  const STRATEGIES = [["until-right", "stop at the first right answer"], ["best-of", "pay for all, keep a right one"],
     ["verified", "an imperfect judge stops"], ["majority", "take the most frequent answer"]];
-  var TOPK = [["out", "left out: no engine has it"], ["scan", "scores every key, and pays"], ["free", "for nothing, as in the paper"]];
+  const TOPK = [["out", "left out: no engine has it"], ["scan", "scores every key, and pays"],
+    ["free", "for nothing, as in the paper"]];
 
-  law.page("kl-planner", root.klPlannerData, function (place, data) {
-    var usual = data.first, offers = law.choices(data);
-    function pairs(names) { return names.map(function (name) { return [name, name]; }); }
-    function set(value) { return data.sets[value("data")]; }
-    function judged(value) { return value("strategy") === "verified"; }
-    function sparse(value) { return kinds(set(value)).indexOf("topk") >= 0; }
-    var form = law.form(place, [
-      { key: "data", label: "Answers of", wide: true, options: function () {
-        return Object.keys(data.sets).map(function (name) { return [name, data.sets[name].title]; }); }, usual: usual.data },
-      { key: "budget", label: "Budget (empty: any)", least: 1e-15, most: 1e9, empty: true, usual: usual.budget[0], after: ["data", "unit"],
-        fresh: function (value) { return value("unit") === "usd" ? Number((set(value).budget * 2.5 / 3600).toPrecision(2)) : set(value).budget; } },
-      { key: "unit", label: "Budget in", options: function () { return [["s", "seconds"], ["usd", "dollars"]]; } },
-      { key: "hardware", label: "Device", options: offers.hardware, usual: usual.hardware },
-      { key: "devices", label: "Devices", options: offers.devices },
-      { key: "clock", label: "Clock", options: offers.clock, after: ["hardware"] },
-      { key: "weights", label: "Weights", options: offers.stored(data.weights, "as the device") },
-      { key: "kv", label: "KV cache", options: offers.stored(data.caches, "as the device") },
-      { key: "strategy", label: "Strategy", wide: true, options: function () { return STRATEGIES; } },
-      { key: "hit", label: "Right ones accepted (0 to 1)", least: 0, most: 1, usual: 0.9, when: judged },
-      { key: "false_alarm", label: "Wrong ones accepted (0 to 1)", least: 0, most: 1, usual: 0.1, when: judged },
-      { key: "check", label: "Cost of a check (of an answer)", least: 0, most: 1e3, usual: 0, when: judged },
-      { key: "topk", label: "Oracle top-k", wide: true, options: function () { return TOPK; }, when: sparse },
-      { key: "policies", label: "Attention to allow", after: ["data", "topk"], many: function (value) {
-        return pairs(kinds(set(value)).filter(function (name) { return name !== "topk" || value("topk") !== "out"; })); } },
-      { key: "predicted", label: "Settings never run", options: function () { return [["", "left out"], ["yes", "let in, predicted"]]; },
-        when: function (value) { return read(set(value), data.digits).settings.some(function (one) { return one.predicted; }); } },
-      { key: "max_seconds", label: "Most s to an answer", least: 1e-9, most: 1e9, empty: true },
-      { key: "max_tpot", label: "Most s a token", least: 1e-9, most: 1e6, empty: true },
-      { key: "batch", label: "Batch (empty: fits)", least: 1, most: 1e9, whole: true, empty: true },
-      { key: "price", label: "Price ($ an hour)", least: 0.0001, most: 1e4, empty: true, usual: usual.price }], show);
-    var said = law.make("p", place, "", { "class": "kl-calc-said", "aria-live": "polite" }), table = law.make("table", place, null, { "class": "kl-calc-table" });
-    var copy = law.copied(place), left = law.make("div", place);
+  law.page("kl-planner", window.klPlannerData, (place, data, copy) => {
+    const set = (value) => data.sets[value("data")], sparse = (value) => kinds(set(value)).includes("topk");
+    const judged = { when: (value) => value("strategy") === "verified" };
+    const limited = (value) => value("max_seconds") || value("max_tpot");
+    const form = law.form(place, { ...law.choices(data, "as the device"),
+      data: { options: () => Object.entries(data.sets).map(([name, { title }]) => [name, title]) },
+      budget: { after: ["data", "unit"], fresh: (value) => value("unit") === "usd"
+        ? Number((set(value).budget * 2.5 / 3600).toPrecision(2)) : set(value).budget },
+      unit: { options: () => [["s", "seconds"], ["usd", "dollars"]] },
+      strategy: { options: () => STRATEGIES }, hit: judged, false_alarm: judged, check: judged,
+      topk: { options: () => TOPK, when: sparse },
+      policies: { after: ["data", "topk"], options: (value) => law.names(kinds(set(value))
+        .filter((name) => name !== "topk" || value("topk") !== "out")) },
+      predicted: { options: () => [["", "left out"], ["yes", "let in, predicted"]],
+        when: (value) => read(set(value), data.digits).settings.some((one) => one.predicted) },
+      slow: { options: () => [["", "leave out what is slower"], ["within", "take a smaller batch"]], when: limited },
+      batch: { when: (value) => !limited(value) || value("slow") !== "within" }
+    }, { hit: 0.9, false_alarm: 0.1, check: 0, ...data.first }, show);
+    const [said, table, left] = ["said", "table", "left"].map((name) => place.querySelector(`.kl-calc-${name}`));
 
     function show() {
-      var q = form.read(), found;
-      if (q && q.clock && (q.weights || q.kv)) { form.note("clock", "was fitted with weights and cache in BF16: leave those as the device"); q = null; }
-      if (q && q.unit === "usd" && !q.price) { form.note("price", "a budget in dollars needs a price"); q = null; }
+      let q = form.read(), found;
+      if (q?.clock && (q.weights || q.kv))
+        q = form.note("clock", "was fitted with weights and cache in BF16: leave those as the device") && q;
+      if (q?.unit === "usd" && !q.price) q = form.note("price", "a budget in dollars needs a price") && q;
       table.textContent = left.textContent = "";
       if (!q) { said.textContent = "A field needs another value."; return; }
-      q.topk = q.topk || "out";
+      q = { ...q, topk: q.topk ?? "out", batch: q.slow || q.batch };
       form.keep();
       copy(command(q));
       try { found = plan(data, q); } catch (error) { said.textContent = error.message; return; }
       said.textContent = verdict(found, q);
-      law.rows(table, told(found, q));
+      law.rows(table, details(found, q));
       list(found.left_out, q);
     }
 
-    function money(x, q) { return q.unit === "usd" ? "$" + law.digits(x) : law.digits(x) + " s of one device"; }
+    const money = (x, q) => q.unit === "usd" ? `$${digits(x)}` : `${digits(x)} s of one device`;
 
     function verdict(found, q) {
-      if (!found.setting) return "Nothing fits this budget. The cheapest, " + found.cheapest + ", costs " + money(found.least, q) + " a problem.";
-      var solves = percent(found.accuracy, 1) + " of the problems for " + money(found.cost, q);
-      if (found.predicted.indexOf(found.model + ", " + found.policy) >= 0) solves = "a predicted " + solves;
-      if (!found.rivals.length) return "Run " + found.setting + ": it solves " + solves + " a problem.";
-      return "A tie with " + found.rivals.join(" and ") + ". The first, " + found.setting + ", solves " + solves + " a problem, and wins again in "
-        + percent(found.again) + " of resamples, so other problems may turn the order.";
+      if (!found.setting)
+        return `Nothing fits this budget. The cheapest, ${found.cheapest}, costs ${money(found.least, q)} a problem.`;
+      const guessed = found.predicted.includes(`${found.model}, ${found.policy}`) ? "a predicted " : "";
+      const solves = `${guessed}${percent(found.accuracy, 1)} of the problems for ${money(found.cost, q)} a problem`;
+      if (!found.rivals.length) return `Run ${found.setting}: it solves ${solves}.`;
+      return `A tie with ${found.rivals.join(" and ")}. The first, ${found.setting}, solves ${solves}, and wins again `
+        + `in ${percent(found.again)} of resamples, so other problems may turn the order.`;
     }
 
-    function told(found, q) {
-      if (!found.setting) return [["Settings compared", found.n_settings.toLocaleString("en")]];
-      var clock = data.clocks[q.hardware + ":" + q.clock], odd = [q.weights, q.kv].find(function (name) { return name && name !== "bf16" && name !== "fp8"; });
-      var bound = q.strategy === "majority" && found.best_case > found.accuracy ? ", if all wrong answers agree; " + percent(found.best_case, 1) + " if no two do" : "";
+    function engines(found, q) {
+      const odd = [q.weights, q.kv].find((name) => name && name !== "bf16" && name !== "fp8");
+      if (found.oracle) return "none can: oracle top-k finds its tokens for nothing";
+      if (found.policy !== "dense")
+        return `no flag of vLLM or SGLang makes it read as ${found.policy} does; kinetics-lab generate can`;
+      if (odd) return `no flag of vLLM or SGLang turns a BF16 checkpoint into ${odd}`;
+      return "vLLM and SGLang serve dense attention";
+    }
+
+    function details(found, q) {
+      if (!found.setting) return [["Settings compared", law.count(found.n_settings)]];
+      const ties = found.rivals.length ? `: a tie with ${found.rivals.join(" and ")}` : "";
+      const bound = q.strategy === "majority" && found.best_case > found.accuracy
+        ? `, if all wrong answers agree; ${percent(found.best_case, 1)} if no two do` : "";
+      const seconds = q.unit === "usd" ? found.cost / q.price * 3600 : found.cost;
+      const dollars = q.price ? `, $${digits(found.usd)}; $${digits(found.usd_per_mtok)} a million tokens` : "";
+      const beaten = `${percent(found.runner_up_accuracy, 1)}, beaten in ${percent(found.beats)} of resamples`;
       return [["Run", found.setting],
-        ["Solved", percent(found.accuracy, 1) + " (" + percent(found.low, 1) + " to " + percent(found.high, 1) + " for another "
-          + data.sets[q.data].problems.length + " problems, 95 %)" + bound],
-        ["Wins again in", percent(found.again) + " of 1,000 resamples of the problems" + (found.rivals.length ? ": a tie with " + found.rivals.join(" and ") : "")],
-        ["Nearly won", found.runner_up ? found.runner_up + ": " + percent(found.runner_up_accuracy, 1) + ", beaten in " + percent(found.beats) + " of resamples" : "nothing else fits"],
-        ["Dense attention reaches", isNaN(found.dense) ? "nothing for this budget" : percent(found.dense, 1) + " with " + found.dense_setting],
-        ["Cost a problem", law.digits(q.unit === "usd" ? found.cost / q.price * 3600 : found.cost) + " s of one device"
-          + (q.price ? ", $" + law.digits(found.usd) + "; $" + law.digits(found.usd_per_mtok) + " a million tokens" : "")],
-        ["Answers a problem", law.digits(found.draws) + " drawn in the mean, " + law.digits(found.tokens) + " tokens"],
-        ["Time to an answer", law.digits(found.answer_s) + " s in the mean" + (q.strategy === "best-of" || q.strategy === "majority" ? " at most" : "") + "; "
-          + law.digits(found.ttft_s) + " s to the first token, " + law.digits(1e3 * found.tpot_s) + " ms for each further one"],
-        ["Runs on", found.devices + " " + q.hardware + ", " + found.batch.toLocaleString("en") + " answers side by side"],
-        ["Engines", found.oracle ? "none can: oracle top-k finds its tokens for nothing" : found.policy !== "dense"
-          ? "no flag of vLLM or SGLang makes it read as " + found.policy + " does; kinetics-lab generate can"
-          : odd ? "no flag of vLLM or SGLang turns a BF16 checkpoint into " + odd : "vLLM and SGLang serve dense attention"],
-        ["Predicted", found.predicted.length ? found.predicted.join(" and ") + ": never run; the law of difficulty says what it would do, and its own error is in no interval" : ""],
-        ["Times are", clock ? "the cost law with four constants fitted to kernels that NVIDIA's collector measured"
+        ["Solved", `${percent(found.accuracy, 1)} (${percent(found.low, 1)} to ${percent(found.high, 1)} for another `
+          + `${data.sets[q.data].problems.length} problems, 95 %)${bound}`],
+        ["Wins again in", `${percent(found.again)} of 1,000 resamples of the problems${ties}`],
+        ["Nearly won", found.runner_up ? `${found.runner_up}: ${beaten}` : "nothing else fits"],
+        ["Dense attention reaches", isNaN(found.dense) ? "nothing for this budget"
+          : `${percent(found.dense, 1)} with ${found.dense_setting}`],
+        ["Cost a problem", `${digits(seconds)} s of one device${dollars}`],
+        ["Answers a problem", `${digits(found.draws)} drawn in the mean, ${digits(found.tokens)} tokens`],
+        ["Time to an answer", `${digits(found.answer_s)} s in the mean${atOnce(q) ? " at most" : ""}; `
+          + `${digits(found.ttft_s)} s to the first token, ${digits(1e3 * found.tpot_s)} ms for each further one`],
+        ["Runs on", `${found.devices} ${q.hardware}, ${law.count(found.batch)} answers side by side`],
+        ["Engines", engines(found, q)],
+        ["Predicted", found.predicted.length ? `${found.predicted.join(" and ")}: never run; the law of difficulty `
+          + "says what it would do, and its own error is in no interval" : ""],
+        ["Times are", q.clock ? "the cost law with four constants fitted to kernels that NVIDIA's collector measured"
           : "at the datasheet's rates, arithmetic and traffic added up"]];
     }
 
     function list(reasons, q) {
-      var by = {}, names = Object.keys(reasons), lines;
-      names.forEach(function (name) { (by[reasons[name]] = by[reasons[name]] || []).push(name); });
+      const by = group(Object.keys(reasons), (name) => reasons[name]);
       if (q.topk === "out" && sparse(form.value)) by["no engine offers it"] = ["oracle top-k"];
       if (!Object.keys(by).length) return;
       law.make("p", left, "Left out:");
-      lines = law.make("ul", left);
-      Object.keys(by).forEach(function (why) { law.make("li", lines, by[why].join("; ") + ": " + why + "."); });
+      const lines = law.make("ul", left);
+      for (const [why, names] of Object.entries(by)) law.make("li", lines, `${names.join("; ")}: ${why}.`);
     }
 
     show();
   });
-})(this);
+
+  return { plan, command };
+})();

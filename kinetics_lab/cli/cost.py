@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
@@ -44,52 +45,57 @@ def cost(
 def _answer(given: dict[str, Any]) -> dict[str, Any]:
     """All that is to be said of the arguments."""
     import kinetics_lab as lab
+    from kinetics_lab.cost.clock import Datasheet
     from kinetics_lab.cost.fit import fit
     from kinetics_lab.cost.precision import find_precision
     from kinetics_lab.cost.step import prefill_flops, step_seconds
 
     model, n_in, n_out, n_trials = (given[name] for name in ("model", "n_in", "n_out", "n_trials"))
-    shape, device, policy = (
-        lab.find_model(model),
-        lab.find_hardware(given["hardware"]),
-        lab.parse_policy(given["policy"]),
-    )
+    shape, device = lab.find_model(model), lab.find_hardware(given["hardware"])
+    policy = lab.parse_policy(given["policy"])
     precision, wanted = find_precision(given["weights"], given["kv"], model), _batch(given["batch"])
     options = {name: given[name] for name in ("counting", "share_prompt")}
     batch = None if given["batch"] == "endless" else wanted or 1
-    lab.cost_parts(
-        shape, policy, n_in, n_out, n_trials, batch=batch, **options
-    )  # refuses what cannot be priced
+    options |= {"batch": batch}
+    lab.cost_parts(shape, policy, n_in, n_out, n_trials, **options)  # refuses what cannot be priced
     longest = max(n_in + n_out, 1)
     room = fit(shape, device, precision, longest, wanted, reserve=given["reserve"], devices=given["devices"])
     if given["batch"] == "fits":
-        batch = max(room.batch, 1)
+        batch = options["batch"] = max(room.batch, 1)
     if why := room.layout.why_not(shape):
         raise ValueError(f"{model}: {why}")
     if room.reason:
         warnings.warn(f"priced as if it fitted: {room.reason}", stacklevel=2)
-    parts = lab.cost_parts(
-        shape, policy, n_in, n_out, n_trials, batch=batch, bytes_per_element=precision.sizes, **options
-    )
+    options |= {"bytes_per_element": precision.sizes}
+    parts = lab.cost_parts(shape, policy, n_in, n_out, n_trials, **options)
     whole = sum(parts.values(), lab.Cost(0.0, 0.0))
     prompts = 1 if given["share_prompt"] else n_trials
     found = {
-        "fits": _told(room),
-        "batch": batch,
-        "flops": float(whole.flops),
-        "bytes": float(whole.bytes),
-        "parts": {
-            name: {"flops": float(part.flops), "bytes": float(part.bytes)} for name, part in parts.items()
-        },
+        "fits": _told(room), "batch": batch, "flops": float(whole.flops), "bytes": float(whole.bytes),
+        "parts": {name: {"flops": float(part.flops), "bytes": float(part.bytes)} for name, part in parts.items()},
         "seconds": float(sum(step_seconds(device, precision, parts, given["combine"]).values())),
         "prefill_flops": prompts * float(sum(prefill_flops(shape, n_in, given["cached"]).values())),
-    }
+    }  # fmt: skip
     found["eflops"] = found["seconds"] * device.peak_flops
+    timer = _timer(given["clock"], room)
     if batch is not None and n_out > 0:
-        found["step"] = _step(room, policy, n_in, n_out, batch, given["combine"], given["cached"])
-    if given["clock"] is not None and n_out > 0:
-        found["clock"] = _timed(given["clock"], shape, policy, n_in, n_out, int(batch or n_trials))
-    return found | {"assumed": _assumed(room, batch, given)}
+        ideal = Datasheet(device, given["combine"], precision, room.layout)
+        clock = timer if timer and not timer.measured else ideal
+        found["step"] = _step(clock, room, policy, n_in, n_out, batch, given["cached"])
+    if timer and n_out > 0:
+        found["clock"] = _timed(timer, room, policy, n_in, n_out, int(batch or n_trials))
+    return found | {"assumed": _assumed(room, batch, given, timer)}
+
+
+def _timer(text: str | None, room: Fit) -> Any:
+    """The clock that was asked for; one that computes times this layout, and bytes as stored unless its name tells."""
+    from kinetics_lab.cost.clock import parse_clock
+
+    clock: Any = parse_clock(text) if text else None
+    if clock is None or clock.measured:
+        return clock
+    named = str(text).count(":") > 2  # fitted:h200:vllm:fp8
+    return replace(clock, layout=room.layout, precision=clock.precision if named else room.precision)
 
 
 def _batch(text: str) -> float | None:
@@ -102,62 +108,44 @@ def _batch(text: str) -> float | None:
 
 
 def _told(room: Fit) -> dict[str, Any]:
-    told: dict[str, Any] = {"devices": 0 if room.reason else room.devices, "layout": str(room.layout)}
-    told |= {"batch": room.batch} | {
-        "weight_bytes": room.weights,
-        "sequence_bytes": room.sequence,
-        "reason": room.reason,
-    }
-    return told
+    return {"devices": 0 if room.reason else room.devices, "layout": str(room.layout), "batch": room.batch,
+            "weight_bytes": room.weights, "sequence_bytes": room.sequence, "reason": room.reason}  # fmt: skip
 
 
 def _step(
-    room: Fit, policy: Any, n_in: int, n_out: int, batch: float, combine: str, cached: float
+    clock: Any, room: Fit, policy: Any, n_in: int, n_out: int, batch: float, cached: float
 ) -> dict[str, Any]:
     """A step at the answer's middle, and how long a whole answer takes beside the others of its batch."""
-    from kinetics_lab.cost.clock import Datasheet, answer_seconds
-    from kinetics_lab.cost.step import prefill_seconds
+    from kinetics_lab.cost.clock import answer_seconds
 
-    clock = Datasheet(room.hardware, combine, room.precision, room.layout)
-    parts = {
-        name: float(part) for name, part in clock.step(room.shape, batch, n_in + n_out / 2, policy).items()
-    }
+    timed = clock.step(room.shape, batch, n_in + n_out / 2, policy)
+    parts = {name: float(part) for name, part in timed.items()}
     whole = answer_seconds(clock, room.shape, n_in, n_out, batch, policy)
-    first = prefill_seconds(
-        room.shape, room.hardware, n_in, precision=room.precision, layout=room.layout, cached=cached
-    )
+    first = float(clock.prefill(room.shape, n_in, cached=cached))
     step, answer = sum(parts.values()), float(sum(whole.values()))
     return {"context": n_in + n_out / 2, "seconds": step, "parts": parts, "tokens_per_second_a_user": 1 / step,
-            "tokens_per_second_a_device": batch / step / room.devices, "seconds_to_first_token": float(first),
-            "seconds_to_an_answer": float(first) + answer}  # fmt: skip
+            "tokens_per_second_a_device": batch / step / room.devices, "seconds_to_first_token": first,
+            "seconds_to_an_answer": first + answer}  # fmt: skip
 
 
-def _timed(clock: str, shape: Any, policy: Any, n_in: int, n_out: int, batch: int) -> dict[str, Any]:
+def _timed(timer: Any, room: Fit, policy: Any, n_in: int, n_out: int, batch: int) -> dict[str, Any]:
     """What a clock says of ``batch`` answers side by side: its label, whether it was measured, seconds by part."""
-    from kinetics_lab.cost.clock import answer_seconds, parse_clock
+    from kinetics_lab.cost.clock import answer_seconds
 
-    timer = parse_clock(clock)
-    found = answer_seconds(timer, shape, n_in, n_out, batch, policy)
+    found = answer_seconds(timer, room.shape, n_in, n_out, batch, policy, room.devices)
     parts = {name: float(seconds) for name, seconds in found.items()}
-    return {
-        "name": timer.label,
-        "measured": timer.measured,
-        "batch": batch,
-        "seconds": sum(parts.values()),
-        "parts": parts,
-    }
+    told = {"name": timer.label, "measured": timer.measured, "batch": batch}
+    return told | {"seconds": sum(parts.values()), "parts": parts}
 
 
-def _assumed(room: Fit, batch: float | None, given: dict[str, Any]) -> list[str]:
+def _assumed(room: Fit, batch: float | None, given: dict[str, Any], timer: Any) -> list[str]:
     bound = given["combine"] == "max"
     rates = "the larger of compute and traffic, a bound" if bound else "compute and traffic added, no bound"
     told = [str(room.precision), f"{room.hardware.name} at its datasheet's rates: {rates}"]
-    told.append(
-        "an endless batch: weights cost no traffic" if batch is None else "all sequences of the batch alike"
-    )
-    told.append(
-        "answers share their prompt's cache" if given["share_prompt"] else "each answer reads its own prompt"
-    )
+    told += [f"step, speed and time by {timer.label}"] if timer and not timer.measured else []
+    alike, shared = "all sequences of the batch alike", "answers share their prompt's cache"
+    told.append("an endless batch: weights cost no traffic" if batch is None else alike)
+    told.append(shared if given["share_prompt"] else "each answer reads its own prompt")
     told.append(f"{given['cached']:.0%} of the prompt cached when it is read; one prompt is read at a time")
     return told + [f"that it fits on {room.devices} devices, which it does not"] * bool(room.reason)
 
@@ -176,9 +164,8 @@ def _lines(given: dict[str, Any], found: dict[str, Any]) -> list[str]:
     for name, work in [*parts.items(), ("decoding", found)]:
         lines.append(("", f"{name:<12}{work['flops'] / 1e12:>14,.2f}{work['bytes'] / 1e9:>14,.2f}"))
     lines.append(("", f"{'prefill':<12}{found['prefill_flops'] / 1e12:>14,.2f}"))
-    lines.append(
-        ("", f"decoding: {found['eflops'] / 1e12:,.1f} Tera-eFLOPs, {found['seconds']:,.3f} device-seconds")
-    )
+    spent = f"{found['eflops'] / 1e12:,.1f} Tera-eFLOPs, {found['seconds']:,.3f} device-seconds"
+    lines.append(("", f"decoding: {spent}"))
     if step:
         split = ", ".join(f"{name} {1e3 * part:,.2f}" for name, part in step["parts"].items() if part)
         at = f"at {step['context']:,.0f} tokens, batch {found['batch']:,.0f}"
@@ -188,11 +175,7 @@ def _lines(given: dict[str, Any], found: dict[str, Any]) -> list[str]:
         lines.append(("speed", f"{user:,.1f} tokens/s a user, {each:,.0f} a device"))
         lines.append(("time", f"{first:,.3f} s to the first token, {answer:,.1f} s to an answer"))
     if timed:
-        lines.append(
-            (
-                "clock",
-                f"{timed['seconds']:,.1f} s for {timed['batch']:,} answers side by side ({timed['name']})",
-            )
-        )
+        told = f"{timed['seconds']:,.1f} s for {timed['batch']:,} answers side by side ({timed['name']})"
+        lines.append(("clock", told))
     lines += [("assumed" if i == 0 else "", text) for i, text in enumerate(found["assumed"])]
     return [head, "", *(f"{label:<9}{text}" for label, text in lines)]

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from kinetics_lab.cost.fit import Layout
+from kinetics_lab.cost.fit import Layout, weight_bytes
 from kinetics_lab.cost.hardware import Hardware, find_hardware
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense, Policy
@@ -27,7 +27,7 @@ from kinetics_lab.cost.silicon import BYTES, Silicon
 from kinetics_lab.cost.silicon.grid import OutsideGridWarning
 from kinetics_lab.cost.silicon.serving import kernels_per_output_token
 from kinetics_lab.cost.silicon.serving import prefill_seconds as measured_prefill
-from kinetics_lab.cost.step import prefill_flops, prefill_seconds, step_parts, step_seconds
+from kinetics_lab.cost.step import over_link, prefill_flops, prefill_seconds, sent, step_parts, step_seconds
 from kinetics_lab.errors import require
 
 Parts = dict[str, np.ndarray]
@@ -84,10 +84,10 @@ class Datasheet(_Everywhere):
         parts = step_parts(shape, batch, context, policy, precision=precision, layout=layout)
         return step_seconds(self.hardware, precision, parts, self.combine)
 
-    def prefill(self, shape: ModelShape, n_in: ArrayLike, tp: int = 1) -> np.ndarray:
-        """Seconds to read one prompt at datasheet rates."""
-        layout = self.layout or Layout(tp)
-        return prefill_seconds(shape, self.hardware, n_in, precision=self._stored, layout=layout)
+    def prefill(self, shape: ModelShape, n_in: ArrayLike, tp: int = 1, cached: float = 0.0) -> np.ndarray:
+        """Seconds to read one prompt at datasheet rates, of which a share ``cached`` is there already."""
+        how: dict[str, Any] = {"precision": self._stored, "layout": self.layout or Layout(tp)}
+        return prefill_seconds(shape, self.hardware, n_in, cached=cached, **how)
 
     @property
     def _stored(self) -> Precision:
@@ -133,10 +133,9 @@ class Measured:
 class Calibrated(_Everywhere):
     """The law with four constants fitted to measured times: for shapes and policies that nobody timed.
 
-    Each layer takes ``layer`` seconds to start; products read ``weights`` bytes/s, attention and search ``cache``
-    bytes/s, unless their arithmetic at ``matrix`` FLOP/s takes longer. ``error``: median |predicted / measured - 1| of
-    ``p90`` (nine in ten) on times that the fit has not seen, NaN where there are none. ``sizes``: bytes of a weight and
-    of a cached element.
+    Each layer takes ``layer`` seconds to start; products read ``weights`` bytes/s, attention, search and states ``cache`` bytes/s, unless
+    their arithmetic at ``matrix`` FLOP/s takes longer; links have their datasheet's rate. ``error``: median |predicted / measured - 1|
+    (``p90``: nine in ten) on times that the fit has not seen, NaN where there are none. ``precision``, ``layout``: as for `Datasheet`.
     """
 
     name: str
@@ -144,12 +143,11 @@ class Calibrated(_Everywhere):
     weights: float
     cache: float
     matrix: float
-    sizes: tuple[float, float] = (2.0, 2.0)
+    precision: Precision = field(default_factory=Precision)
     error: float = np.nan
     p90: float = np.nan
-    silicon: Silicon | None = field(
-        default=None, compare=False
-    )  # whose times were fitted, where a collector's
+    silicon: Silicon | None = field(default=None, compare=False)  # whose times were fitted, if a collector's
+    layout: Layout | None = None
     measured: ClassVar[bool] = False
 
     @property
@@ -157,19 +155,23 @@ class Calibrated(_Everywhere):
         return f"the cost law with four constants fitted to {self.name}"
 
     def step(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1) -> Parts:  # fmt: skip
-        """Seconds by part: ``parameters`` (the start of the layers included), ``attention``, ``search``."""
-        batch, context = np.asarray(batch, float), np.asarray(context, float)
-        products, cached = (cost_parts(shape, policy, context, 1, batch=batch, bytes_per_element=x) for x in self.sizes)  # fmt: skip
-        found = {"parameters": batch * products["parameters"], "attention": batch * cached["attention"]}
-        found["search"] = batch * cached["search"]
-        rates = {"parameters": self.weights}
-        times = {k: self._seconds(part, rates.get(k, self.cache)) / tp for k, part in found.items()}
-        return times | {"parameters": times["parameters"] + shape.n_layers * self.layer}
+        """Seconds by part: as those of `Datasheet`; ``parameters`` include the start of the layers."""
+        layout = self.layout or Layout(tp)
+        parts = step_parts(shape, batch, context, policy, precision=self.precision, layout=layout)
+        link, products = parts.pop("communication").bytes, parts.pop("parameters")
+        start = shape.n_layers * self.layer + self._seconds(products, self.weights)
+        rest = {name: self._seconds(part, self.cache) for name, part in parts.items()}
+        return {"parameters": start, **rest, "communication": self._over_link(link)}
 
-    def prefill(self, shape: ModelShape, n_in: ArrayLike, tp: int = 1) -> np.ndarray:
-        """Seconds to read one prompt: the larger of its arithmetic and one pass over the weights, and the start of the layers."""
-        flops, weights = sum(prefill_flops(shape, n_in).values()), shape.n_params * self.sizes[0]
-        return np.maximum(flops / self.matrix, weights / self.weights) / tp + shape.n_layers * self.layer
+    def prefill(self, shape: ModelShape, n_in: ArrayLike, tp: int = 1, cached: float = 0.0) -> np.ndarray:
+        """Seconds to read one prompt of which a share ``cached`` is there, and to start the layers."""
+        layout, new = self.layout or Layout(tp), np.asarray(n_in, float) * (1 - cached)
+        computed = sum(prefill_flops(shape, n_in, cached).values()) / self.matrix / layout.tensor
+        passed = np.maximum(computed, weight_bytes(shape, self.precision, layout) / self.weights)
+        return passed + shape.n_layers * self.layer + self._over_link(sent(shape, new, layout))
+
+    def _over_link(self, moved: ArrayLike) -> np.ndarray:
+        return over_link(find_hardware(self.silicon.gpu).link if self.silicon else 0.0, moved)
 
     def _seconds(self, work: Cost, bandwidth: float) -> np.ndarray:
         return np.maximum(work.bytes / bandwidth, work.flops / self.matrix)
@@ -178,15 +180,11 @@ class Calibrated(_Everywhere):
         """Seconds of rows with ``layers``, ``bytes``, ``flops`` and, of these, ``weight_bytes`` and ``gemm_flops``."""
         products = Cost(rows["gemm_flops"].to_numpy(float), rows["weight_bytes"].to_numpy(float))
         whole = Cost(rows["flops"].to_numpy(float), rows["bytes"].to_numpy(float))
-        start = self.layer * rows["layers"].to_numpy(float)
         rest = self._seconds(whole + -1 * products, self.cache)
-        return start + self._seconds(products, self.weights) + rest
+        return self.layer * rows["layers"].to_numpy(float) + self._seconds(products, self.weights) + rest
 
     @classmethod
-    def fit(
-        cls, name: str, rows: pd.DataFrame, seconds: ArrayLike, held: ArrayLike = False,
-        sizes: tuple[float, float] = (2.0, 2.0),
-    ) -> Calibrated:  # fmt: skip
+    def fit(cls, name: str, rows: pd.DataFrame, seconds: ArrayLike, held: ArrayLike = False) -> Calibrated:
         """The constants that come nearest to ``seconds`` in logarithms, by robust least squares.
 
         ``rows``: as for `times`, those of ``kinetics-lab measure`` or of measured steps; ``held``: rows that only
@@ -203,7 +201,7 @@ class Calibrated(_Everywhere):
 
         def law(logs: np.ndarray) -> Calibrated:
             layer, weights, cache, matrix = (float(value) for value in np.exp(logs))
-            return cls(name, layer, weights, cache, matrix, sizes)
+            return cls(name, layer, weights, cache, matrix)
 
         fit = least_squares(
             lambda logs: np.log(law(logs).times(rows[~held]) / seconds[~held]), start,
@@ -240,9 +238,12 @@ def measured_steps(silicon: Silicon, most: int = 512) -> pd.DataFrame:
 
 def calibrated(silicon: Silicon) -> Calibrated:
     """Four constants of a GPU under an engine, fitted to its measured steps and judged on models it has not seen."""
-    steps, sizes = measured_steps(silicon), (BYTES[silicon.weights], BYTES[silicon.kv])
+    steps, weights = measured_steps(silicon), silicon.weights
+    alike = dict.fromkeys(("vectors", "router", "lookup", "conv"), weights)  # as measured_steps counts
+    stored = Precision(weights, silicon.kv, embedding=weights, apart=alike)
     held = steps.model.isin(HELD).to_numpy()
-    return replace(Calibrated.fit(str(silicon), steps, steps.seconds, held, sizes), silicon=silicon)
+    found = Calibrated.fit(str(silicon), steps, steps.seconds, held)
+    return replace(found, silicon=silicon, precision=stored)
 
 
 def answer_seconds(

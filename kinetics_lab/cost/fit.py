@@ -146,7 +146,7 @@ def fit(
     wanted = 1 if batch is None else batch
     tried = list[Fit]()
     for count in COUNTS if devices is None and layout is None else (devices or layout.devices,):  # type: ignore[union-attr]
-        spread = [Layout(count // data, data) for data in (1, count)[: 1 + _copies(shape, count)]]
+        spread = [Layout(count // data, data) for data in (1, count)[: 1 + copies(shape, count)]]
         ways = [way for way in ([layout] if layout else spread) if not way.why_not(shape)]
         found = [_filled(shape, hardware, precision, context, reserve, way) for way in ways]
         tried += found
@@ -160,7 +160,7 @@ def fit(
     return Fit(**{**vars(most), "batch": 0, "reason": _reason(most, context, wanted)})
 
 
-def _copies(shape: ModelShape, count: int) -> bool:
+def copies(shape: ModelShape, count: int) -> bool:
     """Whether tensor parallelism over so many devices would copy caches, so that data parallel attention may hold more."""
     return count > 1 and any(
         isinstance(one, Attention) and (one.latent or one.kv_heads < count) for one in shape.mixers

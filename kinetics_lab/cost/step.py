@@ -50,7 +50,7 @@ def step_parts(
         if name in parts:
             held = 1 / layout.tensor if name == "state" else kept / np.where(full > 0, full, 1)
             found[name] = Cost(here * parts[name].flops / layout.tensor, here * parts[name].bytes * held)
-    return found | {"communication": Cost(0.0, _sent(shape, here, layout))}
+    return found | {"communication": Cost(0.0, sent(shape, here, layout))}
 
 
 def cache_read(shape: ModelShape, context: ArrayLike, precision: Precision, layout: Layout) -> np.ndarray:
@@ -78,7 +78,7 @@ def routed(shape: ModelShape) -> float:
     return sum(count * one.chosen for one, count in shape.parts.items() if isinstance(one, Experts))
 
 
-def _sent(shape: ModelShape, tokens: ArrayLike, layout: Layout) -> Any:
+def sent(shape: ModelShape, tokens: ArrayLike, layout: Layout) -> Any:
     """Bytes that one device sends for ``tokens`` tokens of its group."""
     vector = np.asarray(tokens, float) * shape.hidden * ACTIVATION
     reduced = blocks(shape) * vector * 2 * (layout.tensor - 1) / layout.tensor
@@ -98,7 +98,7 @@ def step_seconds(
     found = {}
     for name, part in parts.items():
         if name == "communication":
-            found[name] = _over_link(hardware, part.bytes)
+            found[name] = over_link(hardware.link, part.bytes)
             continue
         peak = precision.peak(hardware) if name == "parameters" else hardware.peak_flops
         computed, moved = part.flops / peak, part.bytes / hardware.bandwidth
@@ -133,10 +133,11 @@ def prefill_seconds(
     flops = prefill_flops(shape, n_in, cached)
     computed = flops["parameters"] / precision.peak(hardware) + flops["attention"] / hardware.peak_flops
     moved = weight_bytes(shape, precision, layout) / hardware.bandwidth
-    sent = _sent(shape, np.asarray(n_in, float) * (1 - cached), layout)
-    return np.maximum(computed / layout.tensor, moved) + _over_link(hardware, sent)
+    new = np.asarray(n_in, float) * (1 - cached)
+    return np.maximum(computed / layout.tensor, moved) + over_link(hardware.link, sent(shape, new, layout))
 
 
-def _over_link(hardware: Hardware, sent: ArrayLike) -> np.ndarray:
-    sent = np.asarray(sent, float)
-    return sent / hardware.link if hardware.link else np.where(sent > 0, np.nan, 0.0)
+def over_link(link: float, moved: ArrayLike) -> np.ndarray:
+    """Seconds of bytes over a link of that rate; NaN where it is not known (0)."""
+    moved = np.asarray(moved, float)
+    return moved / link if link else np.where(moved > 0, np.nan, 0.0)

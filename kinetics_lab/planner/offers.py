@@ -67,9 +67,8 @@ def with_predicted(data: pd.DataFrame) -> pd.DataFrame:
 
     A column ``drawn`` has the right answers of forty draws of what their traces could have shown; lengths are means over the draws.
     """
-    alone = (
-        "trial" not in data and {*data.model} <= {*read_table(EMBEDDED).model} and {*data.task} == {"aime24"}
-    )
+    known = {*read_table(EMBEDDED).model}
+    alone = "trial" not in data and {*data.model} <= known and {*data.task} == {"aime24"}
     rule = "predicted settings are those of the embedded summary; the data are of"
     require(alone, rule, sorted({*data.task}))
     draws = read_table("aime24_never_run").groupby([*SUMMARY[:6]], sort=False)
@@ -248,9 +247,8 @@ def comparable(
     )
     chosen, dense = (table[table.policy.isin(some)] for some in (names, {"dense"}))
     if chosen.empty:
-        lacks = f"no setting covers all {size} problems, as a comparison must"
-        why = " | ".join(by_reason(left_out, most=3))
-        raise ValueError(f"task {rows.task.iloc[0]!r}: {lacks}; {why}")
+        lacks = f"task {rows.task.iloc[0]!r}: no setting covers all {size} problems, as a comparison must"
+        raise ValueError(f"{lacks}; {' | '.join(by_reason(left_out, most=3))}")
     return chosen, dense, left_out
 
 
@@ -267,13 +265,14 @@ def _left_out(
             policy, cap = map(str, key)
             no = refused.get((str(name), policy, float(cap)), "")
             cut = (f", cap {float(cap):.0f}" if float(cap) else ", whole answers") if cuts else ""
-            reasons[f"{name}, {policy}{cut}"] = _why(part.set_index("problem").n_traces, problems, no, trials)
+            traces = part.set_index("problem").n_traces
+            reasons[f"{name}, {policy}{cut}"] = why_not_all(traces, problems, no, trials)
         alike = len(reasons) > 1 and len({*reasons.values()}) == 1
         told |= {str(name): next(iter(reasons.values()))} if alike else reasons
     return {who_: why for who_, why in told.items() if why}
 
 
-def _why(n_traces: pd.Series, problems: np.ndarray, refused: str, trials: np.ndarray) -> str:
+def why_not_all(n_traces: pd.Series, problems: np.ndarray, refused: str, trials: np.ndarray) -> str:
     """Why a setting with these traces, by problem, is not offered for all ``trials``; "" where it is."""
 
     def some(names: list[Any]) -> str:
@@ -294,7 +293,8 @@ def by_reason(left_out: Mapping[str, str], most: int | None = None) -> list[str]
     reasons: dict[str, list[str]] = {}
     for who, why in left_out.items():
         reasons.setdefault(why, []).append(who)
-    more = {
-        why: f" and {len(names) - most} more" for why, names in reasons.items() if most and len(names) > most
-    }
-    return [f"{why}: {'; '.join(names[:most])}{more.get(why, '')}" for why, names in reasons.items()]
+    found = list[str]()
+    for why, names in reasons.items():
+        more = f" and {len(names) - most} more" if most and len(names) > most else ""
+        found.append(f"{why}: {'; '.join(names[:most])}{more}")
+    return found

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.cost.clock import NODES, calibrated
+from kinetics_lab.cost.fit import COUNTS, Layout, copies
 from kinetics_lab.cost.hardware import ELEMENT_BYTES, HARDWARE
 from kinetics_lab.cost.models import CONFIGS, MODELS
 from kinetics_lab.cost.policies import Dense, parse_policy
@@ -23,7 +24,8 @@ from kinetics_lab.cost.silicon.tables import ENGINE_NAMES, L2_BYTES
 from kinetics_lab.cost.step import blocks, routed
 from kinetics_lab.errors import require
 from kinetics_lab.laws.resample import interval, problem_weights
-from kinetics_lab.planner.offers import PUBLIC, with_predicted
+from kinetics_lab.planner.offers import PUBLIC, never_run, why_not_all, with_predicted
+from kinetics_lab.planner.price import counts
 
 POLICIES = ("dense", "block_topk:1024:32", "block_topk:512:32", "topk:1024:false", "local:1024:16")
 #: The questions that the pages open with, as arguments of ``kinetics-lab cost`` and ``kinetics-lab plan``.
@@ -52,7 +54,7 @@ def planner_data(sets: Mapping[str, Set]) -> dict[str, Any]:
     """All tables of the planner: of each set the answers to every problem in every setting, and the resamples of its problems."""
     shapes = {name: known[name] for data, known, _ in sets.values() for name in data.model.unique()}
     known = {name: with_predicted(data) if name == "aime24" else data for name, (data, _, _) in sets.items()}
-    found = {name: _set(name, data, sets[name][2]) for name, data in known.items()}
+    found = {name: _set(name, data, *sets[name][::2]) for name, data in known.items()}
     policies = dict.fromkeys(text for data in known.values() for text in data.policy)
     return _tables(shapes, policies) | {"sets": found, "digits": DIGITS, "first": PLANNED}
 
@@ -67,34 +69,37 @@ def page_files(sets: Mapping[str, Set]) -> dict[str, bytes]:
 
 
 def _tables(shapes: Mapping[str, ModelShape], policies: Iterable[str]) -> dict[str, Any]:
+    own = {hw.precision for hw in HARDWARE.values()} | {"bf16"}
+    stored = {name: _stored(Precision(name, name, embedding=name)) for name in sorted(own)}
     return {
         "models": {name: _model(shape) for name, shape in shapes.items()},
         "hardware": {name: {"name": name, "peaks": dict(hw.peaks), "peak": hw.peak_flops, "bandwidth": hw.bandwidth, "memory": hw.memory,
-                            "link": hw.link, "own": hw.precision, "source": hw.source} for name, hw in HARDWARE.items()},
+                            "link": hw.link, "own": hw.precision} for name, hw in HARDWARE.items()},
         "policies": {text: _policy(text) for text in policies},
-        "element_bytes": ELEMENT_BYTES, "rates": RATES, "plain": Precision().stored, "kinds": [*CACHE_KINDS, *PARAMETER_KINDS],
+        "element_bytes": ELEMENT_BYTES, "rates": RATES, "stored": stored, "kinds": [*CACHE_KINDS, *PARAMETER_KINDS],
         "weights": WEIGHTS, "caches": CACHES, "clocks": _clocks(),
     }  # fmt: skip
 
 
-def _set(name: str, data: pd.DataFrame, dense: int) -> dict[str, Any]:
-    """One set: its settings, each with a place among the prompts that most share, and the resamples of its problems, packed."""
+def _set(name: str, data: pd.DataFrame, run: pd.DataFrame, dense: int) -> dict[str, Any]:
+    """One set, of which some was ``run`` and the rest predicted: its settings, each with a place among the prompts that most share,
+    and the resamples of its problems, packed."""
     problems, settings, prompts = sorted(data.problem.unique()), list[Any](), list[list[int]]()
+    every = counts((), int(data.n_traces.max()))
     for (model, policy), rows in data.groupby(["model", "policy"], sort=False):
         whole = list(rows.problem) == problems and rows.n_traces.max() <= 64
-        require(
-            whole,
-            f"{name}: a setting must have all problems, sorted, and at most 64 traces of each",
-            (model, policy),
-        )
+        rule = f"{name}: a setting must have all problems, sorted, and at most 64 traces of each"
+        require(whole, rule, (model, policy))
         asked = rows.tokens_in.astype(int).tolist()
         prompts += [] if asked in prompts else [asked]
-        settings.append([model, policy, prompts.index(asked), *_answers(name, rows)])
+        few = why_not_all(rows.set_index("problem").n_traces, rows.problem.unique(), "", every)
+        settings.append([model, policy, prompts.index(asked), *_answers(name, rows), few])
     drawn = np.rint(problem_weights(len(problems), 1000) * len(problems)).ravel()
     require(drawn.max() < 9, f"{name}: a resample must hold a problem at most 8 times", drawn.max())
     ends = interval(np.linspace(0, 1, 1001), len(problems))  # of an interval, as quantiles
     return {"title": SETS[name][0], "budget": SETS[name][1], "task": PUBLIC[name][1], "dense_layers": dense, "problems": problems,
             "prompts": prompts, "settings": settings, "ends": [float(end) for end in ends],
+            "never": [never_run(rows).get(PUBLIC[name][1], {}) for rows in (run, data)],
             "resamples": _packed([drawn.reshape(-1, 2) @ [9, 1]], [1])}  # fmt: skip
 
 
@@ -115,9 +120,8 @@ def _answers(name: str, rows: pd.DataFrame) -> list[Any]:
 def _packed(columns: list[np.ndarray], widths: list[int]) -> str:
     """Whole numbers as text, row by row, each as wide as its column says, to the base of 81 ``DIGITS``."""
     cells = (pair for row in zip(*columns, strict=True) for pair in zip(row, widths, strict=True))
-    return "".join(
-        DIGITS[int(value) // 81**at % 81] for value, width in cells for at in reversed(range(width))
-    )
+    numbers = (int(value) // 81**at % 81 for value, width in cells for at in reversed(range(width)))
+    return "".join(DIGITS[number] for number in numbers)
 
 
 @cache
@@ -126,9 +130,7 @@ def _clocks() -> dict[str, Any]:
     found = {}
     for silicon in (one for gpu in L2_BYTES for one in measured_engines(gpu)):
         clock = calibrated(silicon)
-        told = {
-            name: getattr(clock, name) for name in ("layer", "weights", "cache", "matrix", "error", "p90")
-        }
+        told = {name: getattr(clock, name) for name in ("layer", "weights", "cache", "matrix", "error")}
         found[f"{silicon.gpu}:{silicon.engine}"] = {"engine": ENGINE_NAMES[silicon.engine], **told}
     return found
 
@@ -141,16 +143,28 @@ def _policy(text: str) -> dict[str, float | None]:
 
 
 def _model(shape: ModelShape) -> dict[str, Any]:
-    stored = find_precision(model=shape.name if shape.name in CONFIGS else None)
     experts = [(one, count) for one, count in shape.parts.items() if isinstance(one, Experts)]
     return {
-        "name": shape.name, "family": shape.family, "hidden": shape.hidden, "layers": shape.n_layers, "active": shape.n_active_params,
+        "name": shape.name, "family": shape.family, "hidden": shape.hidden, "layers": shape.n_layers,
         "parameters": {kind: int(count) for kind, count in shape.parameters.items()}, "multiplied": shape.n_matmul_params,
         "blocks": blocks(shape), "routed": routed(shape),
         "experts": [{"count": count, "experts": one.count, "chosen": one.chosen, "each": one.each} for one, count in experts],
         "mixers": [{"count": count, **_mixer(one)} for one, count in shape.mixers.items()],
-        "precision": {"weights": stored.weights, "rate": stored.rate_name, "stored": stored.stored},
+        "ways": [_way(shape, count, data) for count in COUNTS for data in (1, count)[: 1 + copies(shape, count)]],
+        "precision": _stored(find_precision(model=shape.name if shape.name in CONFIGS else None)),
     }  # fmt: skip
+
+
+def _stored(one: Precision) -> dict[str, Any]:
+    return {"weights": one.weights, "rate": one.rate_name, "stored": one.stored}
+
+
+def _way(shape: ModelShape, count: int, data: int) -> dict[str, Any]:
+    """A layout: what a device has of kinds that are not split evenly, and of each mixer's keys and values."""
+    way = Layout(count // data, data)
+    split = {kind: part for kind, part in way.matrices(shape).items() if part != 1 / way.tensor}
+    return {"devices": count, "tensor": way.tensor, "data": data, "why": way.why_not(shape), "share": split,
+            "kv": [way.held(one)["kv"] for one in shape.mixers]}  # fmt: skip
 
 
 def _mixer(one: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -80,9 +81,8 @@ def answers(
     combine = options.get("combine", "add")
     rule = "share_prompt needs combine='add', by which shared costs add up"
     require(combine == "add" or not share_prompt, rule, combine)
-    require(
-        devices is None or 1 <= devices <= 10**6, "devices must be at least 1, at most a million", devices
-    )
+    most = devices is None or 1 <= devices <= 10**6
+    require(most, "devices must be at least 1, at most a million", devices)
     precision = stored(hardware, precision, clock)
     summary = summary if "cap" in summary else summary.assign(cap=np.nan)
     parts, refused = list[pd.DataFrame](), dict[tuple[Any, ...], str]()
@@ -133,15 +133,18 @@ def _answer(
     policy, devices = parse_policy(rows.policy.iloc[0]), int(rows.devices.iloc[0])
     batch, inside = float(rows.batch.iloc[0]), True
     prompt = ttft = wave = np.zeros(len(rows))
+    if isinstance(clock, Calibrated):
+        clock = replace(clock, layout=layout)
     if isinstance(clock, Measured | Calibrated):
         require(np.isfinite(batch), "batch must be finite with a clock", batch)
         share = options.get("dense_layers", 0) / shape.n_layers
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OutsideGridWarning)  # `inside` says it
             timed = (clock.step(shape, batch, context, p, devices) for p in (policy, Dense()))
-            own, dense = (float(sum(step.values())) for step in timed)
+            own, dense = (float(np.nansum([*step.values()])) for step in timed)
             ttft = clock.prefill(shape, n_in, devices) if prefill else ttft
-        tpot, prompt = (1 - share) * own + share * dense, ttft * devices
+        readers = layout.tensor if isinstance(clock, Calibrated) else devices  # of a prompt, side by side
+        tpot, prompt = (1 - share) * own + share * dense, ttft * readers
         each, inside = length * tpot * devices / batch, bool(clock.inside(shape, batch, context, devices))
     else:
         law = {"bytes_per_element": precision.sizes, **options, "share_prompt": share_prompt}

@@ -25,11 +25,8 @@ def checkpoint(model: str) -> str:
     """The name of a known model on the Hugging Face hub, or a place to write yours."""
     size = model.removeprefix("qwen3-")
     known = model in MODELS and MODELS[model].family in ("qwen3", "qwen3-moe")
-    return (
-        f"Qwen/Qwen3-{'-'.join(part.upper() for part in size.split('-'))}"
-        if known
-        else shlex.quote(f"PATH/OF/{model}")
-    )
+    name = "-".join(part.upper() for part in size.split("-"))
+    return f"Qwen/Qwen3-{name}" if known else shlex.quote(f"PATH/OF/{model}")
 
 
 def commands(setting: Mapping[Any, Any], weights: str, kv: str, reserve: float = 0.1) -> dict[str, str]:
