@@ -8,7 +8,7 @@ The first line tests the fits of `kinetics_lab.laws.powerlaw`. Prints a row per 
 
 The second tests the headline statistics of Part III. The 30 problems of AIME 2024, with the rates that were counted, are taken for
 the whole population; a run draws 30 of them with replacement, and their answers anew by these rates. The truth is what an
-oracle that knows the rates would find in the population.
+oracle that knows the rates would find in the population. The table of the first page, one setting for all, is tested so as well.
 """
 
 from __future__ import annotations
@@ -22,13 +22,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kinetics_lab import HARDWARE, advantage, cheapest, cost_table, pass_at_k, read_table, winners
+from kinetics_lab import (
+    HARDWARE,
+    advantage,
+    cheapest,
+    cost_table,
+    find_hardware,
+    pass_at_k,
+    read_table,
+    winners,
+)
 from kinetics_lab.data import data_dir
 from kinetics_lab.files import write_whole
 from kinetics_lab.laws.frontier import SETTING, curves
 from kinetics_lab.laws.growth import SharedBudget, growth_exponents
 from kinetics_lab.laws.powerlaw import fit_power_law, grid_bounds
-from kinetics_lab.laws.resample import bootstrap
+from kinetics_lab.laws.resample import bootstrap, cost_to_solve, interval, problem_weights
+from kinetics_lab.planner.price import answers, drawn
+from kinetics_lab.planner.strategy import BestOf, UntilRight
 
 GRID = (32, 64, 128, 256, 512, 1024)
 #: name -> (a, b, c), points, x from, x to, residual scale, options of the fit
@@ -134,6 +145,51 @@ def headline(table: pd.DataFrame, n_boot: int, seed: int) -> dict[str, tuple[flo
     return found
 
 
+@cache
+def single_answers() -> tuple[pd.DataFrame, np.ndarray]:
+    """What one answer costs in each setting (a row for each problem; problems vary fastest), as chapter 36 prices it; the rates."""
+    summary = read_table("aime24_qwen3_best_of_n").sort_values(["model", "policy", "problem"], kind="stable")
+    terms: dict[str, Any] = {"batch": "endless", "dense_layers": 1, "share_prompt": True}
+    table = answers(summary, find_hardware("h200", "bf16"), **terms)[0]
+    return table, (table.n_correct / table.n_traces).to_numpy()
+
+
+def one_for_all(
+    one: pd.DataFrame, n_boot: int, seed: int, rate: np.ndarray | None = None
+) -> dict[str, tuple[float, float, float]]:
+    """Value, low and high of the first page's table; with ``rate``, the chances of the rows of ``one``, as one who knows them finds it."""
+    found, weights = {}, problem_weights(30, n_boot, seed)
+    for rule, way in {"all paid": BestOf, "stopping": UntilRight}.items():
+        table = drawn(one.assign(chance=np.nan if rate is None else rate), way)
+        if rate is not None:
+            chance, n = table.chance.to_numpy(), table.n_trials.to_numpy()
+            solved = 1 - (1 - chance) ** n
+            draws = n if way is BestOf else np.where(chance > 0, solved / np.maximum(chance, 1e-12), n)
+            paid = draws * table.each + (1 if way is BestOf else draws) * table.wave + table.once
+            table = table.assign(accuracy=solved, eflops=paid)
+        kind = table.policy.str.split(":").str[0]
+        levels = (0.5, 0.7, 0.8, 0.9)
+        dense, block, oracle = (
+            cost_to_solve(table[kind == name], levels, weights) for name in ("dense", "block_topk", "topk")
+        )
+        with np.errstate(invalid="ignore"):  # inf / inf: neither reaches it
+            stated = {
+                "cost of {:.0%}, dense": dense,
+                "dense over block top-k at {:.0%}": tuple(a / b for a, b in zip(dense, block, strict=True)),
+                "dense over oracle top-k at {:.0%}": tuple(a / b for a, b in zip(dense, oracle, strict=True)),
+            }
+        for name, (values, draws) in stated.items():
+            for i, level in enumerate(levels):
+                known = draws[~np.isnan(draws[:, i]), i]
+                low, high = interval(np.minimum(known, 1e99), 30) if len(known) > 1 else (np.nan, np.nan)
+                found[f"one setting, {rule}, {name.format(level)}"] = (
+                    float(values[i]),
+                    float(low),
+                    float(high),
+                )
+    return found
+
+
 def headline_run(run: int, n_boot: int = 300) -> list[tuple[str, float]]:
     """For each statistic whether the interval holds the truth; for winners, shares and whether they are right."""
     table, rate = population()
@@ -141,12 +197,18 @@ def headline_run(run: int, n_boot: int = 300) -> list[tuple[str, float]]:
     rng = np.random.default_rng([7, run])
     taken = rng.integers(0, 30, 30)
     rows = (np.arange(0, len(table), 30)[:, None] + taken).ravel()
-    drawn = table.iloc[rows].reset_index(drop=True).assign(problem=np.tile(np.arange(30), len(table) // 30))
-    key = drawn.groupby(["model", "policy", "problem"], sort=False).ngroup().to_numpy()
+    redrawn = table.iloc[rows].reset_index(drop=True).assign(problem=np.tile(np.arange(30), len(table) // 30))
+    key = redrawn.groupby(["model", "policy", "problem"], sort=False).ngroup().to_numpy()
     first = np.unique(key, return_index=True)[1]  # the same answers stand behind every N
-    drawn["n_correct"] = rng.binomial(drawn.n_traces.to_numpy()[first], rate[rows][first])[key]
-    drawn["accuracy"] = pass_at_k(drawn.n_traces, drawn.n_correct, drawn.n_trials)
-    found, made = headline(drawn, n_boot, run), []
+    redrawn["n_correct"] = rng.binomial(redrawn.n_traces.to_numpy()[first], rate[rows][first])[key]
+    redrawn["accuracy"] = pass_at_k(redrawn.n_traces, redrawn.n_correct, redrawn.n_trials)
+    found, made = headline(redrawn, n_boot, run), []
+    one, chance = single_answers()
+    rows = (np.arange(0, len(one), 30)[:, None] + taken).ravel()
+    names = np.tile(np.arange(30), len(one) // 30)
+    again = np.random.default_rng([7, run, 1]).binomial(one.n_traces.to_numpy()[rows], chance[rows])
+    sample = one.iloc[rows].reset_index(drop=True).assign(problem=names, n_correct=again)
+    found |= one_for_all(sample, n_boot, run)
     for name, true in truth.items():
         if name == "winners":
             claims = [
@@ -161,8 +223,11 @@ def headline_run(run: int, n_boot: int = 300) -> list[tuple[str, float]]:
             ]
         elif name in found:
             value, low, high = found[name]
+            if np.isnan(low) or not np.isfinite(true[0]):
+                continue  # nothing was said, or there is nothing to find
             made += [(name, low <= true[0] <= high)]
-            made += [(f"{name}: mean of value / truth", value / true[0])] if true[0] else []
+            if true[0] and np.isfinite(value):
+                made += [(f"{name}: mean of value / truth", value / true[0])]
             made += [(f"{name}: misses above", low > true[0])]
     return made
 
@@ -171,7 +236,8 @@ def headline_run(run: int, n_boot: int = 300) -> list[tuple[str, float]]:
 def _truth() -> dict[str, Any]:
     table, rate = population()
     exact = table.assign(accuracy=1 - (1 - rate) ** table.n_trials)
-    found = headline(exact, 2, 0)
+    found: dict[str, Any] = headline(exact, 2, 0)
+    found |= one_for_all(single_answers()[0], 2, 0, single_answers()[1])
     return found | {"largest gap, split sample": found["largest gap"]}  # which both mean to find
 
 
