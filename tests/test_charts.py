@@ -148,6 +148,33 @@ def test_live_charts_draw_what_the_pictures_show(kind: str) -> None:
     assert marks[0] == marks[1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "title", "start"),
+    [("lines", "Cost grows", None), ("moving", "Cost", "intensity (FLOP/byte): 500")],
+)
+def test_the_title_is_the_caption_and_a_controls_start_stays_in_the_picture(
+    kind: str, title: str, start: str | None
+) -> None:
+    html = figure(kind)
+    caption, picture = re.search(r"<figcaption>(.*)</figcaption>(.*)", html, re.S).groups()
+    assert caption == f'<span class="kl-number"></span>{title}'
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture[: picture.index("<script")])
+    assert title not in texts
+    assert [text for text in texts if text.startswith("intensity (FLOP/byte): ")] == (
+        [start] if start else []
+    )
+    blob = re.search(r'class="kl-spec">(.*)</script>', html, re.S)[1]
+    assert "title" not in json.loads(blob)
+
+
+def test_a_chart_without_a_title_says_its_description_and_markup_in_it_is_text() -> None:
+    assert f'<span class="kl-number"></span>{ABOUT}</figcaption>' in figure("bars")
+    odd = charts.lines(TABLE, "tokens", "cost", "model", **TEXT, title="a <b> & c")
+    assert '<span class="kl-number"></span>a &lt;b&gt; &amp; c</figcaption>' in chart_html.figure_html(
+        odd.to_dict()
+    )
+
+
 def test_a_notebook_gets_json_and_a_picture_but_no_html() -> None:
     bundle = make("lines")._repr_mimebundle_()
     assert set(bundle) == {chart_html.MIME, "image/png", "text/plain"}
@@ -503,15 +530,14 @@ def test_a_drawing_is_one_picture_with_its_words_and_a_description():
     picture.arrow((0, 0), (0, 10))
     figure = ElementTree.fromstring(picture._repr_html_())
     assert figure.get("class") == "kl-drawing"
-    svg, caption = figure
+    caption, svg = figure
     assert (svg.get("viewBox"), svg.get("role"), svg.get("aria-label")) == (
         "0 0 100 50",
         "img",
         'Said "aloud"',
     )
-    assert caption.text == "Short"
-    title, rect, words, line, head = svg[:5]
-    assert title.text == "Short"
+    assert "".join(caption.itertext()) == "Short"
+    rect, words, line, head = svg[:4]
     assert rect.get("fill").startswith("var(--kl-search, #")  # the page's colour, light or dark
     assert (words.text, words.get("x"), words.get("y")) == ("a < b", "25", "29")
     assert line.get("stroke") == "currentColor"
