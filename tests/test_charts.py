@@ -473,6 +473,7 @@ def test_names_too_wide_for_their_place_are_turned(names: Any, angle: int | None
 def test_legends_fit_the_width() -> None:
     assert chart_parts.legend("abc")["columns"] == 3
     assert chart_parts.legend(["a name of twenty-five chars"] * 5)["columns"] == 2
+    assert chart_parts.legend(["qwen3-0.6b"] * 6)["columns"] == 3  # three and three, not five and one
 
 
 def test_numbers_in_the_cells_only_where_there_is_room() -> None:
@@ -522,6 +523,21 @@ def test_the_rest_of_a_map_is_its_ground():
     assert scale["range"][0] == charts.SERIES[0]
     with pytest.raises(ValueError, match="rest"):
         charts.regions(table, "x", "y", "who", sort=names, rest="nobody", **TEXT)
+
+
+def test_cells_in_doubt_carry_a_stroke_that_the_legend_and_the_description_name():
+    import vl_convert
+
+    table = TABLE.assign(share=[0.2, 0.5, 0.9, 0.49, 1.0, 0.7])
+    made = charts.regions(table, "tokens", "model", "model", **TEXT, sure="share")
+    drawn = vl_convert.vegalite_to_svg(made.to_dict(), vl_version="6.4")
+    marks = [mark for mark in re.findall(r"<path[^>]*>", drawn) if 'aria-roledescription="point"' in mark]
+    assert len(marks) == 2  # of 0.2 and 0.49
+    assert f">{style.DOUBT}<" in drawn
+    assert made.to_dict()["description"] == f"{ABOUT} A stroke marks cells that are {style.DOUBT}."
+    sure = charts.regions(table.assign(share=0.5), "tokens", "model", "model", **TEXT, sure="share").to_dict()
+    assert sure["description"] == ABOUT
+    assert style.DOUBT not in json.dumps(sure)
 
 
 def test_a_drawing_is_one_picture_with_its_words_and_a_description():

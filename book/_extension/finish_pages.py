@@ -72,7 +72,7 @@ def icons(library: str, names: set[str]) -> str:
         *(f"html[data-mode={mode}] .theme-switch-button .theme-switch.fa-solid[data-mode={mode}] {{ display: inline-block; }}"
           for mode in ("auto", "light", "dark")),
         ".admonition > .admonition-title::after, div.admonition > .admonition-title::after { content: ''; display: block; width: 1em;"
-        " height: 1em; background: currentColor; opacity: 1; mask: var(--kl-icon) center / contain no-repeat; }",
+        " height: 1em; top: 0.7rem; background: currentColor; opacity: 1; mask: var(--kl-icon) center / contain no-repeat; }",
     ]  # fmt: skip
     drawn = {}
     for name in sorted(names | set(ADMONITIONS.values())):

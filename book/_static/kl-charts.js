@@ -44,28 +44,43 @@
     return spec;
   }
 
+  // The longest line in letters of the names of rows; long names take two lines where a narrow page has room for them.
+  function rowNames(y, height, width) {
+    var step = (height && height.step) || 340 / y.sort.length;
+    if (width > 600 || step < 28 || longest(y.sort) <= 20 || !y.sort.some(isNaN)) return longest(y.sort);
+    var lines = y.sort.map(function (name) { return wrap(String(name), 20); });
+    var two = lines.map(function (one) { return one.length > 1; });
+    var place = "[indexof(" + JSON.stringify(y.sort.map(String)) + ", datum.value)]";
+    y.axis.labelExpr = JSON.stringify(lines) + place;
+    y.axis.labelOffset = { condition: { test: JSON.stringify(two) + place, value: -6 }, value: 0 };
+    y.axis.labelLineHeight = 12;
+    y.axis.labelOverlap = false;
+    return Math.max.apply(null, lines.map(longest));
+  }
+
   // What a narrow page needs: shorter lines of text, fewer legend columns, names of bars and cells turned when
   // they are wider than their place (the rules of charts/parts.py, for another width; letters are 6.5 px wide).
   function fit(spec, width) {
     var plot = width - 60;
     (function measure(node) {
       if (!node || typeof node !== "object") return;
-      if (node.y && node.y.type === "ordinal") plot = Math.min(plot, width - 25 - 6.5 * longest(node.y.sort));
+      if (node.y && node.y.type === "ordinal") plot = Math.min(plot, width - 25 - 6.5 * rowNames(node.y, spec.height, width));
       Object.keys(node).forEach(function (key) { if (key !== "datasets") measure(node[key]); });
     })(spec);
     (function visit(node) {
       if (!node || typeof node !== "object") return;
       if (node.legend && node.legend.columns && node.scale && node.scale.domain) {
-        var room = Math.floor(plot / (42 + 6.5 * longest(node.scale.domain)));
-        node.legend.columns = Math.max(1, Math.min(node.scale.domain.length, room));
+        var all = node.scale.domain.length, room = Math.floor(plot / (42 + 6.5 * longest(node.scale.domain)));
+        node.legend.columns = Math.ceil(all / Math.ceil(all / Math.max(1, room)));
         node.legend.labelLimit = plot - 30;
       }
       if (node.x && typeof node.x.title === "string") node.x.title = wrap(node.x.title, Math.floor(plot / 6.2));
       if (node.x && node.x.type === "ordinal" && node.x.sort) {
         var place = plot / node.x.sort.length;
         var turned = place > 14 && node.x.sort.some(isNaN) && 6.8 * longest(node.x.sort) > place;
-        node.x.axis.labelAngle = turned ? -35 : 0;
+        node.x.axis.labelAngle = turned ? (place < 24 ? -70 : -35) : 0;
         node.x.axis.labelOverlap = turned ? false : "parity";
+        node.x.axis.labelSeparation = 4;
       }
       Object.keys(node).forEach(function (key) { if (key !== "datasets") visit(node[key]); });
     })(spec);

@@ -22,10 +22,8 @@ class Drawing:
         self.parts.append(f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(words)}</text>')
 
     def box(self, x: float, y: float, w: float, h: float, words: str, fill: str, depth: float = 0.25) -> None:
-        ink, at = (
-            f"var(--kl-{fill}, {FILLS[fill]})",
-            f'x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="2"',
-        )
+        ink = f"var(--kl-{fill}, {FILLS[fill]})"
+        at = f'x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="2"'
         self.parts.append(f'<rect {at} fill="{ink}" fill-opacity="{depth:.3g}" stroke="{ink}"/>')
         self.text(x + w / 2, y + h / 2 + 4, words)
 
@@ -36,7 +34,7 @@ class Drawing:
         self.parts.append(f'<path d="M{line}" fill="none" stroke="currentColor"/>{head}')
 
     def _repr_html_(self) -> str:
-        said = escape(self.description)
         look = 'font-family="system-ui, sans-serif" font-size="12" fill="currentColor"'
-        svg = f'<svg viewBox="{self.size}" role="img" aria-label="{said}" {look}>{"".join(self.parts)}</svg>'
+        read = f'viewBox="{self.size}" role="img" aria-label="{escape(self.description)}"'
+        svg = f"<svg {read} {look}>{''.join(self.parts)}</svg>"
         return f'<figure class="kl-drawing">{caption(self.title)}{svg}</figure>'
