@@ -97,10 +97,11 @@ lab: $(INSTALLED)  ## open the notebooks in JupyterLab (PORT=8888, ADDRESS=0.0.0
 serve: book  ## build the book and serve it on this machine (PORT=8000)
 	@$(BIN)/kinetics-lab serve --port $(or $(PORT),8000)
 
-lint: $(INSTALLED)  ## check format, types and stripped notebooks
+lint: $(INSTALLED)  ## check format, types, spelling and stripped notebooks
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/codespell
 	@$(BIN)/python benchmarks/shared_cells.py --check && $(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb || \
 	  { echo "These chapters are not as they are committed: make strip"; exit 1; }
 

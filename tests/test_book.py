@@ -475,6 +475,51 @@ def test_what_a_page_does_not_use_is_left_out():
     )
 
 
+def test_the_figures_of_every_page_are_numbered_in_order(pages):
+    """From the first of a chapter on, charts and drawings alike; on a page of text without a chapter's number."""
+    figures = 0
+    for path in pages:
+        chapter = re.findall(r"^0*(\d+)_", path.name)
+        captions = re.findall(
+            r"<figcaption>(<span class=\"kl-number\">.*?)</figcaption>", path.read_text(encoding="utf-8")
+        )
+        for place, caption in enumerate(captions, 1):
+            told = ".".join([*chapter, str(place)])
+            assert re.fullmatch(rf'<span class="kl-number">Figure {told}: </span>\S.+', caption), (
+                path.name,
+                caption,
+            )
+        assert len(captions) == len(
+            re.findall(r'<figure class="kl-(?:chart|drawing)"', path.read_text(encoding="utf-8"))
+        )
+        figures += len(captions)
+    assert figures > 100
+
+
+def test_figures_of_one_long_page_are_counted_by_chapter():
+    from docutils import nodes
+    from docutils.utils import new_document
+
+    extension = runpy.run_path(str(ROOT / "book" / "_extension" / "finish_pages.py"))
+    long, start = new_document("book"), type("start_of_file", (nodes.Element,), {})
+    for docname, figures in (("book/intro", 1), ("notebooks/21_a", 2), ("notebooks/22_b", 1)):
+        part = start(docname=docname)
+        part += [
+            nodes.raw("", f"<figcaption>{extension['NUMBER']}t</figcaption>", format="html")
+            for _ in range(figures)
+        ]
+        part += nodes.raw("", "<p>no figure</p>", format="html")
+        long += part
+    extension["number"](None, long, "book/intro")
+    text = " ".join(node.astext() for node in long.findall(nodes.raw))
+    assert re.findall(r">(Figure [\d.]+): <", text) == [
+        "Figure 1",
+        "Figure 21.1",
+        "Figure 21.2",
+        "Figure 22.1",
+    ]
+
+
 def test_every_icon_that_a_page_shows_is_drawn(built_book, pages):
     drawn = set(
         re.findall(r"\.fa-([a-z-]+) \{ --kl-icon: url", (built_book / "_static" / "kl-icons.css").read_text())

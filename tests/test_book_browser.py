@@ -7,9 +7,11 @@ saw: of one page of each kind, and of all others in the slow set. Without Chromi
 from __future__ import annotations
 
 import contextlib
+import csv
 import functools
 import http.server
 import importlib.util
+import io
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,24 +89,44 @@ CUT_OFF = """[...document.querySelectorAll('.kl-live svg.marks')].flatMap(svg =>
     return r.left < box.left - 2 || r.right > box.right + 2 || r.top < box.top - 2 || r.bottom > box.bottom + 2;
   }).map(t => t.textContent);
 })"""
+# Opens the box below each figure: its number as the caption has it, and how many rows of its tables have a number.
+DATA = """(async () => {
+  const boxes = [...document.querySelectorAll('figure.kl-chart > details.kl-data')];
+  boxes.forEach(one => { one.open = true; });
+  await new Promise(done => setTimeout(done, 400));
+  const told = boxes.map(one => {
+    const number = one.parentElement.querySelector('.kl-number').textContent.replace(': ', '');
+    const rows = [...one.querySelectorAll('tbody tr')].filter(row => /\\d/.test(row.textContent)).length;
+    return [one.innerText.includes('data of ' + number) ? number : '', rows, one.querySelectorAll('button').length];
+  });
+  boxes.forEach(one => { one.open = false; });
+  return told;
+})()"""
+# Tables of which a part is out of sight: their widths, and the names of their columns.
+HIDDEN = """[...document.querySelectorAll('article table')].filter(t => t.offsetParent && !t.closest('.kl-data')).map(t => {
+  let box = t;
+  while (box.tagName !== 'ARTICLE' && box.scrollWidth <= box.clientWidth + 1) box = box.parentElement;
+  return [box.tagName === 'ARTICLE' ? 0 : box.scrollWidth, t.rows[0].innerText.slice(0, 80)];
+}).filter(one => one[0])"""
 REPEATED_IDS = """(() => { const seen = {}; document.querySelectorAll('[id]').forEach(e => {
   seen[e.id] = (seen[e.id] || 0) + 1; }); return Object.keys(seen).filter(id => seen[id] > 1); })()"""
-# Moves the n-th control of the page: whether the figure's marks change, and the value beside it is the chosen one.
+# Moves the n-th control of the page: whether the figure's marks and its description change, and the value beside it is the chosen one.
 MOVE = """(async () => {
   const input = document.querySelectorAll('.vega-bind input, .vega-bind select')[NUMBER];
   const figure = input.closest('figure');
   const marks = () => [...figure.querySelectorAll('.role-mark path, .role-mark line, .role-mark text')]
     .map(m => m.getAttribute('d') + m.getAttribute('transform') + m.textContent).join();
-  const before = marks();
+  const before = marks(), described = figure.querySelector('svg.marks').ariaLabel;
   if (input.type === 'range') input.value = +input.value === +input.max ? input.min : input.max;
   else input.selectedIndex = (input.selectedIndex + 1) % input.options.length;
   input.dispatchEvent(new Event('input', {bubbles: true}));
   input.dispatchEvent(new Event('change', {bubbles: true}));
-  await new Promise(done => setTimeout(done, 150));
+  await new Promise(done => setTimeout(done, 250));
   const meta = JSON.parse(figure.querySelector('script.kl-spec').textContent).usermeta || {values: {}};
   const steps = meta.values[input.name] || [], chosen = steps.length ? steps[+input.value] : +input.value;
   const told = input.parentNode.textContent.replaceAll(',', '').endsWith(String(chosen));
-  return {changed: before !== marks(), told: input.type !== 'range' || told};
+  const now = figure.querySelector('svg.marks').ariaLabel;
+  return {changed: before !== marks(), told: input.type !== 'range' || told, described: now !== described};
 })()"""
 # The middle of a mark that a pointer can meet, scrolled into sight; of the n-th figure.
 TARGET = """(() => {
@@ -150,6 +172,8 @@ class Visit:
     page_contrast: list[Any] = field(default_factory=list)
     phone_width: int = 0
     cut_off: dict[int, list[str]] = field(default_factory=dict)
+    hidden: list[Any] = field(default_factory=list)
+    data: list[tuple[str, int, int]] = field(default_factory=list)
     inks: dict[str, str] = field(default_factory=dict)
     axe: dict[str, list[Any]] = field(default_factory=dict)
     undrawn: list[str] = field(default_factory=list)
@@ -181,6 +205,7 @@ def visit(chromium: Any, path: Path) -> Visit:
             page.show_all()
         seen.phone_width = max(seen.phone_width, page.js(WIDTH_OF_PAGE))
         seen.cut_off[PHONE] = page.js(CUT_OFF)
+        seen.hidden = page.js(HIDDEN)
         page.resize(1280, 900)
         with contextlib.suppress(TimeoutError):
             page.show_all()
@@ -207,6 +232,7 @@ def look(page: Any, seen: Visit) -> None:
     for number in range(seen.figures):
         if page.js(TARGET.replace("NUMBER", str(number))):
             seen.tooltips.append(read_by_pointer(page, number))
+    seen.data = page.js(DATA)
     seen.sliders = page.js("document.querySelectorAll('.vega-bind input[type=range]').length")
     for number in range(page.js("document.querySelectorAll('.vega-bind input, .vega-bind select').length")):
         seen.moved.append(page.js(MOVE.replace("NUMBER", str(number))))
@@ -305,7 +331,7 @@ def test_equations_are_set(visits: dict[str, Visit]) -> None:
 
 def test_controls_move_the_marks(visits: dict[str, Visit]) -> None:
     for name, v in visits.items():
-        assert (name, v.moved) == (name, [{"changed": True, "told": True}] * len(v.moved))
+        assert (name, v.moved) == (name, [{"changed": True, "told": True, "described": True}] * len(v.moved))
 
 
 def test_the_pointer_reads_values(visits: dict[str, Visit]) -> None:
@@ -349,6 +375,16 @@ def test_no_letter_of_a_chart_is_cut_off(visits: dict[str, Visit], width: int) -
 
 def test_no_page_is_wider_than_a_phone(visits: dict[str, Visit]) -> None:
     assert {k: v.phone_width for k, v in visits.items() if v.phone_width > PHONE} == {}
+
+
+def test_no_column_of_a_table_is_out_of_sight_on_a_phone(visits: dict[str, Visit]) -> None:
+    assert {k: v.hidden for k, v in visits.items() if v.hidden} == {}
+
+
+def test_the_data_of_every_figure_are_a_click_away(visits: dict[str, Visit]) -> None:
+    for name, v in visits.items():
+        assert (name, len(v.data)) == (name, v.figures)
+        assert (name, [one for one in v.data if not (one[0] and one[1] and one[2])]) == (name, [])
 
 
 def test_pictures_stand_before_the_scripts_run(visits: dict[str, Visit]) -> None:
@@ -413,6 +449,82 @@ def test_the_keyboard_reaches_a_slider_in_fifteen_steps(chromium: Any, built_boo
         while not steps[-1].startswith("INPUT range") and len(steps) < 15:
             steps.append(press(page, "Tab", 9))
         assert steps[-1].startswith("INPUT range"), steps
+
+
+def test_a_figures_data_open_by_the_keyboard_follow_its_slider_and_make_a_file(
+    chromium: Any, built_book: Path
+) -> None:
+    """Under the page's policy, and with nothing for axe to find in the open tables."""
+    table = """(() => { const box = document.querySelector('.kl-data');
+      return [...box.querySelectorAll('tr')].map(row => [...row.cells].map(cell => cell.textContent)); })()"""
+    slide = """(() => { const input = document.querySelector('.vega-bind input'); input.value = 4096;
+      input.dispatchEvent(new Event('input', {bubbles: true})); })()"""
+    keep = """(() => { window.klFiles = []; URL.createObjectURL = blob => { klFiles.push(blob); return 'data:text/csv,'; };
+      HTMLAnchorElement.prototype.click = function () { klFiles.push(this.download); }; })()"""
+    with chromium.page() as page:
+        page.goto(built_book / "notebooks" / "11_when_does_attention_dominate.html")
+        page.show_all()
+        page.js("document.querySelector('.kl-data summary').focus()")
+        press(page, "Enter", 13)
+        page.wait(f"{table}.length > 2")
+        seen = []
+        for prompt in (512, 4096):
+            names, *rows = page.js(table)
+            at = {name: place for place, name in enumerate(names)}
+            for row in rows:  # what the chapter's expression says: the ratio of a request with this prompt
+                if row[at["per token"]]:
+                    own = [
+                        float(row[at[name]].replace(",", ""))
+                        for name in ("base", "per token", "Φ: attention / matrices")
+                    ]
+                    assert own[0] + prompt * own[1] == pytest.approx(own[2], rel=1e-4)
+            assert f"prompt (tokens): {prompt}." in page.js(
+                "document.querySelector('.kl-data p').textContent"
+            )
+            seen.append(rows)
+            page.js(slide)
+            page.js("new Promise(done => setTimeout(done, 300))")
+        assert seen[0] != seen[1]
+        page.js(keep)
+        page.js("document.querySelector('.kl-data button').click()")
+        assert page.js("klFiles[1]") == "figure-11.1.csv"
+        file = list(csv.reader(io.StringIO(page.js("klFiles[0].text()"))))
+        assert file[0] == names
+        assert [float(row[at["per token"]]) for row in file[1:]] == pytest.approx(
+            [float(row[at["per token"]].replace(",", "")) for row in rows], rel=1e-5
+        )
+        page.js(f"{AXE}; 0")
+        assert page.js(FINDINGS) == []
+        assert page.errors() == []
+
+
+def test_a_wide_table_is_a_list_of_cards_on_a_phone_and_a_table_elsewhere(
+    chromium: Any, tmp_path: Path
+) -> None:
+    """Each cell with the name of its column; names of several rows or columns are said in each card."""
+    wide = "w" * 40
+    head = f"<tr><th></th><th></th><th colspan=2>top</th></tr><tr><th>model</th><th>n</th><th>{wide}a</th><th>{wide}b</th></tr>"
+    rows = "<tr><th rowspan=2>one</th><th>1</th><td>2</td><td>3</td></tr><tr><th>4</th><td>5</td><td></td></tr><tr><th>two</th><th>6</th><td>7</td><td>8</td></tr>"
+    table = f'<div><table class="dataframe"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    narrow = '<div><table class="dataframe"><thead><tr><th>x</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table></div>'
+    for name in ("kinetics.css", "kl-page.js"):
+        (tmp_path / name).write_bytes((HERE.parent / "book" / "_static" / name).read_bytes())
+    page_text = f'<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="kinetics.css"><article class="bd-article">{table}{narrow}</article><script src="kl-page.js"></script>'
+    (tmp_path / "index.html").write_text(page_text, encoding="utf-8")
+    cards = "[...document.querySelectorAll('.kl-stack tbody tr')].map(r => [r.dataset.group || '', ...[...r.cells].map(c => (c.dataset.label || '') + c.textContent)])"
+    with chromium.page(PHONE, 844) as page:
+        page.goto(tmp_path / "index.html")
+        page.wait("document.querySelector('.kl-stack')")
+        assert page.js("document.querySelectorAll('.kl-stack').length") == 1
+        a, b = f"top, {wide}a: ", f"{wide}b: "
+        assert page.js(cards) == [
+            ["", "model: one", "n: 1", f"{a}2", f"top, {wide}b: 3"],
+            ["one", "n: 4", f"{a}5", ""],
+            ["", "model: two", "n: 6", f"{a}7", f"top, {b}8"],
+        ]
+        assert page.js(HIDDEN) == []
+        page.resize(1280, 900)
+        page.wait("!document.querySelector('.kl-stack')")
 
 
 def test_one_switch_shows_all_code_and_hides_it(chromium: Any, built_book: Path) -> None:

@@ -148,6 +148,33 @@ def test_live_charts_draw_what_the_pictures_show(kind: str) -> None:
     assert marks[0] == marks[1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "title", "start"),
+    [("lines", "Cost grows", None), ("moving", "Cost", "intensity (FLOP/byte): 500")],
+)
+def test_the_title_is_the_caption_and_a_controls_start_stays_in_the_picture(
+    kind: str, title: str, start: str | None
+) -> None:
+    html = figure(kind)
+    caption, picture = re.search(r"<figcaption>(.*)</figcaption>(.*)", html, re.S).groups()
+    assert caption == f'<span class="kl-number"></span>{title}'
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture[: picture.index("<script")])
+    assert title not in texts
+    assert [text for text in texts if text.startswith("intensity (FLOP/byte): ")] == (
+        [start] if start else []
+    )
+    blob = re.search(r'class="kl-spec">(.*)</script>', html, re.S)[1]
+    assert "title" not in json.loads(blob)
+
+
+def test_a_chart_without_a_title_says_its_description_and_markup_in_it_is_text() -> None:
+    assert f'<span class="kl-number"></span>{ABOUT}</figcaption>' in figure("bars")
+    odd = charts.lines(TABLE, "tokens", "cost", "model", **TEXT, title="a <b> & c")
+    assert '<span class="kl-number"></span>a &lt;b&gt; &amp; c</figcaption>' in chart_html.figure_html(
+        odd.to_dict()
+    )
+
+
 def test_a_notebook_gets_json_and_a_picture_but_no_html() -> None:
     bundle = make("lines")._repr_mimebundle_()
     assert set(bundle) == {chart_html.MIME, "image/png", "text/plain"}
@@ -446,6 +473,7 @@ def test_names_too_wide_for_their_place_are_turned(names: Any, angle: int | None
 def test_legends_fit_the_width() -> None:
     assert chart_parts.legend("abc")["columns"] == 3
     assert chart_parts.legend(["a name of twenty-five chars"] * 5)["columns"] == 2
+    assert chart_parts.legend(["qwen3-0.6b"] * 6)["columns"] == 3  # three and three, not five and one
 
 
 def test_numbers_in_the_cells_only_where_there_is_room() -> None:
@@ -497,21 +525,35 @@ def test_the_rest_of_a_map_is_its_ground():
         charts.regions(table, "x", "y", "who", sort=names, rest="nobody", **TEXT)
 
 
+def test_cells_in_doubt_carry_a_stroke_that_the_legend_and_the_description_name():
+    import vl_convert
+
+    table = TABLE.assign(share=[0.2, 0.5, 0.9, 0.49, 1.0, 0.7])
+    made = charts.regions(table, "tokens", "model", "model", **TEXT, sure="share")
+    drawn = vl_convert.vegalite_to_svg(made.to_dict(), vl_version="6.4")
+    marks = [mark for mark in re.findall(r"<path[^>]*>", drawn) if 'aria-roledescription="point"' in mark]
+    assert len(marks) == 2  # of 0.2 and 0.49
+    assert f">{style.DOUBT}<" in drawn
+    assert made.to_dict()["description"] == f"{ABOUT} A stroke marks cells that are {style.DOUBT}."
+    sure = charts.regions(table.assign(share=0.5), "tokens", "model", "model", **TEXT, sure="share").to_dict()
+    assert sure["description"] == ABOUT
+    assert style.DOUBT not in json.dumps(sure)
+
+
 def test_a_drawing_is_one_picture_with_its_words_and_a_description():
     picture = Drawing(100, 50, "Short", 'Said "aloud"')
     picture.box(10, 20, 30, 10, "a < b", "search", depth=0.5)
     picture.arrow((0, 0), (0, 10))
     figure = ElementTree.fromstring(picture._repr_html_())
     assert figure.get("class") == "kl-drawing"
-    svg, caption = figure
+    caption, svg = figure
     assert (svg.get("viewBox"), svg.get("role"), svg.get("aria-label")) == (
         "0 0 100 50",
         "img",
         'Said "aloud"',
     )
-    assert caption.text == "Short"
-    title, rect, words, line, head = svg[:5]
-    assert title.text == "Short"
+    assert "".join(caption.itertext()) == "Short"
+    rect, words, line, head = svg[:4]
     assert rect.get("fill").startswith("var(--kl-search, #")  # the page's colour, light or dark
     assert (words.text, words.get("x"), words.get("y")) == ("a < b", "25", "29")
     assert line.get("stroke") == "currentColor"

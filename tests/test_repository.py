@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -361,3 +362,35 @@ def test_lab_takes_address_port_and_token_and_says_so(tmp_path):
     root = run("id -u", tmp_path).stdout.strip() == "0"
     assert ("--allow-root" in told) == root
     assert "--ip=127.0.0.1 --port=8888" in run(["make", "lab"], tmp_path).stdout
+
+
+def test_addresses_elsewhere_are_found_and_asked(tmp_path):
+    """On a server of our own; what answers, what refuses programs and what is not there are told apart."""
+    import http.server
+    import threading
+
+    script = runpy.run_path(str(ROOT / "benchmarks" / "links.py"))
+    (tmp_path / "a.html").write_text(
+        '<a class="x" href="https://example.org/?a=1&amp;b=2#part">t</a> <a href="b.html">own</a>'
+    )
+    (tmp_path / "b.md").write_text("[t](https://example.org/c#d) and [own](e.md)")
+    assert script["addresses"]([tmp_path / "a.html", tmp_path / "b.md"]) == {
+        "https://example.org/?a=1&b=2": {"a.html"},
+        "https://example.org/c": {"b.md"},
+    }
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(int(self.path[1:]))
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}"
+        said = [script["answer"](f"{place}/{code}") for code in (200, 404, 403)]
+        server.shutdown()
+    assert said == ["ok", "dead: 404", "refused: 403"]
+    assert script["answer"](place, timeout=2).startswith("dead: ")

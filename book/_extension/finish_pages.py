@@ -1,5 +1,5 @@
-"""A Sphinx extension: what the theme's pages lack. A description for search engines and cards, icons without a library
-of icons, and no script or style sheet that a page does not use.
+"""A Sphinx extension: what the theme's pages lack. Numbers of figures, a description for search engines and cards, icons
+without a library of icons, and no script or style sheet that a page does not use.
 
 The icons are Font Awesome Free's (CC BY 4.0), taken from the theme's own copy: those that the pages show, as masks in
 one style sheet, so that they work from a file, too, where browsers load no fonts.
@@ -16,6 +16,7 @@ from urllib.parse import quote
 from docutils import nodes
 
 LONGEST = 200  # characters of a description
+NUMBER = '<span class="kl-number"></span>'  # in the caption of a chart or a drawing
 CARD = "_static/card.png"
 # In text that a page's own scripts or the theme's style sheets show, beside the icons in its HTML.
 BY_SCRIPT = ("xmark",)
@@ -47,6 +48,20 @@ def describe(app: Any, page: str, template: str, context: dict[str, Any], doctre
     context["metatags"] = context.get("metatags", "") + said
 
 
+def number(app: Any, doctree: Any, page: str) -> None:
+    """Count the figures of each chapter: the second of chapter 21 is "Figure 21.2"; that of a page of text "Figure 2"."""
+    counts: dict[str, int] = {}
+    for node in doctree.findall(lambda one: isinstance(one, nodes.raw) or one.tagname == "start_of_file"):
+        if not isinstance(node, nodes.raw):  # the book as one page
+            page = node["docname"]
+        elif NUMBER in node.astext():
+            counts[page] = counts.get(page, 0) + 1
+            chapter = re.findall(r"notebooks/(\d+)_", page)
+            told = ".".join([*(str(int(one)) for one in chapter), str(counts[page])])
+            whole = node.astext().replace(NUMBER, f"{NUMBER[:-7]}Figure {told}: </span>")
+            node.replace_self(nodes.raw("", whole, format=node["format"], classes=node["classes"]))
+
+
 def icons(library: str, names: set[str]) -> str:
     """A style sheet that draws the icons of these names, from the text of Font Awesome's script."""
     rules = [
@@ -57,7 +72,7 @@ def icons(library: str, names: set[str]) -> str:
         *(f"html[data-mode={mode}] .theme-switch-button .theme-switch.fa-solid[data-mode={mode}] {{ display: inline-block; }}"
           for mode in ("auto", "light", "dark")),
         ".admonition > .admonition-title::after, div.admonition > .admonition-title::after { content: ''; display: block; width: 1em;"
-        " height: 1em; background: currentColor; opacity: 1; mask: var(--kl-icon) center / contain no-repeat; }",
+        " height: 1em; top: 0.7rem; background: currentColor; opacity: 1; mask: var(--kl-icon) center / contain no-repeat; }",
     ]  # fmt: skip
     drawn = {}
     for name in sorted(names | set(ADMONITIONS.values())):
@@ -123,6 +138,7 @@ def finish(app: Any, failure: Exception | None) -> None:
 
 
 def setup(app: Any) -> dict[str, Any]:
+    app.connect("doctree-resolved", number)
     app.connect("html-page-context", describe)
     app.connect("build-finished", finish)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,7 +2,8 @@
 
    The page holds a static SVG and the Vega-Lite spec of each chart. The Vega bundle (kl-vega.js, beside this
    file) is loaded once, on the first chart in sight; where that fails the static picture stays. Text and
-   rules are drawn in currentColor, so a change between light and dark needs nothing from this script. */
+   rules are drawn in currentColor, so a change between light and dark needs nothing from this script.
+   Below each chart its description and its data open as text and tables, made from the same spec. */
 (function () {
   "use strict";
   var here = document.currentScript.src;
@@ -43,32 +44,46 @@
     return spec;
   }
 
+  // The longest line in letters of the names of rows; long names take two lines where a narrow page has room for them.
+  function rowNames(y, height, width) {
+    var step = (height && height.step) || 340 / y.sort.length;
+    if (width > 600 || step < 28 || longest(y.sort) <= 20 || !y.sort.some(isNaN)) return longest(y.sort);
+    var lines = y.sort.map(function (name) { return wrap(String(name), 20); });
+    var two = lines.map(function (one) { return one.length > 1; });
+    var place = "[indexof(" + JSON.stringify(y.sort.map(String)) + ", datum.value)]";
+    y.axis.labelExpr = JSON.stringify(lines) + place;
+    y.axis.labelOffset = { condition: { test: JSON.stringify(two) + place, value: -6 }, value: 0 };
+    y.axis.labelLineHeight = 12;
+    y.axis.labelOverlap = false;
+    return Math.max.apply(null, lines.map(longest));
+  }
+
   // What a narrow page needs: shorter lines of text, fewer legend columns, names of bars and cells turned when
   // they are wider than their place (the rules of charts/parts.py, for another width; letters are 6.5 px wide).
   function fit(spec, width) {
     var plot = width - 60;
     (function measure(node) {
       if (!node || typeof node !== "object") return;
-      if (node.y && node.y.type === "ordinal") plot = Math.min(plot, width - 25 - 6.5 * longest(node.y.sort));
+      if (node.y && node.y.type === "ordinal") plot = Math.min(plot, width - 25 - 6.5 * rowNames(node.y, spec.height, width));
       Object.keys(node).forEach(function (key) { if (key !== "datasets") measure(node[key]); });
     })(spec);
     (function visit(node) {
       if (!node || typeof node !== "object") return;
       if (node.legend && node.legend.columns && node.scale && node.scale.domain) {
-        var room = Math.floor(plot / (42 + 6.5 * longest(node.scale.domain)));
-        node.legend.columns = Math.max(1, Math.min(node.scale.domain.length, room));
+        var all = node.scale.domain.length, room = Math.floor(plot / (42 + 6.5 * longest(node.scale.domain)));
+        node.legend.columns = Math.ceil(all / Math.ceil(all / Math.max(1, room)));
         node.legend.labelLimit = plot - 30;
       }
       if (node.x && typeof node.x.title === "string") node.x.title = wrap(node.x.title, Math.floor(plot / 6.2));
       if (node.x && node.x.type === "ordinal" && node.x.sort) {
         var place = plot / node.x.sort.length;
         var turned = place > 14 && node.x.sort.some(isNaN) && 6.8 * longest(node.x.sort) > place;
-        node.x.axis.labelAngle = turned ? -35 : 0;
+        node.x.axis.labelAngle = turned ? (place < 24 ? -70 : -35) : 0;
         node.x.axis.labelOverlap = turned ? false : "parity";
+        node.x.axis.labelSeparation = 4;
       }
       Object.keys(node).forEach(function (key) { if (key !== "datasets") visit(node[key]); });
     })(spec);
-    if (Array.isArray(spec.title)) spec.title = wrap(spec.title.join(" "), Math.floor((width - 50) / 8.5));
     return spec;
   }
 
@@ -97,7 +112,138 @@
     Array.from(picture.children).forEach(function (part) { part.setAttribute("aria-hidden", "true"); });
     live.querySelectorAll(".chart-wrapper, svg [tabindex]").forEach(function (part) { part.removeAttribute("tabindex"); });
     var menu = live.querySelector("summary");
-    if (menu) menu.setAttribute("aria-label", "Save this figure, or see its data");
+    if (menu) menu.setAttribute("aria-label", "Save this figure");
+  }
+
+  // The description of a figure, with what its control is set to.
+  function told(figure) {
+    var spec = figure.klSpec;
+    return Array.from(figure.querySelectorAll(".vega-bind")).reduce(function (text, one) {
+      var input = one.querySelector("input, select"), steps = ((spec.usermeta || {}).values || {})[input.name] || [];
+      var value = input.type === "range" && steps.length ? steps[+input.value] : input.value;
+      return text + " Now shown: " + one.querySelector(".vega-bind-name").textContent.trim() + ": " + shown(value) + ".";
+    }, spec.description);
+  }
+
+  // The tables of a figure: their titles by column, the marks that draw them, and their rows as the control has them.
+  function drawn(figure) {
+    var found = {}, titles = {}, param = ((figure.klSpec.params || []).filter(function (one) {
+      return one.bind && one.bind.input; // a legend is bound, too
+    })[0] || {}).name;
+    (function visit(node, name) {
+      if (!node || typeof node !== "object") return;
+      name = (node.data && node.data.name) || name;
+      var one = name && (found[name] = found[name] || { marks: [], read: [] });
+      if (one && node.mark) one.marks.push(node.mark.type || node.mark);
+      if (one && Array.isArray(node.tooltip)) node.tooltip.forEach(function (tip) { one.read.push(tip.field); });
+      // a bar's share is not what its row holds
+      var title = node.field && node.title && node.stack !== "normalize" && [].concat(node.title).join(" ");
+      if (title) titles[node.field] = titles[node.field] || title;
+      Object.keys(node).forEach(function (key) { if (key !== "datasets") visit(node[key], name); });
+    })(figure.klSpec);
+    var compiled = (figure.klView && figure.klView.vgSpec.data) || [];
+    function root(one) {
+      var above = compiled.filter(function (other) { return other.name === one.source; })[0];
+      return above ? root(above) : one.name;
+    }
+    return Object.keys(found).map(function (name) {
+      var rows = figure.klSpec.datasets[name], read = found[name].read;
+      var columns = Object.keys(rows[0]);
+      var moved = compiled.filter(function (one) {  // what the control filters or computes
+        return param && root(one) === name && JSON.stringify(one.transform || []).indexOf(param) > 0;
+      })[0];
+      if (moved) {
+        rows = figure.klView.view.data(moved.name);
+        moved.transform.forEach(function (step) {
+          if (step.type === "formula" && titles[step.as] && columns.indexOf(step.as) < 0) columns.push(step.as);
+        });
+      }
+      var first = read.filter(function (column, i) { return read.indexOf(column) === i && columns.indexOf(column) >= 0; });
+      columns = first.concat(columns.filter(function (column) { return first.indexOf(column) < 0; }));
+      return { columns: columns, rows: rows, titles: titles, marks: found[name].marks };
+    });
+  }
+
+  function make(kind, parent, text) {
+    var made = document.createElement(kind);
+    if (text !== undefined) made.textContent = text;
+    return parent.appendChild(made);
+  }
+
+  function shown(value) {
+    if (typeof value !== "number") return value === null || value === undefined ? "" : String(value);
+    return Math.abs(value) < 1e4 ? String(+value.toPrecision(6)) : value.toLocaleString("en", { maximumSignificantDigits: 6 });
+  }
+
+  // Hands a table over as a file; no address is asked for it.
+  function save(names, rows, file) {
+    var lines = [names].concat(rows).map(function (row) {
+      return row.map(function (one) {
+        var text = one === null || one === undefined ? "" : String(one);
+        return /[",\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+      }).join(",");
+    });
+    var link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
+    link.download = file;
+    link.click();
+    setTimeout(function () { URL.revokeObjectURL(link.href); }, 1000);
+  }
+
+  // What stands in the box below a figure, as its control has it now.
+  function fill(figure) {
+    var box = figure.querySelector(".kl-data > div"), made = drawn(figure), number = figure.klNumber;
+    box.textContent = "";
+    make("p", box, told(figure));
+    var named = made.filter(function (one) { return /^(label,[xy]|[xy],label)$/.test(one.columns.join()); }); // see charts/parts.py, rules
+    if (named.length) {
+      make("p", box, "Rules: " + named.map(function (one) {
+        var rule = one.rows[0];
+        return (rule.label || "a line") + " at " + shown(rule.x === undefined ? rule.y : rule.x);
+      }).join("; ") + ".");
+    }
+    made.filter(function (one) { return named.indexOf(one) < 0; }).forEach(function (one, i, all) {
+      var names = one.columns.map(function (column) { return one.titles[column] || column.replace(/_/g, " "); });
+      var rows = one.rows.map(function (row) { return one.columns.map(function (column) { return row[column]; }); });
+      var about = number + (all.length > 1 ? ", " + (one.marks.indexOf("line") < 0 ? "points" : "lines") : "");
+      var frame = make("div", box), table = make("table", frame), head = make("tr", make("thead", table)), body = make("tbody", table);
+      frame.className = "kl-data-table";
+      frame.tabIndex = 0;
+      frame.setAttribute("role", "region");
+      frame.setAttribute("aria-label", "Data of " + about);
+      make("caption", table, about + ": " + rows.length + (rows.length === 1 ? " row" : " rows"));
+      names.forEach(function (name) { make("th", head, name).scope = "col"; });
+      rows.forEach(function (row) {
+        var line = make("tr", body);
+        row.forEach(function (value) { make("td", line, shown(value)).className = typeof value === "number" ? "kl-number-cell" : ""; });
+      });
+      var button = make("button", box, "Download as CSV");
+      button.type = "button";
+      button.addEventListener("click", function () { save(names, rows, about.toLowerCase().replace(/[^a-z0-9.]+/g, "-") + ".csv"); });
+    });
+  }
+
+  // The box below a figure: one click or one key away, filled when it opens and when the control moves.
+  function dataBox(figure) {
+    var number = figure.querySelector(".kl-number");
+    figure.klSpec = tables(JSON.parse(figure.querySelector("script.kl-spec").textContent));
+    figure.klNumber = ((number && number.textContent) || "this figure").replace(/: $/, "");
+    var box = make("details", figure);
+    box.className = "kl-data";
+    make("summary", box, "Description and data of " + figure.klNumber);
+    make("div", box);
+    var waiting = 0;
+    function refresh() {
+      clearTimeout(waiting);
+      waiting = setTimeout(function () {
+        var picture = figure.querySelector(".kl-live svg.marks");
+        if (picture) picture.setAttribute("aria-label", told(figure));
+        if (box.open) fill(figure);
+      }, 100);
+    }
+    figure.klRefresh = refresh;
+    box.addEventListener("toggle", refresh);
+    figure.addEventListener("input", refresh);
   }
 
   function draw(figure) {
@@ -108,14 +254,14 @@
     spec.config = Object.assign({}, spec.config, { aria: false }); // the picture gets one description: describe()
     var live = document.createElement("div");
     live.className = "kl-live kl-waiting"; // laid out but unseen until drawn: the page does not jump
-    figure.appendChild(live);
+    figure.insertBefore(live, figure.querySelector(".kl-data"));
     return vega().then(function (embed) {
       return embed(live, spec, {
         mode: "vega-lite",
         renderer: "svg",
         ast: true, // expressions are interpreted: the page's policy forbids code made of text
-        actions: { export: true, source: true, compiled: false, editor: false },
-        downloadFileName: figure.id,
+        actions: { export: true, source: false, compiled: false, editor: false },
+        downloadFileName: figure.klNumber.toLowerCase().replace(/[^a-z0-9.]+/g, "-"),
       });
     }).then(function (result) {
       nameSteps(live, (spec.usermeta || {}).values);
@@ -123,6 +269,7 @@
       figure.klView = result;
       figure.klWidth = width;
       describe(live, spec.description);
+      figure.klRefresh();
       old.remove();
       live.classList.remove("kl-waiting");
       figure.classList.add("kl-ready");
@@ -134,6 +281,7 @@
 
   function start() {
     var figures = document.querySelectorAll("figure.kl-chart");
+    figures.forEach(dataBox);
     if (!("IntersectionObserver" in window)) { figures.forEach(draw); return; }
     var watcher = new IntersectionObserver(function (entries) {
       entries.forEach(function (entry) {

@@ -1,5 +1,5 @@
 /* What every page has beside its charts: a switch for all code, a way past the text to the first control, search results
-   that quote the text, and wide boxes that the keyboard can scroll. */
+   that quote the text, wide tables as cards on a phone, and wide boxes that the keyboard can scroll. */
 (function () {
   "use strict";
 
@@ -51,6 +51,60 @@
     };
   }
 
+  // Gives each cell the name of its column, and each row the names that an earlier row holds for it, too.
+  function nameCells(table) {
+    var names = [], held = [];
+    Array.from(table.tHead ? table.tHead.rows : []).forEach(function (row) {
+      var place = 0;
+      Array.from(row.cells).forEach(function (cell) {
+        var text = cell.textContent.trim();
+        for (var end = place + cell.colSpan; place < end; place++) {
+          names[place] = names[place] && text ? names[place] + ", " + text : names[place] || text;
+        }
+      });
+    });
+    Array.from(table.tBodies).forEach(function (body) {
+      Array.from(body.rows).forEach(function (row) {
+        var place = 0, groups = [];
+        function skip() {
+          for (; held[place] && held[place].rows; place++) { groups.push(held[place].text); held[place].rows -= 1; }
+        }
+        Array.from(row.cells).forEach(function (cell) {
+          skip();
+          if (names[place] && cell.textContent.trim()) cell.dataset.label = names[place] + ": ";
+          held[place] = { rows: cell.rowSpan - 1, text: cell.textContent.trim() };
+          place += cell.colSpan;
+        });
+        skip();
+        if (groups.length) row.dataset.group = groups.join(", ");
+      });
+    });
+  }
+
+  // On a phone a table that is wider than the page becomes a list of cards: no column is out of sight.
+  function stackTables() {
+    function fit(table) {
+      table.classList.remove("kl-stack");
+      var wide = [table, table.parentElement].some(function (box) { return box.scrollWidth > box.clientWidth + 1; });
+      if (window.innerWidth > 600 || !wide) return;
+      if (!table.klNamed) nameCells(table);
+      table.klNamed = true;
+      table.classList.add("kl-stack");
+    }
+    var widths = new Map();
+    var watcher = new ResizeObserver(function (seen) {
+      seen.forEach(function (one) {
+        var width = Math.round(one.contentRect.width);
+        if (!width || widths.get(one.target) === width) return; // within what opens later, or only taller
+        widths.set(one.target, width);
+        one.target.querySelectorAll(":scope > table").forEach(fit);
+      });
+    });
+    document.querySelectorAll("article :is(table.dataframe, table.table):not(.kl-claims, .kl-cards)").forEach(function (table) {
+      watcher.observe(table.parentElement);
+    });
+  }
+
   // What scrolls in its own box must be reached by the keyboard, and only that.
   function scrollable() {
     function fit(box) {
@@ -67,6 +121,7 @@
     codeSwitch();
     skipToControls();
     quoteText();
+    stackTables();
     scrollable();
   }
 

@@ -46,20 +46,13 @@ def repository_settings(config: dict[str, Any], url: str) -> dict[str, Any]:
     buttons = ("use_repository_button", "use_issues_button", "use_edit_page_button")
     options: dict[str, Any] = dict.fromkeys(buttons, bool(url))
     if url:
-        launch = {}
-        if url == config.get("repository", {}).get(
-            "url"
-        ):  # else a chapter's first cell cannot install the package
+        launch, own = {}, config.get("repository", {})
+        if url == own.get("url"):  # else a chapter's first cell cannot install the package
             launch = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
             if url.startswith("https://github.com/"):
                 launch["colab_url"] = "https://colab.research.google.com"
-        branch = config.get("repository", {}).get("branch", "main")
-        options |= {
-            "repository_url": url,
-            "repository_branch": branch,
-            "path_to_docs": "",
-            "launch_buttons": launch,
-        }
+        options |= {"repository_url": url, "repository_branch": own.get("branch", "main")}
+        options |= {"path_to_docs": "", "launch_buttons": launch}
     # As theme options: what Jupyter Book makes of its own keys is lost where a book sets theme options besides.
     config = {key: value for key, value in config.items() if key not in ("repository", "launch_buttons")}
     config["html"] = {key: value for key, value in (config.get("html") or {}).items() if key not in buttons}
@@ -118,13 +111,8 @@ def _staged_toc(toc: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
 
 def _toolchain() -> str:
     """A hash of what turns the staging tree into pages: this module, charts, docstrings of the public names, libraries."""
-    charts = Path(__file__).with_name("charts").glob("*.py")
-    sources = {
-        Path(__file__),
-        Path(__file__).with_name("pages.py"),
-        *charts,
-        *(modules()[f"{PACKAGE}.{home}"] for home in HOME.values()),
-    }
+    here, homes = Path(__file__), [modules()[f"{PACKAGE}.{home}"] for home in HOME.values()]
+    sources = {here, here.with_name("pages.py"), *here.with_name("charts").glob("*.py"), *homes}
     texts = [path.read_bytes() for path in sorted(sources)]
     tools = [f"{name} {version(name)}".encode() for name in TOOLCHAIN]
     return hashlib.sha256(b"\0".join([*texts, *tools])).hexdigest()

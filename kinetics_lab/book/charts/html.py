@@ -24,6 +24,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from kinetics_lab.book.charts.drawing import caption
 from kinetics_lab.book.charts.style import theme
 from kinetics_lab.files import write_text
 
@@ -71,13 +72,14 @@ def static_svg(spec: dict[str, Any], uid: str, label: str) -> str:
 
     config = {**spec.get("config", {}), "aria": False}  # one label for the figure instead of one a mark
     svg = vl_convert.vegalite_to_svg({**spec, "config": config}, vl_version=VEGA_LITE)
-    svg = re.sub(
-        r">[^<>]*<", lambda text: text[0].replace('"', "&quot;"), svg
-    )  # what follows is about tags alone
+    # what follows is about tags alone
+    svg = re.sub(r">[^<>]*<", lambda text: text[0].replace('"', "&quot;"), svg)
     for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg))):  # Vega counts on and on
-        svg = svg.replace(f'id="{name}"', f'id="{uid}-{number}"').replace(
-            f"url(#{name})", f"url(#{uid}-{number})"
-        )
+        for old, new in (
+            (f'id="{name}"', f'id="{uid}-{number}"'),
+            (f"url(#{name})", f"url(#{uid}-{number})"),
+        ):
+            svg = svg.replace(old, new)
     fonts = re.findall(r' font-family="[^"]*"', svg)
     for useless in (
         r'<path [^>]*\bopacity="0"/>|<path class="(?:fore|back)ground"[^>]*/>',  # nothing to see
@@ -95,12 +97,11 @@ def static_svg(spec: dict[str, Any], uid: str, label: str) -> str:
 
 def live_spec(spec: dict[str, Any]) -> dict[str, Any]:
     """The spec that the page brings to life: tables without their names on every row, a single view as wide as the page."""
-    live = {k: v for k, v in spec.items() if k not in ("$schema", "usermeta")}
-    meta = spec.get("usermeta", {})
-    if "title" in meta:
-        del live["title"]
-        live |= {"title": meta["title"]} if meta["title"] else {}
-        live["usermeta"] = {"values": meta["values"]}
+    live = {
+        k: v for k, v in spec.items() if k not in ("$schema", "usermeta", "title")
+    }  # the caption is the title
+    if values := spec.get("usermeta", {}).get("values"):
+        live["usermeta"] = {"values": values}
     live["datasets"] = {name: _table(rows) for name, rows in spec.get("datasets", {}).items()}
     if not VIEWS & set(live) and not isinstance(live.get("width"), dict):
         live |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
@@ -117,14 +118,24 @@ def _table(rows: list[dict[str, Any]]) -> list[list[Any]]:
 
 
 def figure_html(spec: dict[str, Any], place: str = "") -> str:
-    """HTML of one chart; ``place`` (page, cell, output) keeps the ids of equal charts apart."""
+    """HTML of one chart, its title as the caption; ``place`` (page, cell, output) keeps the ids of equal charts apart."""
     blob = json.dumps(live_spec(spec), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     uid = "kl" + hashlib.sha256((place + blob).encode()).hexdigest()[:10]
-    svg = static_svg(spec, uid, str(spec.get("description") or "chart"))
+    description, (title, picture) = str(spec.get("description") or "chart"), _caption(spec)
     return (
-        f'<figure class="kl-chart" id="{uid}"><div class="kl-static">{svg}</div>'
+        f'<figure class="kl-chart" id="{uid}">{caption(title or description)}'
+        f'<div class="kl-static">{static_svg(picture, uid, description)}</div>'
         f'<script type="application/json" class="kl-spec">{blob}</script></figure>'
     )
+
+
+def _caption(spec: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The title of a chart, and the chart without it; what a control is set to at first stays in the picture."""
+    meta, shown = spec.get("usermeta", {}), {k: v for k, v in spec.items() if k != "title"}
+    title = meta.get("title", spec.get("title", []))
+    if "start" in meta:
+        shown["title"] = {"text": {"expr": meta["start"]}, "fontSize": 12, "fontWeight": "normal"}
+    return " ".join([title] if isinstance(title, str) else title), shown
 
 
 def table_html(styler: Any) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kinetics_lab.book.charts import parts
 from kinetics_lab.book.charts.parts import Names, Range, Rules
-from kinetics_lab.book.charts.style import BAR, DASHES, GROUND, INK, SERIES, SHAPES
+from kinetics_lab.book.charts.style import BAR, DASHES, DOUBT, GROUND, INK, SERIES, SHAPES, SLASH
 from kinetics_lab.book.charts.tables import Slider, begin, order, span
 from kinetics_lab.errors import among
 
@@ -244,9 +244,9 @@ def regions(
 ) -> alt.Chart | alt.LayerChart:  # fmt: skip
     """Who wins where: a cell for each (x, y) in the colour of ``name``; the paler, the less ``sure`` (0 to 1).
 
-    A ring stands in cells whose column ``hollow`` is true (extrapolated, say).
-    A cell may be missing: nobody wins there. Cells named ``rest`` are grey, as ground for the others. Numeric
-    rows grow upwards; the slider must be a filter.
+    A stroke stands in cells that are less than half sure, a ring in those whose column ``hollow`` is true (extrapolated,
+    say). A cell may be missing: nobody wins there. Cells named ``rest`` are grey. Numeric rows grow upwards; the slider
+    must be a filter.
     """
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
     data = begin(table, [x, y, name, sure, hollow], texts, slider)
@@ -260,18 +260,27 @@ def regions(
         color=hue,
         tooltip=parts.tooltips(data, {x: x_title, y: y_title}, [name, sure, x, y, hollow]),
     )
+    drawn: list[Any] = [cells]
     if sure is not None:
         shares = span(data, sure)
         if ((shares < 0) | (shares > 1)).any():
-            shown = f"{shares.min():g} to {shares.max():g}"
-            raise ValueError(f"column {sure!r} must lie between 0 and 1; got {shown}")
+            raise ValueError(
+                f"column {sure!r} must lie between 0 and 1; got {shares.min():g} to {shares.max():g}"
+            )
         faint = alt.Scale(domain=[0.3, 1], range=[0.4, 1], clamp=True)
-        cells = cells.encode(opacity=alt.Opacity(field=sure, type="quantitative", scale=faint, legend=None))
-    cells = slider.transform(cells, name) if slider else cells
-    drawn: Any = cells.mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
+        drawn = [cells.encode(opacity=alt.Opacity(field=sure, type="quantitative", scale=faint, legend=None))]
+        if shares.min() < 0.5:
+            description += f" A stroke marks cells that are {DOUBT}."
+            doubt = cells.transform_filter(alt.datum[sure] < 0.5).transform_calculate(
+                _doubt=json.dumps(DOUBT)
+            )
+            sign = parts.named(
+                alt.Shape, "_doubt", [DOUBT], [SLASH], parts.legend([DOUBT], symbolStrokeColor=INK)
+            )
+            drawn.append(doubt.mark_point(size=60, strokeWidth=1.5).encode(shape=sign))
     if hollow is not None:
-        rings = cells.transform_filter(alt.datum[hollow] == "True").mark_point(
-            filled=False, size=40, strokeWidth=1.5
-        )
-        drawn = alt.layer(drawn, rings.encode(color=alt.value(INK), opacity=alt.value(1)))
-    return parts.finish(drawn, title, description, slider)
+        drawn.append(cells.transform_filter(alt.datum[hollow] == "True").mark_point(size=40, strokeWidth=1.5))
+    marks = [one.encode(color=alt.value(INK), opacity=alt.value(1)) for one in drawn[1:]]
+    rects = drawn[0].mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
+    layers = [slider.transform(one, name) if slider else one for one in (rects, *marks)]
+    return parts.finish(alt.layer(*layers) if marks else layers[0], title, description, slider)

@@ -94,8 +94,8 @@ def position(
 
 def legend(names: Sequence[Any], **style: Any) -> alt.Legend:
     """A legend in as many columns as the chart is wide; the page's script counts anew on a phone."""
-    columns = int(WIDTH / (42 + 6.5 * max(len(str(n)) for n in names)))
-    return alt.Legend(columns=max(1, min(len(names), columns)), **style)
+    room = max(1, int(WIDTH / (42 + 6.5 * max(len(str(n)) for n in names))))
+    return alt.Legend(columns=-(-len(names) // -(-len(names) // room)), **style)  # in rows of equal length
 
 
 def named(channel: type, column: str, names: Sequence[Any], signs: Sequence[Any], key: alt.Legend) -> Any:
@@ -118,14 +118,14 @@ def colour(table: pd.DataFrame, column: str | None, sort: Names, ordered: bool, 
 def finish(chart: Any, title: str | None, description: str, slider: Slider | None = None) -> Any:
     """Title, description and control of a chart; the title ends with the control's value.
 
-    ``usermeta`` keeps for the page, which shows that value beside the slider, the title without it and the
-    values that a slider steps through.
+    ``usermeta`` keeps for the page, which shows that value beside the slider, the title without it, what tells it in
+    a picture, and the values that a slider steps through.
     """
     head = [plain(line) for line in textwrap.wrap(title, 76)] if title else []
     if slider is None:
         return chart.properties(description=description, **({"title": head} if head else {}))
     text = alt.ExprRef(expr=f"[{', '.join([*map(json.dumps, head), slider.headline()])}]")
-    meta = {"title": head, "values": {slider.name: list(slider.values)}}
+    meta = {"title": head, "start": slider.headline(), "values": {slider.name: list(slider.values)}}
     told = {"description": description, "title": alt.Title(text=text), "usermeta": meta}
     return chart.add_params(slider.param()).properties(**told)
 

@@ -16,6 +16,7 @@ SIZES = ("#3f9f5f", "#1c9a98", "#2f86c8", "#6673dd", "#8f5fd6", "#b34fb8", "#cf4
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "wedge")
 DASHES: tuple[list[int], ...] = ([], [6, 4], [2, 3], [10, 3, 2, 3])
 BAR = "M-1,-0.12L1,-0.12L1,0.12L-1,0.12Z"  # in a legend, of a series that is a line alone
+DOUBT, SLASH = "less than half sure", "M-0.7,0.7L0.7,-0.7"  # of a cell, and its sign
 GROUND = "rgba(128, 128, 128, 0.25)"  # on a light and on a dark page
 INK = "currentColor"
 WIDTH, HEIGHT = 640, 340

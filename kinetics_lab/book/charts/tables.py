@@ -46,7 +46,7 @@ def begin(
         if any(sign in column for sign in ".[]:'\"\\") or column == "count":
             # Vega reads the signs as paths, and counts the rows of a group into a field "count"
             raise ValueError(
-                f"column {column!r} needs a name without dots, brackets, colons, quotes, and not 'count'"
+                f"column {column!r} needs a name without dots, brackets, colons, quotes; not 'count'"
             )
     if not 1 <= len(table) <= MAX_ROWS:
         raise ValueError(f"a chart takes 1 to {MAX_ROWS} rows; got {len(table)}: thin it out first")
