@@ -135,6 +135,11 @@ def shell() -> Iterator[Any]:
         InteractiveShell.clear_instance()
 
 
+def last_values(notebook: Any, capture: Any) -> Any:
+    """Hands a cell's last value to ``capture``, unless a semicolon keeps it from being shown."""
+    return lambda value: None if value is None or notebook.displayhook.quiet() else capture(value)
+
+
 def outcome(chapter: Path, given: Mapping[str, Any], folder: Path) -> tuple[str, str]:
     """("ran", what is wrong with what it shows) or ("refused" or "raised", the message)."""
     from IPython.utils.capture import capture_output
@@ -152,6 +157,7 @@ def outcome(chapter: Path, given: Mapping[str, Any], folder: Path) -> tuple[str,
                 sources.append("# Parameters\n" + "\n".join(f"{k} = {v!r}" for k, v in values.items()))
             for source in sources:
                 with capture_output() as shown:
+                    notebook.display_trap.hook = last_values(notebook, sys.displayhook)
                     ended = notebook.run_cell(source, store_history=True)
                 if (error := ended.error_before_exec or ended.error_in_exec) is not None:
                     return verdict(error, given, values), f"{type(error).__name__}: {error}"
