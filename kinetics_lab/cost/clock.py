@@ -287,14 +287,14 @@ def parse_clock(text: str) -> Clock:
     """A clock from text: ``h200`` (its datasheet) or ``h200:vllm``, ``h200:vllm:fp8``, ``h200:vllm:fp8:fp8``.
 
     After the device: the engine, the precision of the weights, that of the KV cache (bf16 unless said). ``fitted:`` in
-    front of these takes the law with four constants in place of the kernels.
-    Raises ``ValueError`` naming what is unknown.
+    front of these takes the law with four constants in place of the kernels. ``ValueError`` names what is unknown.
     """
     device, *rest = text.split(":")
-    if device == "fitted":
-        require(len(rest) in (2, 3, 4), "a fitted clock reads fitted:DEVICE:ENGINE:WEIGHTS:KV", text)
-        return calibrated(Silicon(*rest))
-    if not rest:
-        return Datasheet(find_hardware(device))
-    require(len(rest) <= 3, "a clock reads DEVICE, or DEVICE:ENGINE:WEIGHTS:KV", text)
-    return Measured(Silicon(device, *rest))
+    try:
+        if device == "fitted":
+            require(len(rest) in (2, 3, 4), "a fitted clock reads fitted:DEVICE:ENGINE:WEIGHTS:KV", text)
+            return calibrated(Silicon(*rest))
+        require(len(rest) <= 3, "a clock reads DEVICE, or DEVICE:ENGINE:WEIGHTS:KV", text)
+        return Measured(Silicon(device, *rest)) if rest else Datasheet(find_hardware(device))
+    except ValueError as error:
+        raise ValueError(f"clock {text!r}: {error}") from None
