@@ -114,7 +114,11 @@
     }
     var watcher = new ResizeObserver(function (seen) { seen.forEach(function (one) { fit(one.target); }); });
     var boxes = ".dataframe, .highlight pre, .pst-scrollable-table-container, div.math";
-    document.querySelectorAll("article :is(" + boxes + ")").forEach(function (box) { fit(box); watcher.observe(box); });
+    var found = document.querySelectorAll("article :is(" + boxes + ")");
+    found.forEach(function (box) { fit(box); watcher.observe(box); });
+    // A letter form or a style that comes late makes the text wider and leaves its box as it is.
+    document.fonts.ready.then(function () { found.forEach(fit); });
+    window.addEventListener("load", function () { found.forEach(fit); });
   }
 
   function start() {
