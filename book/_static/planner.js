@@ -12,6 +12,7 @@ const klPlanner = (() => {
   const kinds = (set) => [...new Set(set.settings.map(([, policy]) => kind(policy)))];
   const who = (setting) => `${setting.model}, ${setting.policy}`;
   const text = (one) => one ? `${one.n} x ${who(one.setting)}` : "";
+  const drawn = {};  // outcomes by strategy, by counts: they stay from question to question
   const atOnce = (q) => q.strategy === "best-of" || q.strategy === "majority";  // all answers, side by side
 
   function group(list, key) {
@@ -206,8 +207,9 @@ const klPlanner = (() => {
 
   // The plan for one budget; numbers and names in, numbers and names out. An Error says what nothing keeps.
   function plan(data, q) {
-    const set = data.sets[q.data], { weights, settings } = read(set, data.digits), known = {}, refused = {}, slow = [];
+    const set = data.sets[q.data], { weights, settings } = read(set, data.digits), refused = {}, slow = [];
     const wanted = q.policies.length ? q.policies : kinds(set);
+    const known = drawn[[q.strategy, q.hit, q.false_alarm, q.check]] ??= {};
     const allowed = (setting) => wanted.includes(kind(setting.policy));
     const considered = offered(data, settings, q).filter((one) => one.policy === "dense" || allowed(one));
     const { max_seconds, max_tpot } = q;
