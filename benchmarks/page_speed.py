@@ -8,24 +8,21 @@ picture laid out. Goal: 100 ms. The load of the machine is printed, since it is 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import sys
 import tempfile
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kinetics_lab.cli.shared import public
 from kinetics_lab.planner.page import SETS, page_files
 
-_spec = importlib.util.spec_from_file_location(
-    "browser", Path(__file__).parent.parent / "tests" / "browser.py"
-)
-assert _spec and _spec.loader
-browser = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(browser)
+_file = Path(__file__).parent.parent / "tests" / "browser.py"
+browser: Any = SourceFileLoader("browser", str(_file)).load_module()
 
 #: Values that are typed into the fields that take numbers.
 TYPED = {
@@ -44,7 +41,7 @@ CHANGE = """(({key, share, value}) => {
 })(%s)"""
 
 
-def changes(page: browser.Page, count: int) -> list[tuple[float, str]]:
+def changes(page: Any, count: int) -> list[tuple[float, str]]:
     """Milliseconds of random changes, and what each was; what a field refuses is not counted."""
     draw, found = random.Random(3), list[tuple[float, str]]()
     while len(found) < count:
@@ -72,7 +69,9 @@ def main() -> None:
             took = np.array([one for one, _ in found])
             middle, most = np.quantile(took, [0.5, 0.95])
             worst = found[int(took.argmax())]
-            print(f"{name}: {count} changes, median {middle:.1f} ms, 95 % within {most:.1f} ms, worst {worst[0]:.1f} ms")
+            print(
+                f"{name}: {count} changes, median {middle:.1f} ms, 95 % within {most:.1f} ms, worst {worst[0]:.1f} ms"
+            )
             print(f"  worst: {worst[1]}")
     finally:
         chromium.close()
