@@ -45,7 +45,7 @@ const klCalculator = (() => {
 
   law.page("kl-calculator", window.klCalculatorData, (place, data, copy) => {
     const models = () => Object.values(data.models).map(({ name, family }) => [name, name, family]);
-    const policies = () => law.names(Object.keys(data.policies)), usual = { answers: 1, reserve: 10, price: 2.5 };
+    const policies = () => Object.keys(data.policies), usual = { answers: 1, reserve: 10, price: 2.5 };
     const form = law.form(place, { ...law.choices(data, "as published"), model: { options: models },
       policy: { options: policies } }, { ...usual, ...data.first }, show);
     const [said, bar, legend, table, figure] = ["said", "bar", "legend", "table", "figure"]

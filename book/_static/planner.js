@@ -315,8 +315,8 @@ const klPlanner = (() => {
       unit: { options: () => [["s", "seconds"], ["usd", "dollars"]] },
       strategy: { options: () => STRATEGIES }, hit: judged, false_alarm: judged, check: judged,
       topk: { options: () => TOPK, when: sparse },
-      policies: { after: ["data", "topk"], options: (value) => law.names(kinds(set(value))
-        .filter((name) => name !== "topk" || value("topk") !== "out")) },
+      policies: { after: ["data", "topk"], options: (value) => kinds(set(value))
+        .filter((name) => name !== "topk" || value("topk") !== "out") },
       predicted: { options: () => [["", "left out"], ["yes", "let in, predicted"]],
         when: (value) => read(set(value), data.digits).settings.some((one) => one.predicted) },
       slow: { options: () => [["", "leave out what is slower"], ["within", "take a smaller batch"]], when: limited },
