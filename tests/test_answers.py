@@ -18,7 +18,7 @@ from kinetics_lab.cost.hardware import HARDWARE
 from kinetics_lab.errors import NothingFitsError
 from kinetics_lab.planner.offers import load
 from kinetics_lab.planner.plan import plan
-from kinetics_lab.planner.text import bill, decided
+from kinetics_lab.planner.text import advice, bill, decided
 
 ROOT = Path(__file__).parent.parent
 FEW = {"n_boot": 50, "n_splits": 1, "dense_layers": 1, "hourly": 3.6}
@@ -69,6 +69,20 @@ def test_a_vote_is_told_with_its_best_case_and_no_price_with_hours_alone():
     assert told["run"].split("\n")[1] == "3 answers a problem"
     assert re.match(r"[\d.]+ device-hours\n", told["bill for 1,000"])
     assert "dollars" not in bill(row, 10, 1)
+
+
+def test_an_answer_in_bold_says_first_that_it_is_a_tie_and_then_that_its_times_are_extrapolated():
+    rows = plan(load(), HARDWARE["h200"], [1, 5, 20, 50], clock=parse_clock("h200:vllm"), **FEW).to_dict(
+        "records"
+    )
+    ties = [row for row in rows if row["again"] < 0.6]
+    assert 0 < len(ties) < len(rows)
+    assert any("extrapolated" in row["note"] for row in rows)
+    for row in rows:
+        said = advice(row, "it")
+        tie = f"**A tie with {row['rivals']}; of these, run it.** It wins again in {100 * row['again']:.0f} % of resamples"
+        assert said.startswith(tie if row in ties else "**Run it.**")
+        assert ("times are extrapolated" in said) == ("extrapolated" in row["note"])
 
 
 def test_a_bill_adds_up():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kinetics_lab import HARDWARE, MODELS, parse_policy
+from kinetics_lab import HARDWARE, MODELS, cli, parse_policy
 from kinetics_lab.cli.chapters import made_for_the_book
 from kinetics_lab.cost.clock import Datasheet, answer_seconds, calibrated
 from kinetics_lab.cost.fit import fit
@@ -53,7 +53,8 @@ def expected(q: dict) -> dict:
     decode = float(sum(whole.values()))
     hours = (decode / batch * room.devices + first * room.layout.tensor) / 3600
     return {"fits": room.batch, "devices": room.devices, "weights": room.weights, "sequence": room.sequence,
-            "first": first, "decode": decode, "dollars": hours * q["price"]}  # fmt: skip
+            "first": first, "decode": decode, "dollars": hours * q["price"], "prefill": first * room.layout.tensor,
+            **{name: float(part) / batch * room.devices for name, part in whole.items()}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_the_page_computes_what_the_package_computes(chromium, folder):
         page.goto(folder / "index.html")
         answered = page.js(f"""{json.dumps(asked)}.map(q => {{ const a = klCalculator.answer(klCalculatorData, q), r = a.room;
             return r.split ? {{split: true}} : {{fits: r.batch, devices: r.devices, weights: r.weights, sequence: r.sequence,
-            first: a.first, decode: a.decode, dollars: a.dollars}}; }})""")
+            first: a.first, decode: a.decode, dollars: a.dollars, ...a.spent}}; }})""")
     assert sum("split" not in one for one in answered) > 400
     for question, got in zip(asked, answered, strict=True):
         assert got == pytest.approx(expected(question), rel=1e-9), question
@@ -121,6 +122,26 @@ def test_fitted_clocks_are_the_packages(chromium, folder):
             return [a.decode, a.first, a.room.devices]; }})""")
     for question, found, wanted in zip(asked, got, want, strict=True):
         assert found == pytest.approx(wanted, rel=1e-9), question
+
+
+@pytest.mark.browser
+def test_the_command_that_the_page_copies_prints_its_numbers(chromium, folder, capsys):
+    """On one device and on several, by the datasheet and by fitted constants, stored otherwise than published."""
+    asked = [
+        "model=qwen3-32b&hardware=h200&devices=4&clock=vllm&weights=fp8&n_in=700&n_out=8192",
+        "model=gpt-oss-120b&hardware=b200&policy=block_topk:1024:32&batch=16&reserve=20",
+    ]
+    for address in asked:
+        with chromium.page() as page:
+            page.goto(f"file://{folder / 'index.html'}#{address}")
+            line = page.js("document.querySelector('#kl-calculator code').textContent")
+            said = page.js("document.querySelector('.kl-calc-said').textContent")
+        assert cli.main([*line.split()[1:], "--json"]) == 0
+        step = json.loads(capsys.readouterr().out)["step"]
+        assert (
+            f"A step takes {1e3 * step['seconds']:.3g} ms, an answer {step['seconds_to_an_answer']:.3g} s"
+            in said
+        )
 
 
 def test_every_device_has_a_link_for_the_page_to_count():

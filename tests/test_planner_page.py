@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from kinetics_lab import HARDWARE, plan
+from kinetics_lab import HARDWARE, cli, plan
 from kinetics_lab.cli.shared import public
 from kinetics_lab.cost.clock import parse_clock
 from kinetics_lab.cost.precision import find_precision
@@ -259,6 +259,35 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
         page.goto(f"file://{index}{address}")
         assert page.js(TEXT.format(".kl-calc-said")) == said
         assert page.js(TEXT.format("#kl-planner code")).endswith("--policies block_topk --devices 1")
+
+
+@pytest.mark.browser
+def test_the_command_that_the_page_copies_prints_its_numbers(chromium, index, capsys):
+    """A limit of time kept by a smaller batch, several devices by a fitted clock, and a judge who errs, among others."""
+    asked = [
+        "data=aime24&budget=20&max_tpot=0.01&slow=within",
+        "data=aime24&budget=10&max_seconds=300&slow=within&clock=vllm&devices=4&strategy=verified&hit=0.8&false_alarm=0.3",
+        "data=aime24&budget=0.01&unit=usd&hardware=rtx-4090&weights=fp8&strategy=majority&topk=scan&predicted=yes",
+        "data=otis&budget=200&hardware=b200&kv=fp8&batch=8&price=5",
+    ]
+    for address in asked:
+        with chromium.page() as page:
+            page.goto(f"file://{index}#{address}")
+            line = page.js(TEXT.format("#kl-planner code"))
+            ran = page.js(TEXT.format("#kl-planner td"))
+            told = page.js(f"{TEXT.format('#kl-planner table')}")
+            assert page.js("document.getElementById('kl-batch').closest('div').hidden") == (
+                "within" in address
+            )
+        assert ("--batch within" in line) == ("slow=within" in address)
+        assert cli.main([*line.split()[1:], "--json"]) == 0
+        row = json.loads(capsys.readouterr().out)
+        assert row["setting"] == ran, address
+        assert f"{row['devices']:.0f} " in told
+        assert f"{row['batch']:,.0f} answers side by side" in told
+        for share in ("accuracy", "low", "high"):
+            assert f"{100 * row[share]:.1f} %" in told, (address, share)
+        assert f"{1e3 * row['tpot_s']:.3g} ms" in told, address
 
 
 @pytest.mark.browser

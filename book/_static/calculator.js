@@ -16,12 +16,16 @@ const klCalculator = (() => {
     const batch = q.batch || Math.max(room.batch, 1);
     const at = (n, rule = policy) =>
       law.stepSeconds(device, rate, clock, law.stepParts(model, size, room.way, rule, batch, n), model.layers);
-    const decode = law.sum(data.nodes.map(([place, weight]) =>
-      q.n_out * weight * law.total(at(Math.max(q.n_in + q.n_out * place, 1)))));
+    const seconds = {};
+    for (const [place, weight] of data.nodes)
+      for (const [name, part] of Object.entries(at(Math.max(q.n_in + q.n_out * place, 1))))
+        seconds[name] = (seconds[name] ?? 0) + q.n_out * weight * part;
     const { first } = law.prefill(model, device, size, rate, room.way, q.n_in, clock);
-    const step = at(q.n_in + q.n_out / 2), together = law.total(step);
-    const hours = (q.answers * decode / batch * room.devices + first * room.way.tensor) / 3600;  // of one device
-    return { room, batch, precision: stored, step, step_seconds: together, first, decode, wait: first + decode,
+    const together = law.total(at(q.n_in + q.n_out / 2));
+    const decode = law.total(seconds), spent = { prefill: first * room.way.tensor };  // of one device
+    for (const name of Object.keys(seconds)) spent[name] = q.answers * seconds[name] / batch * room.devices;
+    const hours = law.total(spent) / 3600;
+    return { room, batch, precision: stored, spent, step_seconds: together, first, decode, wait: first + decode,
       per_user: 1 / together, per_device: batch / together / room.devices, at, clock,
       dollars: hours * q.price, per_million: hours * q.price / (q.answers * q.n_out) * 1e6 };
   }
@@ -41,7 +45,7 @@ const klCalculator = (() => {
 
   law.page("kl-calculator", window.klCalculatorData, (place, data, copy) => {
     const models = () => Object.values(data.models).map(({ name, family }) => [name, name, family]);
-    const policies = () => law.names(Object.keys(data.policies)), usual = { answers: 1, reserve: 10, price: 2.5 };
+    const policies = () => Object.keys(data.policies), usual = { answers: 1, reserve: 10, price: 2.5 };
     const form = law.form(place, { ...law.choices(data, "as published"), model: { options: models },
       policy: { options: policies } }, { ...usual, ...data.first }, show);
     const [said, bar, legend, table, figure] = ["said", "bar", "legend", "table", "figure"]
@@ -62,18 +66,21 @@ const klCalculator = (() => {
       said.textContent = room.reason ? `It does not fit: ${room.reason}. Priced as if it did.`
         : `${q.model} fits on ${many} with ${law.count(room.batch)} sequences at their end. A step takes `
           + `${digits(1e3 * found.step_seconds)} ms, an answer ${digits(found.wait)} s${cost}.`;
-      const told = Object.entries(found.step).filter(([, seconds]) => seconds > 0).map(([name, seconds]) => {
-        const title = `${name} ${digits(1e3 * seconds)} ms`;
-        make("span", bar, "", { "class": `kl-part-${name}`, title }).style.flexGrow = seconds / found.step_seconds;
+      const told = Object.entries(found.spent).filter(([, seconds]) => seconds > 0).map(([name, seconds]) => {
+        const title = `${name} ${digits(seconds)}`;
+        make("span", bar, "", { "class": `kl-part-${name}`, title }).style.flexGrow = seconds / law.total(found.spent);
         return title;
       });
-      legend.textContent = `A step at the middle of the answer: ${told.join(", ")}.`;
+      const all = `${answers(q)} cost${q.answers > 1 ? "" : "s"} ${digits(law.total(found.spent))}`;
+      legend.textContent = `${all} seconds of one device: ${told.join(", ")}.`;
       law.rows(table, details(q, found));
       chart(q, found);
     }
 
+    const answers = (q) => `${q.answers} answer${q.answers > 1 ? "s" : ""}`;
+
     function details(q, found) {
-      const room = found.room, answers = `${q.answers} answer${q.answers > 1 ? "s" : ""}`;
+      const room = found.room;
       const bound = "a bound at the datasheet's rates: nothing runs faster";
       return [["Weights on each device", `${law.gb(room.weights)} (${found.precision.weights})`],
         ["Cache of a sequence on each device", `${law.gb(room.sequence)} at ${law.count(q.n_in + q.n_out)} tokens `
@@ -82,7 +89,7 @@ const klCalculator = (() => {
         ["Tokens a second", `${digits(found.per_user)} for a user, ${digits(found.per_device)} for a device`],
         ["Time to the first token", `${digits(found.first)} s, one prompt at a time`],
         ["Time to an answer", `${digits(found.wait)} s`],
-        ["Cost", `$${digits(found.dollars)} for ${answers}, $${digits(found.per_million)} a million tokens`],
+        ["Cost", `$${digits(found.dollars)} for ${answers(q)}, $${digits(found.per_million)} a million tokens`],
         ["Times are", !found.clock ? bound : "the cost law with four constants fitted to kernels that NVIDIA's "
           + `collector measured; median error ${digits(100 * found.clock.error, 2)} % on models it has not seen`]];
     }

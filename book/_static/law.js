@@ -193,19 +193,16 @@ const klLaw = (() => {
     return x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(1) : x.toLocaleString("en", { maximumSignificantDigits: n });
   }
 
-  const names = (list) => list.map((name) => [name, name]);
-
-  // Choices of the fields that both pages have: [value, text, group]; `value` gives what another field holds.
+  // Choices of the fields that both pages have, a name or [value, text, group]; `value` gives what another field holds.
   function choices(data, usual) {
-    const stored = (list) => ({ options: () => [["", usual], ...names(list)] });
+    const fitted = (hardware) => Object.entries(data.clocks).filter(([name]) => name.startsWith(`${hardware}:`))
+      .map(([name, { engine }]) => [name.split(":")[1], `fitted to ${engine}`]);
     return {
-      hardware: { options: () => names(Object.keys(data.hardware)) },
-      devices: { options: () => [["", "fewest"], ...names(["1", "2", "4", "8"])] },
-      clock: { after: ["hardware"], options: (value) => [["", "datasheet"], ...Object.entries(data.clocks)
-        .filter(([name]) => name.startsWith(`${value("hardware")}:`))
-        .map(([name, clock]) => [name.split(":")[1], `fitted to ${clock.engine}`])] },
-      weights: stored(data.weights),
-      kv: stored(data.caches)
+      hardware: { options: () => Object.keys(data.hardware) },
+      devices: { options: () => [["", "fewest"], "1", "2", "4", "8"] },
+      clock: { after: ["hardware"], options: (value) => [["", "datasheet"], ...fitted(value("hardware"))] },
+      weights: { options: () => [["", usual], ...data.weights] },
+      kv: { options: () => [["", usual], ...data.caches] }
     };
   }
 
@@ -216,18 +213,19 @@ const klLaw = (() => {
       const parent = group ? groups[group] ??= make("optgroup", select, "", { label: group }) : select;
       make("option", parent, text, { value });
     }
-    select.value = options.some(([value]) => value === given) ? given : options[0][0];
+    select.value = given;
+    if (select.selectedIndex < 0) select.selectedIndex = 0;
   }
 
   // Boxes to tick; all are where none of those named is known.
   function tick(box, options, given) {
-    const known = options.map(([value]) => value).filter((value) => given.split(",").includes(value));
-    const place = box.querySelector("span");
+    const place = box.querySelector("span"), named = given.split(",");
+    const known = options.some(([value]) => named.includes(value));
     place.textContent = "";
     options.forEach(([value, text], i) => {
       const label = make("label", place);
       const input = make("input", label, "", { type: "checkbox", value, id: `${box.id}-${i}` });
-      input.checked = !known.length || known.includes(value);
+      input.checked = !known || named.includes(value);
       label.append(` ${text}`);
     });
   }
@@ -250,7 +248,8 @@ const klLaw = (() => {
       return !many ? input.value.trim() : on.length === boxes.length ? "" : on.join(",") || "none";
     }
     function offer({ input, many, rule }, given) {
-      if (rule.options) (many ? tick : fill)(input, rule.options(value), given);
+      const options = rule.options?.(value).map((one) => typeof one === "string" ? [one, one] : one);
+      if (options) (many ? tick : fill)(input, options, given);
       else input.value = given;
     }
     const shown = () => fields.forEach(({ box, rule }) => { box.hidden = Boolean(rule.when && !rule.when(value)); });
@@ -305,9 +304,14 @@ const klLaw = (() => {
       const place = document.getElementById(id);
       if (!place || !data) return;
       const button = place.querySelector(".kl-calc-copy"), line = place.querySelector("code");
-      button.addEventListener("click", () => {
-        navigator.clipboard.writeText(line.textContent);
-        button.textContent = "Copied";
+      button.addEventListener("click", async () => {
+        try {
+          await navigator.clipboard.writeText(line.textContent);
+          button.textContent = "Copied";
+        } catch {  // a page that may not write there, as one without https
+          getSelection().selectAllChildren(line);
+          button.textContent = "Selected: copy it";
+        }
       });
       document.querySelectorAll(".kl-calc-static").forEach((node) => { node.hidden = true; });
       place.hidden = false;
@@ -316,5 +320,5 @@ const klLaw = (() => {
   }
 
   return { sum, total, weightsRead, costParts, stepParts, stepSeconds, prefill, precision, fit, gb, count, make, digits,
-    names, choices, form, rows, page };
+    choices, form, rows, page };
 })();

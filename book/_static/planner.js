@@ -5,13 +5,14 @@
    kinetics_lab.planner, and a test compares them on random questions. */
 const klPlanner = (() => {
   "use strict";
-  const law = klLaw, { sum, digits } = law, TIE = 0.6, RESERVE = 0.1, RESAMPLES = 1000;
+  const law = klLaw, { sum, digits } = law, RESERVE = 0.1;
   const mean = (values) => sum(values) / values.length;
   const round = (x, scale = 1e12) => Math.round(x * scale) / scale;  // equal but for rounding is equal
   const kind = (policy) => policy.split(":")[0];
   const kinds = (set) => [...new Set(set.settings.map(([, policy]) => kind(policy)))];
   const who = (setting) => `${setting.model}, ${setting.policy}`;
   const text = (one) => one ? `${one.n} x ${who(one.setting)}` : "";
+  const drawn = {};  // outcomes by strategy, by counts: they stay from question to question
   const atOnce = (q) => q.strategy === "best-of" || q.strategy === "majority";  // all answers, side by side
 
   function group(list, key) {
@@ -158,8 +159,8 @@ const klPlanner = (() => {
 
   function percent(share, decimals) {
     if (decimals === undefined && share >= 0.995 && share < 1) return "over 99 %";
-    const even = !decimals && 100 * share % 2 === 0.5;  // halves to even, as in the package
-    return `${even ? Math.floor(100 * share) : (100 * share).toFixed(decimals ?? 0)} %`;
+    const scale = 10 ** (decimals ?? 0), down = 100 * share * scale % 2 === 0.5;  // halves to even, as in the package
+    return `${(down ? Math.floor(100 * share * scale) / scale : 100 * share).toFixed(decimals ?? 0)} %`;
   }
 
   // The best of them that costs no more, of equally good ones the cheapest, of equally cheap ones the first.
@@ -206,8 +207,9 @@ const klPlanner = (() => {
 
   // The plan for one budget; numbers and names in, numbers and names out. An Error says what nothing keeps.
   function plan(data, q) {
-    const set = data.sets[q.data], { weights, settings } = read(set, data.digits), known = {}, refused = {}, slow = [];
+    const set = data.sets[q.data], { weights, settings } = read(set, data.digits), refused = {}, slow = [];
     const wanted = q.policies.length ? q.policies : kinds(set);
+    const known = drawn[[q.strategy, q.hit, q.false_alarm, q.check]] ??= {};
     const allowed = (setting) => wanted.includes(kind(setting.policy));
     const considered = offered(data, settings, q).filter((one) => one.policy === "dense" || allowed(one));
     const { max_seconds, max_tpot } = q;
@@ -237,7 +239,7 @@ const klPlanner = (() => {
     const dense = best(candidates.filter((one) => one.setting.policy === "dense"), budget), chosen = best(mine, budget);
     const result = { left_out: leftOut(considered, refused, Object.fromEntries(never)), n_settings: mine.length,
       dense: dense ? dense.value : NaN, dense_setting: text(dense), rivals: [] };
-    if (chosen) return { ...result, ...told(chosen, q), ...rivalry(weights, mine, budget, chosen, set.ends) };
+    if (chosen) return { ...result, ...told(chosen, q), ...rivalry(weights, mine, budget, chosen, set.ends, data.tie) };
     const cheapest = mine.reduce((a, b) => b.price < a.price ? b : a);
     return { ...result, setting: "", cheapest: text(cheapest), least: cheapest.price };
   }
@@ -251,33 +253,34 @@ const klPlanner = (() => {
   }
 
   // How the winner fares against every other model and policy on problems drawn anew.
-  function rivalry(weights, mine, budget, chosen, ends) {
+  function rivalry(weights, mine, budget, chosen, ends, enough) {
     const names = Object.values(group(mine, (one) => who(one.setting))).map((all) => best(all, budget))
       .filter(Boolean).sort((a, b) => a.price - b.price);
-    const size = chosen.accuracy.length, me = names.findIndex((one) => one.setting === chosen.setting);
-    const draws = names.map(({ accuracy }) => Float64Array.from({ length: RESAMPLES }, (_, b) => {
+    const size = chosen.accuracy.length, length = weights.length / size;
+    const me = names.findIndex((one) => one.setting === chosen.setting);
+    const draws = names.map(({ accuracy }) => Float64Array.from({ length }, (_, b) => {
       let solved = 0;
       for (let p = 0; p < size; p++) solved += weights[b * size + p] * accuracy[p];
       return solved;
     }));
     const sorted = draws[me].slice().sort(), even = draws.map((values) => values.map((x) => round(x, 1e9)));
     const times = names.map(() => 0), others = [...names.keys()].filter((i) => i !== me);
-    for (let b = 0; b < RESAMPLES; b++) {
+    for (let b = 0; b < length; b++) {
       let top = 0;
       for (let i = 1; i < names.length; i++) if (even[i][b] > even[top][b]) top = i;
       times[top] += 1;
     }
-    const won = times.map((count) => count / RESAMPLES), again = won[me];
+    const won = times.map((count) => count / length), again = won[me];
     const predicted = (list) => [...new Set(list.map((i) => names[i].setting))].filter((setting) => setting.predicted)
       .map(who).sort();
     const found = { low: quantile(sorted, ends[0]), high: quantile(sorted, ends[1]), again };
     if (!others.length) return { ...found, runner_up: "", rivals: [], predicted: predicted([me]) };
     const second = others.reduce((a, b) => round(names[b].value) > round(names[a].value) ? b : a);
     const beaten = even[me].filter((x, b) => x > even[second][b] || (x === even[second][b] && me < second));
-    const often = others.filter((i) => won[i] >= 0.1).sort((a, b) => won[b] - won[a] || a - b), tie = again < TIE;
+    const often = others.filter((i) => won[i] >= 0.1).sort((a, b) => won[b] - won[a] || a - b), tie = again < enough;
     const near = tie ? [...often, second] : [second], rivals = tie ? (often.length ? often : [second]) : [];
     return { ...found, runner_up: text(names[second]), runner_up_accuracy: names[second].value,
-      beats: beaten.length / RESAMPLES, predicted: predicted([me, ...near]),
+      beats: beaten.length / length, predicted: predicted([me, ...near]),
       rivals: rivals.map((i) => `${who(names[i].setting)} (${percent(won[i])})`) };
   }
 
@@ -312,8 +315,8 @@ const klPlanner = (() => {
       unit: { options: () => [["s", "seconds"], ["usd", "dollars"]] },
       strategy: { options: () => STRATEGIES }, hit: judged, false_alarm: judged, check: judged,
       topk: { options: () => TOPK, when: sparse },
-      policies: { after: ["data", "topk"], options: (value) => law.names(kinds(set(value))
-        .filter((name) => name !== "topk" || value("topk") !== "out")) },
+      policies: { after: ["data", "topk"], options: (value) => kinds(set(value))
+        .filter((name) => name !== "topk" || value("topk") !== "out") },
       predicted: { options: () => [["", "left out"], ["yes", "let in, predicted"]],
         when: (value) => read(set(value), data.digits).settings.some((one) => one.predicted) },
       slow: { options: () => [["", "leave out what is slower"], ["within", "take a smaller batch"]], when: limited },

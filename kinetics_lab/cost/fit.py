@@ -138,9 +138,8 @@ def fit(
     """
     require(np.isfinite(context) and context > 0, "context must be positive and finite (tokens)", context)
     require(0 <= reserve < 1, "reserve must be in [0, 1) (share of the memory)", reserve)
-    require(
-        batch is None or 1 <= batch <= MOST, f"batch must be at least 1, at most {MOST:g} (sequences)", batch
-    )
+    rule = f"batch must be at least 1, at most {MOST:g} (sequences)"
+    require(batch is None or 1 <= batch <= MOST, rule, batch)
     require(devices is None or devices >= 1, "devices must be at least 1", devices)
     require(hardware.n_devices == 1, "hardware must be one device; give devices= or layout=", hardware.name)
     wanted = 1 if batch is None else batch

@@ -38,14 +38,9 @@ def step_parts(
     parts = cost_parts(shape, policy, context, 1, bytes_per_element=sizes, **options)
     read = shape.parameters_read(batch)
     moved = sum(share[kind] * sizes[kind] * count for kind, count in read.items())
-    flops = (
-        2 * here * shape.n_matmul_params / layout.tensor
-    )  # of experts, too: batch / devices tokens for each
+    flops = 2 * here * shape.n_matmul_params / layout.tensor  # of experts, too: batch / devices each
     found = {"parameters": Cost(flops, moved * np.ones_like(context))}
-    kept, full = (
-        cache_read(shape, context, precision, layout),
-        cache_read(shape, context, precision, ALONE),
-    )
+    kept, full = (cache_read(shape, context, precision, one) for one in (layout, ALONE))
     for name in ("attention", "search", "state"):
         if name in parts:
             held = 1 / layout.tensor if name == "state" else kept / np.where(full > 0, full, 1)

@@ -25,6 +25,7 @@ from kinetics_lab.cost.step import blocks, routed
 from kinetics_lab.errors import require
 from kinetics_lab.laws.resample import interval, problem_weights
 from kinetics_lab.planner.offers import PUBLIC, never_run, why_not_all, with_predicted
+from kinetics_lab.planner.plan import TIE
 from kinetics_lab.planner.price import counts
 
 POLICIES = ("dense", "block_topk:1024:32", "block_topk:512:32", "topk:1024:false", "local:1024:16")
@@ -56,7 +57,7 @@ def planner_data(sets: Mapping[str, Set]) -> dict[str, Any]:
     known = {name: with_predicted(data) if name == "aime24" else data for name, (data, _, _) in sets.items()}
     found = {name: _set(name, data, *sets[name][::2]) for name, data in known.items()}
     policies = dict.fromkeys(text for data in known.values() for text in data.policy)
-    return _tables(shapes, policies) | {"sets": found, "digits": DIGITS, "first": PLANNED}
+    return _tables(shapes, policies) | {"sets": found, "digits": DIGITS, "tie": TIE, "first": PLANNED}
 
 
 def page_files(sets: Mapping[str, Set]) -> dict[str, bytes]:

@@ -148,10 +148,8 @@ def _answer(
         each, inside = length * tpot * devices / batch, bool(clock.inside(shape, batch, context, devices))
     else:
         law = {"bytes_per_element": precision.sizes, **options, "share_prompt": share_prompt}
-        law |= {
-            "batch": batch if np.isfinite(batch) else None,
-            "n_out_sq": rows.mean_sq_tokens.to_numpy(float),
-        }
+        square, sides = rows.mean_sq_tokens.to_numpy(float), batch if np.isfinite(batch) else None
+        law |= {"batch": sides, "n_out_sq": square}
         combine = law.pop("combine", "add")
 
         def whole(parts: dict[str, Any]) -> Any:
@@ -186,18 +184,16 @@ def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequen
         each = one.explode("drawn", ignore_index=True)
         each["n_correct"] = each.drawn.fillna(each.n_correct).astype(int)
         rows = drawn(each.drop(columns="drawn"), strategy, trials)
-        group = rows.groupby(
-            [*SERVER, "batch", "problem", "n_trials"], dropna=False, sort=False, observed=True
-        )
+        keys = [*SERVER, "batch", "problem", "n_trials"]
+        group = rows.groupby(keys, dropna=False, sort=False, observed=True)
         means = group[["accuracy", "best_case", "draws", "tokens", "eflops", "answer_s"]].mean()
         return group.first().assign(**means.round({"accuracy": 12, "best_case": 12})).reset_index()
     wanted = counts(trials, int(one.n_traces.max()))
     table = one.loc[one.index.repeat(len(wanted))].assign(n_trials=np.tile(wanted, len(one)))
     table = table[table.n_trials <= table.n_traces].reset_index(drop=True)
     cases, votes = np.stack([table.n_traces, table.n_correct, table.n_trials]).astype(int), table.get("votes")
-    key = (
-        np.arange(len(table)) if votes is not None else cases.T @ [10**12, 10**6, 1]
-    )  # most counts occur many times
+    alike = cases.T @ [10**12, 10**6, 1]  # most counts occur many times
+    key = alike if votes is None else np.arange(len(table))
     _, first, place = np.unique(key, return_index=True, return_inverse=True)
     n, c, most = cases[:, first]
     plan = strategy(most)

@@ -55,6 +55,15 @@ def served(row: Mapping[Any, Any]) -> str:
     return "; ".join(parts)
 
 
+def advice(row: Mapping[Any, Any], run: str) -> str:
+    """What to ``run``, in bold; a tie says so first, and times beyond those measured are named."""
+    beyond = " Its times are extrapolated from those measured." * ("extrapolated" in row["note"])
+    if not row["rivals"]:
+        return f"**Run {run}.**{beyond}"
+    turn = f"It wins again in {often(row['again'])} % of resamples, so other problems may turn the order."
+    return f"**A tie with {row['rivals']}; of these, run {run}.** {turn}{beyond}"
+
+
 def decided(row: Mapping[Any, Any], problems: int = 1000) -> dict[str, str]:
     """A row of a plan in seconds as a decision: what to run, what that solves and costs, how sure it is; later lines are asides.
 
