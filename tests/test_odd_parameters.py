@@ -70,7 +70,7 @@ BAD: dict[str, list[Any]] = {
     "budget": [0], "budgets": [[]], "n_boot": [0], "n_splits": [0], "trials": [[0], []], "clock": ["h200:nothing"],
     "gpu": ["nvidia-t4"], "engine": ["tgi"], "strategy": ["lucky"], "allocation": ["fair"], "unit": ["yen"],
     "policies": [["most"]], "among": [["gpt-9"]], "verdict": ["maybe"], "size": ["w7"], "training_seed": [99],
-    "example": [-1], "example_nodes": [3], "k_max": [0], "n_far": [0], "task": ["mmlu"], "models": [["who 2020"], []],
+    "example_nodes": [3], "k_max": [0], "n_far": [0], "task": ["mmlu"], "models": [["who 2020"], []],
     "fitted": ["gpt-9"], "n_tokens": [0], "page_size": [0], "block_size": [0], "n_blocks": [0], "group": [0], "tile": [0],
     "parts": [0], "hit": [1.5], "false_alarm": [-0.1], "target": [0.0], "reserve": [1.0], "n_devices": [0],
     "target_dense": [0.0], "target_sparse": [1.5], "target_products": [0.0],

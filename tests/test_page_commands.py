@@ -29,8 +29,8 @@ LEFT_OUT = {
 }
 
 
-# Minutes each: only on request.
-LONG = {}
+# These take half a minute each, and other tests do the same: on request, PAGE_COMMANDS=1.
+LONG = (r"book --only ", r"41_what_does_sparse_attention_forget.* -o _build/my-ladder")
 ASKED = "PAGE_COMMANDS" in os.environ
 
 
