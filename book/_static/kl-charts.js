@@ -127,7 +127,7 @@
 
   // The tables of a figure: their titles by column, the marks that draw them, and their rows as the control has them.
   function drawn(figure) {
-    var found = {}, titles = {}, param = ((figure.klSpec.params || []).filter(function (one) {
+    var found = {}, titles = Object.create(null), param = ((figure.klSpec.params || []).filter(function (one) {
       return one.bind && one.bind.input; // a legend is bound, too
     })[0] || {}).name;
     (function visit(node, name) {
@@ -149,7 +149,7 @@
     return Object.keys(found).map(function (name) {
       var rows = figure.klSpec.datasets[name], read = found[name].read;
       var columns = Object.keys(rows[0]);
-      var moved = compiled.filter(function (one) {  // what the control filters or computes
+      var moved = compiled.filter(function (one) { // what the control filters or computes
         return param && root(one) === name && JSON.stringify(one.transform || []).indexOf(param) > 0;
       })[0];
       if (moved) {
@@ -205,13 +205,14 @@
     made.filter(function (one) { return named.indexOf(one) < 0; }).forEach(function (one, i, all) {
       var names = one.columns.map(function (column) { return one.titles[column] || column.replace(/_/g, " "); });
       var rows = one.rows.map(function (row) { return one.columns.map(function (column) { return row[column]; }); });
-      var about = number + (all.length > 1 ? ", " + (one.marks.indexOf("line") < 0 ? "points" : "lines") : "");
+      var about = number + (all.length > 1 ? ", table " + (i + 1) + " of " + all.length : "");
+      var kind = all.length === 1 ? "" : one.marks.indexOf("line") < 0 ? "points, " : "lines, ";
       var frame = make("div", box), table = make("table", frame), head = make("tr", make("thead", table)), body = make("tbody", table);
       frame.className = "kl-data-table";
       frame.tabIndex = 0;
       frame.setAttribute("role", "region");
       frame.setAttribute("aria-label", "Data of " + about);
-      make("caption", table, about + ": " + rows.length + (rows.length === 1 ? " row" : " rows"));
+      make("caption", table, about + ": " + kind + rows.length + (rows.length === 1 ? " row" : " rows"));
       names.forEach(function (name) { make("th", head, name).scope = "col"; });
       rows.forEach(function (row) {
         var line = make("tr", body);

@@ -271,12 +271,9 @@ def regions(
         drawn = [cells.encode(opacity=alt.Opacity(field=sure, type="quantitative", scale=faint, legend=None))]
         if shares.min() < 0.5:
             description += f" A stroke marks cells that are {DOUBT}."
-            doubt = cells.transform_filter(alt.datum[sure] < 0.5).transform_calculate(
-                _doubt=json.dumps(DOUBT)
-            )
-            sign = parts.named(
-                alt.Shape, "_doubt", [DOUBT], [SLASH], parts.legend([DOUBT], symbolStrokeColor=INK)
-            )
+            doubt = cells.transform_filter(alt.datum[sure] < 0.5).transform_calculate(_doubt=f"'{DOUBT}'")
+            key = parts.legend([DOUBT], symbolStrokeColor=INK, orient="bottom", offset=4)
+            sign = parts.named(alt.Shape, "_doubt", [DOUBT], [SLASH], key)
             drawn.append(doubt.mark_point(size=60, strokeWidth=1.5).encode(shape=sign))
     if hollow is not None:
         drawn.append(cells.transform_filter(alt.datum[hollow] == "True").mark_point(size=40, strokeWidth=1.5))

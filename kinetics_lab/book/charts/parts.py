@@ -135,7 +135,7 @@ def category(channel: type, table: pd.DataFrame, column: str, title: str | None,
     names = order(table, column, sort)
     numbers = numeric(table[column])
     expr = (BINARY if binary(names) else NUMBER) if numbers else "datum.label"
-    axis: dict[str, Any] = {"labelExpr": expr, "labelLimit": 220, "labelOverlap": "parity"}
+    axis: dict[str, Any] = {"labelExpr": expr, "labelLimit": 260, "labelOverlap": "parity"}
     wide = max(len(str(n)) for n in names) * 6.8 > WIDTH / len(names)
     if channel is alt.X and wide and not numbers:
         axis |= {"labelAngle": -35, "labelOverlap": False}
