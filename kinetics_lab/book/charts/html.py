@@ -75,11 +75,7 @@ def static_svg(spec: dict[str, Any], uid: str, label: str) -> str:
     # what follows is about tags alone
     svg = re.sub(r">[^<>]*<", lambda text: text[0].replace('"', "&quot;"), svg)
     for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg))):  # Vega counts on and on
-        for old, new in (
-            (f'id="{name}"', f'id="{uid}-{number}"'),
-            (f"url(#{name})", f"url(#{uid}-{number})"),
-        ):
-            svg = svg.replace(old, new)
+        svg = re.sub(rf'(id="|url\(#){re.escape(name)}(?=["\)])', rf"\g<1>{uid}-{number}", svg)
     fonts = re.findall(r' font-family="[^"]*"', svg)
     for useless in (
         r'<path [^>]*\bopacity="0"/>|<path class="(?:fore|back)ground"[^>]*/>',  # nothing to see
@@ -97,9 +93,8 @@ def static_svg(spec: dict[str, Any], uid: str, label: str) -> str:
 
 def live_spec(spec: dict[str, Any]) -> dict[str, Any]:
     """The spec that the page brings to life: tables without their names on every row, a single view as wide as the page."""
-    live = {
-        k: v for k, v in spec.items() if k not in ("$schema", "usermeta", "title")
-    }  # the caption is the title
+    told = ("$schema", "usermeta", "title")  # the caption is the title
+    live = {k: v for k, v in spec.items() if k not in told}
     if values := spec.get("usermeta", {}).get("values"):
         live["usermeta"] = {"values": values}
     live["datasets"] = {name: _table(rows) for name, rows in spec.get("datasets", {}).items()}
