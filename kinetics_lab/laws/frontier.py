@@ -193,7 +193,7 @@ def uniform_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accu
     if not len(rows):
         require(False, "no setting covers every problem", table[keys].drop_duplicates().to_dict("records"))
     price = table.eflops.to_numpy(float)[rows].mean(1)
-    value = table[score].to_numpy(float)[rows].mean(1)
+    value = table[score].to_numpy(float)[rows].mean(1).round(12)  # equal but for rounding is equal
     front = pareto_frontier(price, value)
     place = np.searchsorted(price[front], costs, side="right") - 1
     chosen = np.where(place[:, None] >= 0, rows[front[place]], -1)
