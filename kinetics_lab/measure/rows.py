@@ -155,7 +155,19 @@ def check(path: str | Path) -> None:
     suite = lookup(SUITES, path.stem, f"{path}: suite")
     table = read_rows(path.parent.parent, path.parent.name, suite.name)
     case, counted = list(suite.cases(False)[0]), ["bytes", "flops", "limit_us"]
-    told = "device gpu commit dirty kernels_digest torch triton driver date error share_of_limit".split()
+    told = [
+        "device",
+        "gpu",
+        "commit",
+        "dirty",
+        "kernels_digest",
+        "torch",
+        "triton",
+        "driver",
+        "date",
+        "error",
+        "share_of_limit",
+    ]
     rates = ["rate_bytes_per_s", "rate_flops_per_s"]
     missing = sorted({*case, *counted, *told, *rates, suite.headline} - set(table))
     require(not missing, f"{path}: columns of {suite.name} must be there", missing)
