@@ -103,7 +103,8 @@ const klPlanner = (() => {
       const n = rows.map((_, p) => given[p] ?? given);
       const [lengths, squares] = scales.map((scale, j) => rows.map((row, p) => row[draws + j] / (scale || n[p])));
       return { model, policy, prompt: set.prompts[prompt], n, c: rows.map((row) => tally(row.slice(0, draws))),
-        mean: lengths, square: squares, predicted: draws > 1, few };
+        mean: lengths, square: squares, predicted: draws > 1, few,
+        spread: lengths.map((length, p) => Math.sqrt(Math.max(squares[p] - length * length, 0))) };
     });
     return set.read = { weights, settings };
   }
@@ -152,7 +153,7 @@ const klPlanner = (() => {
     }
 
     const halved = [...Array(50).keys()].map((k) => 2 ** k).filter((batch) => batch < room.batch).reverse();
-    return { sides: [given || room.batch, ...(q.batch === "within" ? halved : [])].map(side) };
+    return { batches: [given || room.batch, ...(q.batch === "within" ? halved : [])], side };
   }
 
   // --- the plan, as planner/plan.py ------------------------------------------------------------------
@@ -177,8 +178,7 @@ const klPlanner = (() => {
   // One setting with at most n answers on one server: what it solves, costs and how long an answer takes, in the mean.
   function candidate(q, setting, side, each, n) {
     const rows = each.map((one) => one[n]), k = atOnce(q) ? n : 1, above = (k - 1) / Math.sqrt(2 * k - 1);
-    const waited = (row, p) => row.waves * (side.ttft[p] + side.tpot * (setting.mean[p]
-      + above * Math.sqrt(Math.max(setting.square[p] - setting.mean[p] ** 2, 0))));
+    const waited = (row, p) => row.waves * (side.ttft[p] + side.tpot * (setting.mean[p] + above * setting.spread[p]));
     const accuracy = rows.map((row) => row.accuracy), spent = mean(rows.map((row, p) => row.paid * side.each[p]));
     const price = spent * (q.unit === "usd" ? q.price / 3600 : 1);
     const value = round(mean(accuracy)), answer_s = mean(rows.map(waited));
@@ -219,10 +219,11 @@ const klPlanner = (() => {
       if (server.reason) { refused[who(setting)] = server.reason; return []; }
       const outcome = (n) => (c) => known[`${n} ${c}`] ??= outcomes(n, c, q);
       const each = setting.c.map((c, p) => averaged(c, outcome(setting.n[p]))), found = [];
-      for (let n = 1; n <= Math.min(...setting.n); n++) {
-        let one = null;  // with the largest batch that keeps the limits
-        for (let i = 0; i < server.sides.length && !(one && quick(one)); i++)
-          one = candidate(q, setting, server.sides[i], each, n);
+      // The more answers, the longer the wait: the largest batch that keeps the limits never grows with n.
+      const [largest, ...smaller] = server.batches, most = Math.min(...setting.n);
+      for (let n = 1, side = server.side(largest), one; n <= most && (n === 1 || quick(one)); n++) {
+        one = candidate(q, setting, side, each, n);
+        while (!quick(one) && smaller.length) one = candidate(q, setting, side = server.side(smaller.shift()), each, n);
         if (quick(one)) found.push(one);
         else if (n === 1) slow.push(one);
       }
