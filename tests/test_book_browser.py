@@ -105,7 +105,8 @@ DATA = """(async () => {
 # Tables of which a part is out of sight: their widths, and the names of their columns.
 HIDDEN = """[...document.querySelectorAll('article table')].filter(t => t.offsetParent && !t.closest('.kl-data')).map(t => {
   let box = t;
-  while (box.tagName !== 'ARTICLE' && box.scrollWidth <= box.clientWidth + 1) box = box.parentElement;
+  const whole = b => getComputedStyle(b).overflowX === 'visible' || b.scrollWidth <= b.clientWidth + 1;
+  while (box.tagName !== 'ARTICLE' && whole(box)) box = box.parentElement;
   return [box.tagName === 'ARTICLE' ? 0 : box.scrollWidth, t.rows[0].innerText.slice(0, 80)];
 }).filter(one => one[0])"""
 REPEATED_IDS = """(() => { const seen = {}; document.querySelectorAll('[id]').forEach(e => {
@@ -225,6 +226,9 @@ def look(page: Any, seen: Visit) -> None:
     )
     seen.contrast["light"] = page.js(CHART_TEXT)
     seen.undrawn, seen.stops, seen.read = page.js(UNDRAWN), page.js(STOPS), page.js(READ)
+    page.js(
+        "new Promise(done => setTimeout(done, 400))"
+    )  # boxes that scroll are found anew after a change of width
     page.js(f"{AXE}; 0")
     seen.axe["light"] = page.js(FINDINGS)
     seen.cut_off[1280] = page.js(CUT_OFF)
