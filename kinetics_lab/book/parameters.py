@@ -226,9 +226,7 @@ def read_grid(path: Path | str) -> Grid:
 def _sections(path: Path | str) -> dict[str, Any]:
     """The file's content, every section of the right kind, empty where it is left out."""
     spec = read_yaml(path, "grid file")
-    require(
-        isinstance(spec, dict), f"{path} must map sections ({', '.join(SECTIONS)}) to their content", spec
-    )
+    require(isinstance(spec, dict), f"{path} must map sections ({', '.join(SECTIONS)}) to content", spec)
     for section in spec:
         among(SECTIONS, section, f"{path}: section")
     for section, kind in SECTIONS.items():

@@ -73,9 +73,7 @@ class PowerLaw:
     def _span(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ends of an interval from values on the curves of the region (first axis)."""
         if self.level is None:
-            raise ValueError(
-                "this law was fitted with level=None and has no intervals: level=0.95 gives some"
-            )
+            raise ValueError("this law was fitted with level=None and has no intervals; give level=0.95")
         return values.min(0), values.max(0)
 
 

@@ -80,9 +80,7 @@ class ModelShape:
     outside: Layer = ()
     tied: bool = False  # input embedding and output head are one matrix
     embed_dim: int = 0  # width of the vocabulary's matrices where it is not `hidden`
-    lookup: int = (
-        0  # parameters of other tables that are looked up: learned positions, embeddings of each layer
-    )
+    lookup: int = 0  # parameters of other tables that are looked up: positions, embeddings of each layer
     released_params: float | None = None  # P in the paper's released code
 
     def __post_init__(self) -> None:
@@ -225,17 +223,10 @@ class ModelShape:
     n_experts = _one(Experts, "count", "Routed experts of a layer.")
     n_active_experts = _one(Experts, "chosen", "Routed experts a token is sent to.")
     expert_ffn = _one(Experts, "width", "Hidden width of a routed expert.")
-    kv_elements_per_token = _summed(
-        "entry", "Cached elements for one token, all layers (D in the paper's Table 1)."
-    )
-    key_elements_per_token = _summed(
-        "keys", "The part of the cache that scoring reads, keys or the whole latent."
-    )
+    kv_elements_per_token = _summed("entry", "Cached elements for one token, all layers (D in Table 1).")
+    key_elements_per_token = _summed("keys", "The part that scoring reads, keys or the whole latent.")
     score_flops_per_token = _summed("score_flops", "FLOP to score one cached key with one query, all layers.")
-    attention_flops_per_token = _summed(
-        "flops",
-        "FLOP to attend to one cached token from a new one, all layers (2 r D; on the latent for MLA).",
-    )
+    attention_flops_per_token = _summed("flops", "FLOP to attend to one cached token, all layers (2 r D).")
 
     def kv_bytes_per_token(self, bytes_per_element: float = 2) -> float:
         """KV cache of one token, all layers, in bytes."""
