@@ -78,7 +78,11 @@ def absent(module: str, what: str = "this") -> ValueError:
 
 def printable(text: object) -> str:
     """Text as a terminal may show it: control and direction characters, but for line ends, as their escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
+
+    def shown(line: str) -> str:
+        return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+    return "\n".join(map(shown, str(text).split("\n")))
 
 
 def check_name(name: object, what: str) -> None:

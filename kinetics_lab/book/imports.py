@@ -217,7 +217,8 @@ def dependencies(
     for parameters in sets:
         given = set(_words(parameters))
         found = {f"data:{name}": told[name] for name in told.keys() & given}
-        yield fixed | found | {word: file(word) for word in given if file(word)}
+        found |= {word: file(word) for word in given if file(word)}
+        yield fixed | found if found else fixed
 
 
 def _digest(content: bytes) -> str:

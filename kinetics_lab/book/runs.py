@@ -99,7 +99,7 @@ def run_keys(notebook: Path | str, sets: Iterable[Mapping[str, Any]], extra: Ite
     common = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
     keys, last, shared = list[str](), dict[str, str](), common
     for parameters, needed in zip(sets, needs, strict=True):
-        if needed != last:
+        if needed is not last and needed != last:
             last, shared = needed, common + json.dumps(needed, sort_keys=True)
         text = shared + json.dumps(dict(parameters), sort_keys=True, default=str)
         keys.append(hashlib.sha256(text.encode()).hexdigest()[:12])

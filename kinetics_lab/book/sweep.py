@@ -95,12 +95,8 @@ def sweep(
     busy = FileExistsError(f"another sweep is at work in {out}; wait for it or give another place")
     with locked(out / ".lock", busy):
         points = _named(grid, out)
-        about = {
-            "kind": KIND,
-            "grid": Path(grid_path).name,
-            "notebook": grid.notebook.name,
-            "axes": grid.axes,
-        }
+        names = {"grid": Path(grid_path).name, "notebook": grid.notebook.name}
+        about = {"kind": KIND, **names, "axes": grid.axes}
         write_text(out / "sweep.json", json.dumps(about, indent=1) + "\n")
         gather(points, out)  # no table of another grid or of older code is left to be read if this is stopped
         again = ("left", "failed") if retry else ("left",)
@@ -123,8 +119,8 @@ def _tell(line: str) -> None:
 def _named(grid: Grid, out: Path) -> Points:
     """The points of a grid, each with its folder, which the key names."""
     keys = run_keys(grid.notebook, grid.points)
-    places = [out / "points" / f"{grid.notebook.stem}-{key}" for key in keys]
-    return dict(zip(places, grid.points, strict=True))
+    folder, stem = out / "points", grid.notebook.stem
+    return {folder / f"{stem}-{key}": point for key, point in zip(keys, grid.points, strict=True)}
 
 
 def _brief(point: Mapping[str, Any], names: Any = None) -> str:
@@ -135,14 +131,14 @@ def _brief(point: Mapping[str, Any], names: Any = None) -> str:
 
 def _state(place: Path) -> str:
     """``done``, ``failed`` or ``left``: what the folders say of a point."""
-    if (place / "run.json").exists():
+    if os.path.exists(f"{place}/run.json"):
         return "done"
-    return "failed" if _error_file(place).exists() else "left"
+    return "failed" if os.path.exists(f"{place}.error.txt") else "left"
 
 
 def _error_file(place: Path) -> Path:
     """Where the traceback of a point lies that failed."""
-    return place.with_name(place.name + ".error.txt")
+    return Path(f"{place}.error.txt")
 
 
 def _why(place: Path) -> str:
@@ -247,10 +243,8 @@ def _page(grid: Grid, points: Points, out: Path) -> Path:
     ]
     states = [row["state"] for row in rows]
     told = ", ".join(f"{states.count(name)} {name}" for name in ("done", "failed", "left"))
-    title, table = (
-        html.escape(grid.notebook.stem),
-        pd.DataFrame(rows).to_html(index=False, na_rep="", max_rows=MOST_ROWS),
-    )
+    title = html.escape(grid.notebook.stem)
+    table = pd.DataFrame(rows).to_html(index=False, na_rep="", max_rows=MOST_ROWS)
     style = "body { font-family: sans-serif; max-width: 54rem; margin: auto } img { width: 100% }"
     head = f'{ALONE}<meta charset="utf-8"><title>{title}</title><style>{style}</style>'
     text = f"<h1>{title}</h1><p>{len(rows)} points: {told}; their results are in results.parquet.</p>"

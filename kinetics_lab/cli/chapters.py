@@ -66,7 +66,7 @@ def sweep(
     from kinetics_lab.book import sweep as sweeps
 
     if dry_run:
-        print(*sweeps.listing(grid, out), sep="\n")
+        print("\n".join(sweeps.listing(grid, out)))
         return
     found = sweeps.sweep(grid, out, executor=executor, workers=workers, scheduler=scheduler,
                          resources=dict(map(_count, resources)), retry=retry)  # fmt: skip
