@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from kinetics_lab.traces import read, sources
 from kinetics_lab.traces import trial as trace_values
 from kinetics_lab.traces.layout import layout_metadata, layout_name
 from kinetics_lab.traces.read import read_traces
@@ -733,6 +734,48 @@ def test_plain_tables(tmp_path, kind):
     assert table["problem"].tolist() == ["00123456", "00123456", "1e5"]  # names, not numbers
     assert table["policy"].tolist() == ["dense", "dense", "topk:512"]
     pd.testing.assert_frame_equal(table, check_traces(PLAIN.assign(trial=[0, 1, 0])))
+
+
+@pytest.mark.parametrize(
+    ("changed", "at_once"),
+    [
+        ({}, True),
+        ({"trial": [1, 7, 3]}, True),
+        ({"tokens_in": [5, 5, 0]}, False),
+        ({"correct": [1, 0, 100]}, False),
+        ({"problem": [" p", "p", "q"]}, False),
+        ({"policy": ["dense", "dense", "topk:512:true"]}, True),
+        ({"tokens_out": [1, 2, -3]}, False),
+        ({"model": ["a", "a", None]}, False),
+        ({"model": ["a", "a", "b\x1b"]}, False),
+        ({"problem": ["p", "p", "q\x1b"]}, False),
+        ({"trial": [0, 0, 0]}, False),
+    ],
+    ids=str,
+)
+def test_rows_of_a_parquet_file_are_taken_at_once_or_one_by_one_and_mean_the_same(
+    tmp_path, monkeypatch, changed, at_once
+):
+    """A file in the table's own types is taken in parts; whatever has a value to be looked at is read row by row."""
+    rows = PLAIN.assign(trial=[0, 1, 0], correct=[True, False, True])[COLUMNS].assign(**changed)
+    path, taken = tmp_path / "traces.parquet", []
+    rows.to_parquet(path)
+    take = read._Trials.take
+    monkeypatch.setattr(
+        read._Trials, "take", lambda self, *given: taken.append(len(given[1])) or take(self, *given)
+    )
+
+    def found():
+        try:
+            return read_traces(path).to_dict("records")
+        except ValueError as error:
+            return str(error)
+
+    fast = found()
+    assert taken == ([3] if at_once else [])
+    monkeypatch.setattr(sources, "_checked", lambda batch: None)
+    assert fast == found()
+    assert len(taken) == at_once
 
 
 def test_missing_columns_of_a_table(tmp_path):

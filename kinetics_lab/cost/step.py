@@ -42,10 +42,7 @@ def step_parts(
         2 * here * shape.n_matmul_params / layout.tensor
     )  # of experts, too: batch / devices tokens for each
     found = {"parameters": Cost(flops, moved * np.ones_like(context))}
-    kept, full = (
-        cache_read(shape, context, precision, layout),
-        cache_read(shape, context, precision, ALONE),
-    )
+    kept, full = (cache_read(shape, context, precision, layout), cache_read(shape, context, precision, ALONE))
     for name in ("attention", "search", "state"):
         if name in parts:
             held = 1 / layout.tensor if name == "state" else kept / np.where(full > 0, full, 1)

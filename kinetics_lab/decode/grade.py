@@ -50,23 +50,11 @@ class HubSet:
 
 
 HUB = {
-    "aime24": HubSet(
-        "HuggingFaceH4/aime_2024",
-        "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
-        "data/train-00000-of-00001.parquet",
-        30,
-    ),
+    "aime24": HubSet("HuggingFaceH4/aime_2024", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", "data/train-00000-of-00001.parquet", 30),
     "aime25": HubSet("math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b", "test.jsonl", 30),
-    "math-500": HubSet(
-        "HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", "test.jsonl", 500
-    ),
-    "gsm8k": HubSet(
-        "openai/gsm8k",
-        "740312add88f781978c0658806c59bc2815b9866",
-        "main/test-00000-of-00001.parquet",
-        1319,
-    ),
-}
+    "math-500": HubSet("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", "test.jsonl", 500),
+    "gsm8k": HubSet("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", "main/test-00000-of-00001.parquet", 1319),
+}  # fmt: skip
 
 
 def problems(source: str | os.PathLike[str]) -> list[Problem]:
@@ -180,8 +168,7 @@ def _final(answer: str, finished: bool) -> str | None:
     if "<think>" in text:
         return None
     boxes: list[tuple[int, int, int]] = []  # start, end, content's start, in the order in which they end
-    # of each open brace: start and content's start, if it is a box's
-    braces: list[tuple[int, int] | None] = []
+    braces: list[tuple[int, int] | None] = []  # open ones: start and content's start, if it is a box's
     for found in _BOX.finditer(text):
         if found["box"] or found["open"]:
             braces.append((found.start(), found.end()) if found["box"] else None)

@@ -27,6 +27,7 @@ def judged(
     fits = table.n_trials <= table.n_traces // 2
     fits = fits.groupby([table[name] for name in SETTING], dropna=False).transform("all")
     table = table[fits].reset_index(drop=True)
+    table = table.astype(dict.fromkeys(["task", *UNIT], "category"))  # compared many times
     if table.empty:
         return "not judged out of sample: that takes twice as many traces of each problem as N"
     made = make(table.n_trials.to_numpy())
@@ -72,17 +73,20 @@ def split_traces(
 
     So where trial t of two settings was drawn with the same random numbers, no half knows of the other.
     """
-    traces = traces[who(traces).isin(table.who)]
+    servers = traces[UNIT[:2]].drop_duplicates()
+    traces = traces.merge(servers[who(servers).isin(table.who.unique())], on=UNIT[:2])
     unit = traces.groupby(UNIT, observed=True).ngroup().to_numpy()
     units = traces.assign(unit=unit).drop_duplicates("unit").astype(dict.fromkeys(UNIT, str))
     place = table[UNIT].astype(str).merge(units[[*UNIT, "unit"]], how="left", validate="many_to_one").unit
     trial = traces.groupby(["problem", "trial"], observed=True).ngroup().to_numpy()
-    ends, cap = traces.tokens_out.to_numpy(), table.cap.fillna(np.inf).to_numpy()
+    caps_, cap = np.unique(table.cap.fillna(np.inf), return_inverse=True)
+    least = np.searchsorted(caps_, traces.tokens_out)  # the shortest cap that an answer ends within
+    right = np.flatnonzero(traces.correct.to_numpy(bool) & (least < len(caps_)))
     size, rng = np.bincount(unit), np.random.default_rng(seed)
+    middle, shape = np.cumsum(size) - size + size // 2, (len(size), len(caps_))
+    cell = np.ravel_multi_index((unit[right], least[right]), shape)
     for _ in range(n_splits):
-        order = np.lexsort((rng.permutation(trial.max() + 1)[trial], unit))
-        rank = np.empty(len(unit), int)
-        rank[order] = np.arange(len(unit)) - np.repeat(np.cumsum(size) - size, size)
-        right = traces.correct.to_numpy(bool) & (rank < size[unit] // 2)
-        seen = {one: np.bincount(unit, right & (ends <= one)) for one in np.unique(cap)}
-        yield np.array([seen[one][k] for one, k in zip(cap, place, strict=True)]).astype(int)
+        drawn = unit << 32 | rng.permutation(trial.max() + 1)[trial]
+        half = np.sort(drawn)[middle]  # of each unit, the first of the other half
+        seen = cell[drawn[right] < half[unit[right]]]
+        yield np.bincount(seen, minlength=np.prod(shape)).reshape(shape).cumsum(1)[place, cap]

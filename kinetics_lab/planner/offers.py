@@ -168,7 +168,7 @@ def offered(data: pd.DataFrame, topk: str) -> pd.DataFrame:
     names = {text: str(policy) for text, policy in policies.items()}
     both = len(set(names.values())) < len(names)
     require(not both, "topk='scan' needs traces of topk:B or of topk:B:false, not of both", [*names])
-    return data.assign(policy=data.policy.astype(object).map(names))
+    return data.assign(policy=data.policy.map(names))
 
 
 def wanted(known: Iterable[str], policies: Sequence[str]) -> set[str]:
@@ -224,10 +224,11 @@ def who(table: pd.DataFrame) -> pd.Series:
 def never_run(data: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Task -> "kind with models" -> reason: kinds of attention that the task's traces have, but not for these models."""
     told = dict[str, dict[str, str]]()
-    kinds = data.policy.astype(str).str.split(":").str[0]
-    for task, rows in data.assign(kind=kinds).groupby("task", observed=True):
-        for kind, tried in rows.groupby("kind").model:
-            if lacks := [str(name) for name in rows.model.unique() if name not in set(tried)]:
+    tried = data[["task", "model", "policy"]].drop_duplicates()
+    kinds = tried.policy.astype(str).str.split(":").str[0]
+    for task, rows in tried.assign(kind=kinds).groupby("task", observed=True):
+        for kind, run in rows.groupby("kind").model:
+            if lacks := [str(name) for name in rows.model.unique() if name not in set(run)]:
                 told.setdefault(str(task), {})[f"{kind} with {', '.join(lacks)}"] = "never run"
     return told
 

@@ -219,10 +219,8 @@ def _rivalry(rivals: Mapping[str, Allocation], who: str, k: int, weights: np.nda
     fits = {name: found for name, found in rivals.items() if found.rows[0, k] >= 0}
     names = sorted(fits, key=lambda name: fits[name].values("cost")[:, k].mean())  # the first of equals wins
     values = np.stack([fits[name].values("accuracy")[:, k] for name in names], axis=1)  # [problem, name]
-    draws, mine = (
-        (weights @ values).round(9),
-        names.index(who),
-    )  # equal but for rounding, in any order of sums
+    draws = (weights @ values).round(9)  # equal but for rounding, in any order of sums
+    mine = names.index(who)
     won = np.bincount(draws.argmax(1), minlength=len(names)) / len(draws)
     others = [i for i in range(len(names)) if i != mine]
     if not others:

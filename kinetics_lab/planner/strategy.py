@@ -73,16 +73,24 @@ class Verified:
         least = "cost must be >= 0 (of a check, as a share of an answer's)"
         require(0 <= self.cost < np.inf, least, self.cost)
         traces, right_ones, trials, wave = _counts(n, c, self.trials, self.at_once)
-        pairs = np.stack([traces.ravel(), right_ones.ravel()])
-        cases, place = np.unique(pairs, axis=1, return_inverse=True)
-        place = place.reshape(traces.shape)
-        far = int(trials.max())
-        none, right, last = _checked_one_by_one(cases[0], cases[1], far, self.hit, self.false_alarm)
-        at, most = np.arange(none.shape[1]), trials[..., None]
-        started = none[place] * ((at % wave[..., None] == 0) & (at < most))  # chance that a wave starts then
-        draws = (started * np.minimum(wave[..., None], np.maximum(most - at, 0))).sum(-1)
+        pairs, far = traces.ravel() << 32 | right_ones.ravel(), int(trials.max())
+        _, first, place = np.unique(pairs, return_index=True, return_inverse=True)
+        cases, place = (traces.flat[first], right_ones.flat[first]), place.reshape(traces.shape)
+        none, right, last = _checked_one_by_one(*cases, far, self.hit, self.false_alarm)
+        draws, waves = np.zeros(trials.shape), np.zeros(trials.shape)
+        for side in np.unique(wave):
+            here = wave == side
+            started = np.cumsum(
+                none[:, :far:side], 1
+            )  # chances that a wave starts, of this one and all before
+            case, whole = (
+                place[here],
+                (trials[here] - 1) // side,
+            )  # waves before the last, which may be smaller
+            waves[here] = started[case, whole]
+            draws[here] = side * waves[here] - none[case, whole * side] * ((whole + 1) * side - trials[here])
         found = right[place, trials], last[place, trials], none[place, trials]
-        return Outcome(*found, draws, draws * (1 + self.cost), started.sum(-1))
+        return Outcome(*found, draws, draws * (1 + self.cost), waves)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from kinetics_lab.traces.formats import PARSERS, recognise
 from kinetics_lab.traces.formats.tables import OURS
 from kinetics_lab.traces.said import shortened
 from kinetics_lab.traces.sources import MOST, paths_of, records
-from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, normal_answer, repeats
+from kinetics_lab.traces.table import COLUMNS, GROUP, Complaints, again, normal_answer, repeated, repeats
 from kinetics_lab.traces.trial import SHORT, Run, Tokenizer, TraceFileError, Trial, spelling, token_counter
 
 _LONGEST, _MOST_ANSWERS = 100, 2**20  # characters of a final answer; how many different ones fit into memory
@@ -59,10 +59,6 @@ class _Trials:
             raise ValueError(message + which if self.skip_bad else message)
 
     def add(self, line: int, trials: list[Trial]) -> None:
-        if len(self) > MOST:
-            raise TraceFileError(
-                f"more than {MOST:,} trials, as many as memory holds; read the files in parts"
-            )
         known = self.groups.get
         codes: list[Any] = [known(trial[:4]) for trial in trials]
         if None in codes:  # all of a line's trials are added, or none
@@ -84,6 +80,19 @@ class _Trials:
             )  # in the order of the columns
         if len(self.fresh) > 4096:
             self.settle()
+
+    def take(self, line: int, rows: pd.DataFrame) -> None:
+        """Add rows that were checked, the first of which stands at ``line``."""
+        self.settle()
+        self.numbered = True
+        code = rows.groupby(GROUP, observed=True, sort=False).ngroup().to_numpy()
+        codes = [
+            self._code(group) for group in rows[GROUP].drop_duplicates().itertuples(index=False, name=None)
+        ]
+        made = {"group": np.array(codes)[code], "line": line + np.arange(len(rows))}
+        for name, column in self.columns.items():
+            values = np.broadcast_to(made.get(name, rows.get(name, 0)), len(rows))
+            column.frombytes(values.astype(column.typecode).tobytes())
 
     def settle(self) -> None:
         """Move what is fresh into the columns, many rows at a time."""
@@ -178,12 +187,6 @@ class _Trials:
         return longest
 
 
-def repeated(marks: np.ndarray) -> int:
-    """How many marks, other than 0, an earlier row has, too."""
-    marks = np.sort(marks)
-    return int(((marks[1:] == marks[:-1]) & (marks[1:] != 0)).sum())
-
-
 def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
     """Add the trials of one file."""
     parse, promised, line, run.path, run.scales = None, None, 0, path, {}
@@ -193,8 +196,15 @@ def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
     shown = tqdm(desc=path.name, total=path.stat().st_size, unit="B", unit_scale=True, disable=None)
     with path.open("rb") as file, shown as bar:
         try:
-            for line, record in records(file):
+            plain = form in (None, "table") and not (run.columns or run.model or run.task or run.policy)
+            for line, record in records(file, plain):
                 run.line = line
+                if len(trials) > MOST:
+                    raise TraceFileError(f"more than {MOST:,} trials fit into no memory; read them in parts")
+                if isinstance(record, pd.DataFrame):
+                    trials.take(line, record)
+                    bar.update(file.tell() - bar.n)
+                    continue
                 if not line % 64:
                     bar.update(file.tell() - bar.n)
                 try:

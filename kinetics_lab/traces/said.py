@@ -11,26 +11,14 @@ Record = dict[str, Any]
 PROMPT = ("tokens_in", "prompt_tokens", "input_tokens", "num_prompt_tokens", "prompt_token_count")
 OUTPUT = ("tokens_out", "completion_tokens", "output_tokens", "num_generated_tokens", "generated_tokens")
 _CACHED = (
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-    "input_tokens_cache_read",
-    "input_tokens_cache_write",
-)
-_ENDED = dict.fromkeys(
-    ("stop", "eos", "end_turn", "stop_sequence", "tool_calls", "tool_use", "completed"), False
-)
+    "cache_read_input_tokens", "cache_creation_input_tokens", "input_tokens_cache_read", "input_tokens_cache_write",
+)  # fmt: skip
+_ENDED = dict.fromkeys(("stop", "eos", "end_turn", "stop_sequence", "tool_calls", "tool_use", "completed"), False)  # fmt: skip
 _ENDED |= dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), True)
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _MARKS = (
-    "</think>",
-    "<think",
-    "</thought>",
-    "<|channel|>",
-    "[/THINK]",
-    "</reasoning>",
-    "<|end_of_thought|>",
-    "◁/think▷",
-)
+    "</think>", "<think", "</thought>", "<|channel|>", "[/THINK]", "</reasoning>", "<|end_of_thought|>", "◁/think▷",
+)  # fmt: skip
 
 
 def shortened(value: object) -> str:

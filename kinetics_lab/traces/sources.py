@@ -10,17 +10,19 @@ import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pandas as pd
+
 from kinetics_lab.traces.said import Record, shortened
+from kinetics_lab.traces.table import COLUMNS, check_traces
 from kinetics_lab.traces.trial import TraceFileError
 
-LONGEST = (
-    2**27
-)  # bytes of what has to be in memory as a whole: a line, a cell, a sample of an archive, a document
+LONGEST = 2**27  # bytes of what memory holds as a whole: a line, a cell, a document, a sample of an archive
 MOST = 10_000_000  # trials: their table then takes about 1 GB
 KNOWN = re.compile(r"\.(jsonl|json|csv|tsv|parquet|eval)(\.gz)?$")
 Records = Iterator[tuple[int, Record | ValueError]]
@@ -54,16 +56,17 @@ def paths_of(given: Any) -> list[Path]:
     return found
 
 
-def records(file: BinaryIO) -> Records:
+def records(file: BinaryIO, many: bool = False) -> Iterator[tuple[int, Any]]:
     """Line numbers and records of a file (of what kind, its name says), or what is wrong with a line.
 
-    What has no lines (a JSON document, an archive) numbers its records. Raises ``TraceFileError`` for a file that is
-    none, or too large to be held in memory.
+    What has no lines (a JSON document, an archive) numbers its records. With ``many``, rows of a Parquet file that are
+    a trace table's come as tables of many, numbered by their first. Raises ``TraceFileError`` for a file that is none,
+    or too large to be held in memory.
     """
     name = Path(file.name)
     kind = Path(name.name.removesuffix(".gz")).suffix
     if kind == ".parquet":
-        return _parquet_rows(file)
+        return _parquet_rows(file, many)
     if kind == ".eval":
         return _archive(file)
     data: Any = gzip.GzipFile(fileobj=file) if name.suffix == ".gz" else file
@@ -163,19 +166,35 @@ def _cells(data: Any, delimiter: str) -> Records:
         yield reader.line_num, dict(zip(header, cells, strict=True)) if whole else ValueError(rule)
 
 
-def _parquet_rows(data: Any) -> Records:
+def _parquet_rows(data: Any, many: bool) -> Iterator[tuple[int, Any]]:
     try:
-        table = import_module("pyarrow.parquet").ParquetFile(data)
-        if (many := table.metadata.num_rows) > MOST:
-            raise TraceFileError(f"{many:,} rows; at most {MOST:,} fit into the memory of one table")
-        parts = (batch.to_pydict() for batch in table.iter_batches(batch_size=4096))
-        rows = (
-            dict(zip(part, row, strict=True)) for part in parts for row in zip(*part.values(), strict=True)
-        )
-        yield from enumerate(rows, 1)
+        table, line = import_module("pyarrow.parquet").ParquetFile(data), 1
+        if (rows := table.metadata.num_rows) > MOST:
+            raise TraceFileError(f"{rows:,} rows; at most {MOST:,} fit into the memory of one table")
+        many = many and {*table.schema_arrow.names} == {*COLUMNS}
+        for batch in table.iter_batches(batch_size=2**18 if many else 4096):
+            if many and (checked := _checked(batch)) is not None:
+                yield line, checked
+            else:
+                part = batch.to_pydict()
+                each = (dict(zip(part, row, strict=True)) for row in zip(*part.values(), strict=True))
+                yield from enumerate(each, line)
+            line += batch.num_rows
     except (ValueError, OSError) as error:
         wrong = f"not a Parquet file ({error})"
         raise error if isinstance(error, TraceFileError) else TraceFileError(wrong) from None
+
+
+def _checked(batch: Any) -> pd.DataFrame | None:
+    """Rows of a trace table at once; None where a value has to be looked at by itself."""
+    rows = batch.to_pandas(strings_to_categorical=True)
+    if not all(rows[name].dtype == bool for name in ("correct", "truncated")):
+        return None
+    with suppress(ValueError):
+        rows = check_traces(rows)
+        names = rows.problem.cat.categories
+        return rows if all(name.isprintable() and name == name.strip() for name in names) else None
+    return None
 
 
 def _archive(data: Any) -> Records:

@@ -202,6 +202,12 @@ def uneven_prompts(table: pd.DataFrame) -> Complaints:
         yield row, f"{rule}, {first[row]} so far; got {got}"
 
 
+def repeated(marks: np.ndarray) -> int:
+    """How many marks, other than 0, an earlier row has, too."""
+    marks = np.sort(marks)
+    return int(((marks[1:] == marks[:-1]) & (marks[1:] != 0)).sum())
+
+
 def again(keys: pd.DataFrame, what: str, where: Callable[[int], str]) -> Complaints:
     """Rows whose keys an earlier row has, too."""
     for row in keys.index[keys.duplicated()]:

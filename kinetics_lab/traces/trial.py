@@ -133,7 +133,7 @@ class Run:
     line: int = 0
     scales: dict[str, tuple[str, int]] = field(
         default_factory=dict
-    )  # of this file's verdicts, and since which line
+    )  # of the file's verdicts, since which line
     seen: Counter[str] = field(default_factory=Counter)
 
     def said(self, name: str) -> Any:

@@ -11,11 +11,7 @@ if TYPE_CHECKING:
     from kinetics_lab.cost.silicon import Silicon
 
 #: From the simplest on: which constants a law has besides its bandwidth.
-LAWS = {
-    "one bandwidth": (),
-    "and a start": ("start",),
-    "and a time per tile": ("start", "tile"),
-}
+LAWS = {"one bandwidth": (), "and a start": ("start",), "and a time per tile": ("start", "tile")}
 
 
 def constants(terms: np.ndarray, seconds: np.ndarray, wanted: np.ndarray | None = None) -> np.ndarray:

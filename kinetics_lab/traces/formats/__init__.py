@@ -55,11 +55,8 @@ def recognise(path: Path, first: Record, run: Run) -> str:
         return "evalscope"
     if "eval" in objects and keys & {"output", "scores"}:
         return "inspect"
-    if (
-        keys & {"attn_local", "kinetics_lab"}
-        or keys >= {"query", "prediction"}
-        or NAME.fullmatch(stem_of(path))
-    ):
+    published = keys & {"attn_local", "kinetics_lab"} or keys >= {"query", "prediction"}
+    if published or NAME.fullmatch(stem_of(path)):
         return "kinetics"
     for these, what, how in _OTHERS:
         if keys >= these:
