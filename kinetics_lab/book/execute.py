@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -58,15 +59,21 @@ def kernel_manager(
 
 
 def tidy(executed: Path, notebook: Path, root: Path) -> None:
-    """Drop machine paths and chance from an executed notebook: two runs then differ only in timestamps."""
+    """Drop machine paths, addresses of objects and chance from an executed notebook: two runs differ only in times."""
     import nbformat
 
     book = nbformat.read(executed, as_version=4)
     book.metadata.papermill.input_path = os.path.relpath(notebook.resolve(), root)
     book.metadata.papermill.output_path = notebook.name
-    for cell in book.cells:
+    for i, cell in enumerate(book.cells):
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.id = "injected-parameters"
+        for j, output in enumerate(cell.get("outputs", ())):
+            told = output.get("data", output)
+            for name in told.keys() & {"text/plain", "text"}:
+                told[name] = re.sub(r" at 0x[0-9a-f]+", "", told[name])
+            if drawn := re.search(r'<table id="(T_[0-9a-f]{5})"', told.get("text/html", "")):  # of pandas
+                told["text/html"] = told["text/html"].replace(drawn[1], f"T_{i}_{j}")
     nbformat.write(book, executed)
 
 

@@ -223,12 +223,11 @@ def who(table: pd.DataFrame) -> pd.Series:
 
 def never_run(data: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Task -> "kind with models" -> reason: kinds of attention that the task's traces have, but not for these models."""
-    told = dict[str, dict[str, str]]()
-    tried = data[["task", "model", "policy"]].drop_duplicates()
-    kinds = tried.policy.astype(str).str.split(":").str[0]
-    for task, rows in tried.assign(kind=kinds).groupby("task", observed=True):
-        for kind, run in rows.groupby("kind").model:
-            if lacks := [str(name) for name in rows.model.unique() if name not in set(run)]:
+    told, data = dict[str, dict[str, str]](), data[["task", "model", "policy"]].drop_duplicates()
+    kinds = data.policy.astype(str).str.split(":").str[0]
+    for task, rows in data.assign(kind=kinds).groupby("task", observed=True):
+        for kind, tried in rows.groupby("kind").model:
+            if lacks := [str(name) for name in rows.model.unique() if name not in set(tried)]:
                 told.setdefault(str(task), {})[f"{kind} with {', '.join(lacks)}"] = "never run"
     return told
 
