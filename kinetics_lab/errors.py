@@ -19,9 +19,8 @@ class NothingFitsError(ValueError):
 
 def require(condition: Any, rule: str, got: Any) -> None:
     """Raise ``ValueError`` with the rule and the value unless the condition holds (everywhere, for arrays)."""
-    if not (
-        condition if isinstance(condition, bool) else bool(getattr(condition, "all", lambda: condition)())
-    ):
+    met = condition if isinstance(condition, bool) else getattr(condition, "all", lambda: condition)()
+    if not met:
         got = repr(got.tolist() if hasattr(got, "tolist") else got)
         raise ValueError(f"{rule}; got {got if len(got) <= 80 else got[:77] + '...'}")
 

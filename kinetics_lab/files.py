@@ -83,9 +83,7 @@ def holder(path: Path) -> str:
     try:
         inode = path.stat().st_ino
         held = (line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines())
-        pids = [
-            words[4] for words in held if words[1] == "FLOCK" and int(words[5].rpartition(":")[2]) == inode
-        ]
+        pids = [w[4] for w in held if w[1] == "FLOCK" and int(w[5].rpartition(":")[2]) == inode]
         pid = next(pid for pid in pids if int(pid) not in (0, os.getpid()))
         words = Path("/proc", pid, "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
         return f" ({pid}: {' '.join(words).strip()[:200]})"

@@ -23,16 +23,24 @@ class _Census(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.found: Counter[tuple[str, ...]] = Counter()
+        self.code = 0
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         """Count an element with the names of its attributes, and a link that leaves the page with its address."""
         given = dict(attributes)
+        self.code += tag == "pre"
+        if self.code and tag == "span" and given.keys() == {"class"}:
+            tag = "coloured"  # how many tokens a text has as code depends on the text
         address = given.get("href") or ""
         self.found[tag, *sorted(given), "" if address.startswith("#") else address] += 1
 
+    def handle_endtag(self, tag: str) -> None:
+        """Leave what is coloured as code."""
+        self.code -= tag == "pre"
+
 
 def census(page: str) -> Counter[tuple[str, ...]]:
-    """How often each kind of element stands in the body of a page."""
+    """How often each kind of element stands in the body of a page; a coloured token of code is of a kind of its own."""
     reader = _Census()
     reader.feed(page[page.find("<body") :])
     return reader.found

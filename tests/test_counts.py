@@ -75,9 +75,10 @@ def test_a_count_file_and_its_traces_give_the_same_plan(tmp_path_factory, kind, 
     options = {"trials": [1, 2, 4], "n_boot": 50, "n_splits": 3}
     want = plan(load(folder / "traces.parquet"), HARDWARE["h200"], [0.5, 5], **options)
     made = plan(found, HARDWARE["h200"], [0.5, 5], **options)
-    # How a choice does on other trials needs the trials: traces are halved by them, counts by chance.
+    # How a choice does on other trials: traces are halved by their trials, counts by chance, those of a file like any others.
     columns = [name for name in want if name not in ("seen", "unseen", "spent_s")]
     pd.testing.assert_frame_equal(made[columns], want[columns])
+    pd.testing.assert_frame_equal(made, plan(summarize(table), HARDWARE["h200"], [0.5, 5], **options))
 
 
 def test_what_counts_do_not_say_is_assumed_and_said(tmp_path):

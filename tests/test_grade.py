@@ -441,6 +441,16 @@ def test_the_search_for_the_last_box_takes_memory_in_proportion_to_the_answer():
     assert module._final(r"so \boxed{1} and \boxed{2}, \boxed{3}", True) == r"\boxed{1, 2, 3}"
 
 
+def test_an_answer_may_not_nest_beyond_what_is_read():
+    def nested(depth):
+        return grade(r"\boxed{" * depth + "7" + "}" * depth, "7")
+
+    assert nested(201) == Grade(None, "the answer nests 201 braces, and at most 200 are read")
+    assert nested(18_000).error == "the answer nests 18,000 braces, and at most 200 are read"
+    assert "at most" not in str(nested(200).error)
+    assert nested(3).correct
+
+
 def test_the_child_may_not_take_all_memory(fresh):
     assert grade(r"\boxed{7}", "7").correct
     [child] = multiprocessing.active_children()

@@ -213,11 +213,9 @@ def cached_run(
             _remove(folder)
             raise SourceChangedError(told.format(platform.node()))
         if keep:
-            earlier = (
-                p for p in cache.glob(f"{notebook.stem}-{'[0-9a-f]' * 12}*") if p != folder and _is_run(p)
-            )
+            old = (p for p in cache.glob(f"{notebook.stem}-{'[0-9a-f]' * 12}*") if p != folder and _is_run(p))
             # unfinished ones go first
-            for stale in sorted(earlier, key=lambda p: (p.suffix != ".part", p.stat().st_mtime))[: 1 - keep]:
+            for stale in sorted(old, key=lambda p: (p.suffix != ".part", p.stat().st_mtime))[: 1 - keep]:
                 _remove(stale)
     return result
 

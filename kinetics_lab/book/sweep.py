@@ -207,9 +207,8 @@ def gather(points: Points, out: Path) -> Path | None:
             apart = place.with_name(place.name + ".corrupt")
             shutil.rmtree(apart, ignore_errors=True)
             place.rename(apart)
-            write_text(
-                _error_file(place), f"its result cannot be read, {sentence(error)}; it was moved to {apart}\n"
-            )
+            told = f"its result cannot be read, {sentence(error)}; it was moved to {apart}\n"
+            write_text(_error_file(place), told)
             continue
         if found is not None and len(found):
             front = {"sweep.point": place.name} | {f"param.{name}": value for name, value in point.items()}

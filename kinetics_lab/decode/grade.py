@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from kinetics_lab.errors import absent, require, unknown
 from kinetics_lab.traces.said import shortened
 from kinetics_lab.traces.sources import records
 from kinetics_lab.traces.trial import problem_id
+
+DEEPEST = 200  # braces within braces of an answer
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,8 @@ def _problem(record: dict[str, Any], named: bool) -> Problem:
     rule = "id must be a text or a whole number"
     require(name is None or (isinstance(name, str | int) and not isinstance(name, bool)), rule, name)
     require(name is None or bool(str(name).strip()), rule, name)
-    return Problem(
-        problem_id(text) if name is None else str(name), text, str(answer).rpartition("####")[2].strip()
-    )
+    name = problem_id(text) if name is None else str(name)
+    return Problem(name, text, str(answer).rpartition("####")[2].strip())
 
 
 def grade(answer: str, reference: str, *, finished: bool = True, timeout: float = 10.0) -> Grade:
@@ -151,6 +153,8 @@ def grade(answer: str, reference: str, *, finished: bool = True, timeout: float 
     final = _final(answer, finished)
     if final is None:
         return Grade(False)
+    if (deep := max(accumulate((c == "{") - (c == "}") for c in final))) > DEEPEST:
+        return Grade(None, f"the answer nests {deep:,} braces, and at most {DEEPEST} are read")
     return Grade(*grader.ask(_written(reference), final, timeout))
 
 

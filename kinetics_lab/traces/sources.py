@@ -188,12 +188,11 @@ def _parquet_rows(data: Any, many: bool) -> Iterator[tuple[int, Any]]:
 def _checked(batch: Any) -> pd.DataFrame | None:
     """Rows of a trace table at once; None where a value has to be looked at by itself."""
     rows = batch.to_pandas(strings_to_categorical=True)
-    if not all(rows[name].dtype == bool for name in ("correct", "truncated")):
-        return None
     with suppress(ValueError):
-        rows = check_traces(rows)
-        names = rows.problem.cat.categories
-        return rows if all(name.isprintable() and name == name.strip() for name in names) else None
+        if rows.correct.dtype == rows.truncated.dtype == bool:
+            rows = check_traces(rows)
+            names = rows.problem.cat.categories
+            return rows if all(name.isprintable() and name == name.strip() for name in names) else None
     return None
 
 

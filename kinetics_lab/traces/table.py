@@ -183,9 +183,8 @@ def check_traces(table: pd.DataFrame) -> pd.DataFrame:
     made |= {name: _numbers(table, name, 0, 1) for name in ("correct", "truncated")}
     if "answer" in table:
         codes, texts = pd.factorize(table["answer"].astype(object), use_na_sentinel=False)
-        made["answer"] = pd.Series(
-            np.array([normal_answer(text) for text in texts], object)[codes], dtype="category"
-        )
+        plain = np.array([normal_answer(text) for text in texts], object)
+        made["answer"] = pd.Series(plain[codes], dtype="category")
     result = pd.DataFrame({name: made[name] for name in [*COLUMNS, "answer"] if name in made})
     for row, what in chain(repeats(result, partial(_row, result)), uneven_prompts(result)):
         raise ValueError(f"trace table: {_row(result, row)}: {what}")
