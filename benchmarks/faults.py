@@ -34,7 +34,7 @@ from kinetics_lab import cli
 TESTS = Path(__file__).parent.parent / "tests"
 sys.path.insert(0, str(TESTS))
 CELLS = 'from kinetics_lab.book.results import hand_over\nimport time\ntime.sleep(0.2)\nhand_over({"square": n * n})'
-TIMES = {"date", "seconds", "start_time", "end_time", "tokens_per_second"}
+TIMES = {"date", "seconds", "start_time", "end_time", "last_run"}
 
 
 # ---- the commands: each a function of a folder and of which of two inputs; what it leaves, but for times ------------

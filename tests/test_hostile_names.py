@@ -274,5 +274,9 @@ def test_a_page_of_the_book_has_the_same_elements_and_a_policy_that_knows_only_t
     }
     allowed = re.findall(r"'sha256-([^']+)'", policy)
     assert len(allowed) > 5
-    assert {known[one] for one in allowed} == {*known.values()} - {"alert(1)"}
+    refused = {*known.values()} - {known[one] for one in allowed}
+    assert "alert(1)" in refused
+    assert all(
+        "ernel" in script for script in refused - {"alert(1)"}
+    )  # of live kernels, which no page starts
     assert "'unsafe-eval'" not in policy

@@ -619,6 +619,18 @@ def test_three_kills_lose_only_what_was_under_way():
     assert "3 kills: all 5 points done" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["kills 3 traces", "kills 2 run", "races 5 traces", "races 2 run"])
+def test_kills_and_races_leave_whole_results(words):
+    script = ROOT / "benchmarks" / "faults.py"
+    done = subprocess.run(
+        [sys.executable, script, *words.split()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    kind, count, command = words.split()
+    assert f"{kind},{command},{count}" in done.stdout
+
+
 # --- results ------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,8 @@ import math
 import tempfile
 import traceback
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -42,30 +43,34 @@ def _own(error: BaseException) -> bool:
     return any(f"/{name}/" in place for name in OURS) or isinstance(error, OSError)
 
 
-def command(*words: str) -> tuple[bool, str]:
-    """Whether a command answered, and its answer or complaint."""
-    out = io.StringIO()
+@contextmanager
+def asked(given: Any) -> Iterator[list[str]]:
+    """Ask for an answer within: a complaint that is the package's own, and a sentence, is put into the list; others are wrong."""
+    complaint = list[str]()
     try:
-        with redirect_stdout(out), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            code = get_command(cli.app)(args=list(words), prog_name="kinetics-lab", standalone_mode=False)
+            yield complaint
     except typer.TyperException as error:
-        return False, error.format_message()
+        complaint.append(error.format_message())
     except (ValueError, OSError) as error:
         if not _own(error):
-            raise WrongError(f"{words}: a library complained: {error!r}\n{traceback.format_exc()}") from error
-        return False, _sentence(error, words)
+            raise WrongError(f"{given}: a library complained: {error!r}\n{traceback.format_exc()}") from error
+        if not (text := str(error)) or len(text) > 4000 or text.count("\n") > 3:
+            raise WrongError(f"{given}: no sentence: {text[:200]!r}") from error
+        complaint.append(text)
     except Exception as error:
-        raise WrongError(f"{words}: traceback {error!r}\n{traceback.format_exc()}") from error
+        raise WrongError(f"{given}: traceback {error!r}\n{traceback.format_exc()}") from error
+
+
+def command(*words: str) -> tuple[bool, str]:
+    """Whether a command answered, and its answer or complaint."""
+    out, code = io.StringIO(), 0
+    with asked(words) as complaint, redirect_stdout(out), redirect_stderr(io.StringIO()):
+        code = get_command(cli.app)(args=list(words), prog_name="kinetics-lab", standalone_mode=False)
     if code:
         raise WrongError(f"{words}: code {code}")
-    return True, out.getvalue()
-
-
-def _sentence(error: Exception, given: Any) -> str:
-    if not (text := str(error)) or len(text) > 4000 or text.count("\n") > 3:
-        raise WrongError(f"{given}: no sentence: {text[:200]!r}")
-    return text
+    return not complaint, complaint[0] if complaint else out.getvalue()
 
 
 def strict(text: str) -> Any:
@@ -301,19 +306,9 @@ def traces(given: tuple[str, dict[str, Any], bool]) -> str:
         words = [w for key, value in said.items() if value for w in (f"--{key}", value)]
         given_words = words if name in ("table", "inspect") else [*words, "--limit", "1000"]
         if name in ("lm-eval", "evalscope"):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    table = read_traces([path], tokenizer=str.split, limit=1000, **said)
-            except ValueError as error:
-                if not _own(error):
-                    raise WrongError(f"{given}: a library complained: {traceback.format_exc()}") from error
-                _sentence(error, given)
-                answered = False
-            except Exception as error:
-                raise WrongError(f"{given}: {traceback.format_exc()}") from error
-            else:
-                answered = True
+            with asked(given) as complaint:
+                table = read_traces([path], tokenizer=str.split, limit=1000, **said)
+            answered, text = not complaint, "".join(complaint)
         else:
             answered, text = command("traces", str(path), "-o", str(out), *given_words)
             table = pq.read_table(out).to_pandas() if answered else None
@@ -386,15 +381,10 @@ def findings(given: list[Any]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "claims.jsonl")
         path.write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
-        try:
+        with asked(given) as complaint:
             found = claims.read_findings(path)
-        except ValueError as error:
-            if not _own(error):
-                raise WrongError(f"{given}: {traceback.format_exc()}") from error
-            _sentence(error, given)
-            return "refused"
-        except Exception as error:
-            raise WrongError(f"{given}: {traceback.format_exc()}") from error
+    if complaint:
+        return "refused"
     for finding in found.values():
         if finding.value is not None:
             low, high = finding.interval or (finding.value, finding.value)
@@ -428,21 +418,14 @@ def grid(given: dict[str, Any]) -> str:
             path.write_text(yaml.safe_dump(given), encoding="utf-8")
         except ValueError:
             return "refused"  # more digits than Python writes
-        try:
-            spec = (
-                {**given, "notebook": str(ROOT / given["notebook"])}
-                if isinstance(given.get("notebook"), str)
-                else given
-            )
-            path.write_text(yaml.safe_dump(spec), encoding="utf-8")
+        spec = given
+        if isinstance(given.get("notebook"), str):
+            spec = {**given, "notebook": str(ROOT / given["notebook"])}
+        path.write_text(yaml.safe_dump(spec), encoding="utf-8")
+        with asked(given) as complaint:
             found = parameters.read_grid(path)
-        except (ValueError, OSError) as error:
-            if not _own(error):
-                raise WrongError(f"{given}: {traceback.format_exc()}") from error
-            _sentence(error, given)
-            return "refused"
-        except Exception as error:
-            raise WrongError(f"{given}: {traceback.format_exc()}") from error
+    if complaint:
+        return "refused"
     texts = [json.dumps(point, default=str) for point in found.points]
     if not 0 < len(set(texts)) == len(texts) <= parameters.MOST_POINTS:
         raise WrongError(f"{given}: {len(texts)} points")
@@ -474,15 +457,10 @@ def policy(given: str) -> str:
     """A policy's text: refused, or one that reads no more than there is and is spelled so that it reads back."""
     from kinetics_lab import parse_policy
 
-    try:
+    with asked(given) as complaint:
         found = parse_policy(given)
-    except ValueError as error:
-        if not _own(error):
-            raise WrongError(f"{given!r}: {traceback.format_exc()}") from error
-        _sentence(error, given)
+    if complaint:
         return "refused"
-    except Exception as error:
-        raise WrongError(f"{given!r}: {traceback.format_exc()}") from error
     if parse_policy(str(found)) != found:
         raise WrongError(f"{given!r}: reads back as {found}")
     answered, text = command(
