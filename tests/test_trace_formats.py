@@ -696,6 +696,17 @@ def test_one_sentence_where_memory_would_not_do(tmp_path, monkeypatch):
     path.write_text(json.dumps(ROWS * 2000, indent=1))
     with refused(f"{path}: line 1 is no JSON object, and as a document the file has over 1 MiB, {how}"):
         read_traces(path)
+    small = tmp_path / "t.jsonl.gz"  # what counts is what comes out of it
+    small.write_bytes(gzip.compress(b'{"a": 1}\n{"a": "' + b"x" * 2**20 + b'"}\n'))
+    assert small.stat().st_size < 2**12
+    with refused(f"{small}: line 2 is longer than 1 MiB, {how}"):
+        read_traces(small, skip_bad=9, **SAID)
+    log = tmp_path / "t.eval"
+    with zipfile.ZipFile(log, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", '{"eval": {}}')
+        archive.writestr("samples/a.json", json.dumps({"a": "x" * 2**20}))
+    with refused(f"{log}:1: samples/a.json is larger than 1 MiB"):
+        read_traces(log)
     monkeypatch.setattr(sources, "MOST", 5)
     pd.DataFrame(ROWS).to_parquet(tmp_path / "t.parquet")
     with refused("6 rows; at most 5 fit into the memory of one table"):
