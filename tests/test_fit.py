@@ -151,6 +151,7 @@ def test_what_does_not_fit_says_why(model, hardware, options, reason):
         ({"context": np.inf}, "context must be positive and finite"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"reserve": 1}, r"reserve must be in \[0, 1\)"),
+        ({"devices": 1_000_001}, "devices must be at least 1, at most a million; got 1000001"),
         (
             {"hardware": H200.times(2)},
             "hardware must be one device; give devices= or layout=; got '2 x h200'",

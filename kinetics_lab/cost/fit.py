@@ -141,7 +141,8 @@ def fit(
     require(
         batch is None or 1 <= batch <= MOST, f"batch must be at least 1, at most {MOST:g} (sequences)", batch
     )
-    require(devices is None or devices >= 1, "devices must be at least 1", devices)
+    rule = "devices must be at least 1, at most a million"
+    require(devices is None or 1 <= devices <= 10**6, rule, devices)
     require(hardware.n_devices == 1, "hardware must be one device; give devices= or layout=", hardware.name)
     wanted = 1 if batch is None else batch
     tried = list[Fit]()

@@ -80,9 +80,6 @@ def answers(
     combine = options.get("combine", "add")
     rule = "share_prompt needs combine='add', by which shared costs add up"
     require(combine == "add" or not share_prompt, rule, combine)
-    require(
-        devices is None or 1 <= devices <= 10**6, "devices must be at least 1, at most a million", devices
-    )
     precision = stored(hardware, precision, clock)
     summary = summary if "cap" in summary else summary.assign(cap=np.nan)
     parts, refused = list[pd.DataFrame](), dict[tuple[Any, ...], str]()
