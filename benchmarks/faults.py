@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -160,6 +161,10 @@ def book(folder: Path, which: int) -> int:
     return 0
 
 
+LOADED = {  # before a command is forked
+    "run": "papermill kinetics_lab.book.runs", "sweep": "papermill kinetics_lab.book.sweep", "generate": "test_generate", "ladder": "test_ladder",
+    "measure": "torch kinetics_lab.measure.suites", "traces": "kinetics_lab.traces.read", "book": "papermill kinetics_lab.book.build",
+}  # fmt: skip
 COMMANDS = {f.__name__: f for f in (run, sweep, generate, ladder, measure, traces, book)}
 
 
@@ -297,6 +302,8 @@ def main() -> None:
     kind, count, *names = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
     out = csv.writer(sys.stdout)
     for name in names or COMMANDS:
+        for module in LOADED[name].split():
+            import_module(module)
         home = Path(tempfile.mkdtemp(prefix=f"faults-{name}-"))
         out.writerow((kills if kind == "kills" else races)(name, home, count))
         sys.stdout.flush()
