@@ -212,14 +212,17 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
         )
         assert (
             page.js(TEXT.format("#kl-planner code"))
-            == "kinetics-lab plan --data aime24 --budget 5 --hardware h200 --price 2.5"
+            == "kinetics-lab plan --data aime24 --budget 5 --hardware h200 --price 3.99"
         )
         type_into(page, "budget", "20")
         said = page.js(TEXT.format(".kl-calc-said"))
         assert said.startswith(
             "A tie with qwen3-14b, dense (29 %) and qwen3-8b, dense (17 %). The first, 32 x qwen3-8b, block_topk:1024:16, "
         )
-        assert said.endswith("wins again in 50 % of resamples, so other problems may turn the order.")
+        assert "wins again in 50 % of resamples, so other problems may turn the order. " in said
+        assert said.endswith(
+            "No engine serves block_topk:1024:16; dense attention reaches 88.7 % with 11 x qwen3-14b, dense."
+        )
         left = page.js(TEXT.format("#kl-planner ul"))
         assert "block_topk with qwen3-0.6b, qwen3-14b, qwen3-32b: never run." in left
         assert "oracle top-k: no engine offers it." in left
@@ -246,7 +249,7 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
         type_into(page, "strategy", "verified")
         page.js("(e => e.click())(document.getElementById('kl-policies-0'))")
         assert (
-            "--strategy verified:0.9:0.1 --hardware rtx-4090 --price 2.5 --policies block_topk --devices 1"
+            "--strategy verified:0.9:0.1 --hardware rtx-4090 --price 3.99 --policies block_topk --devices 1"
             in page.js(TEXT.format("#kl-planner code"))
         )
         address = page.js("location.hash")

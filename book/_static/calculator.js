@@ -45,7 +45,7 @@ const klCalculator = (() => {
 
   law.page("kl-calculator", window.klCalculatorData, (place, data, copy) => {
     const models = () => Object.values(data.models).map(({ name, family }) => [name, name, family]);
-    const policies = () => Object.keys(data.policies), usual = { answers: 1, reserve: 10, price: 2.5 };
+    const policies = () => Object.keys(data.policies), usual = { answers: 1, reserve: 10, price: 3.99 };
     const form = law.form(place, { ...law.choices(data, "as published"), model: { options: models },
       policy: { options: policies } }, { ...usual, ...data.first }, show);
     const [said, bar, legend, table, figure] = ["said", "bar", "legend", "table", "figure"]
@@ -112,8 +112,13 @@ const klCalculator = (() => {
       const px = (x) => left + (right - left) * Math.log2(x / 256) / 12;
       const py = (y) => top + (low - top) * (1 - (Math.max(Math.log10(y), y0) - y0) / (y1 - y0));
       const cross = lines[1].points.find(([, y], i) => y >= lines[0].points[i][1]);
-      const told = cross ? `Attention overtakes the parameters at about ${digits(cross[0], 2)} tokens with this batch.`
-        : "Attention stays below the parameters up to a million tokens with this batch.";
+      const overtakes = ({ kind, label, points }) => {
+        const cross = points.find(([, y], i) => y >= lines[0].points[i][1]);
+        const where = cross ? `overtakes the parameters at about ${digits(cross[0], 2)} tokens`
+          : "stays below the parameters up to a million tokens";
+        return `${kind === "sparse" ? label : "Dense attention"} ${where} with this batch.`;
+      };
+      const told = lines.slice(1).map(overtakes).join(" "), searched = lines.length > 2 ? "Search included; p" : "P";
       const picture = make("svg", figure, "", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
         "aria-label": `Time of one token over the context, ${told}` });
       const text = (x, y, words, kind = "axis", anchor = "start") =>
@@ -136,7 +141,7 @@ const klCalculator = (() => {
         text(right + 6, above + 4, line.label, `name-${line.kind}`);
       }
       if (cross) make("circle", picture, "", { cx: px(cross[0]), cy: py(cross[1]), r: 4, "class": "kl-cross" });
-      make("figcaption", figure, `${told} Search included; prefill and communication left out.`);
+      make("figcaption", figure, `${told} ${searched}refill and communication left out.`);
     }
 
     window.addEventListener("resize", show);

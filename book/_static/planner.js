@@ -312,7 +312,7 @@ const klPlanner = (() => {
     const form = law.form(place, { ...law.choices(data, "as the device"),
       data: { options: () => Object.entries(data.sets).map(([name, { title }]) => [name, title]) },
       budget: { after: ["data", "unit"], fresh: (value) => value("unit") === "usd"
-        ? Number((set(value).budget * 2.5 / 3600).toPrecision(2)) : set(value).budget },
+        ? Number((set(value).budget * data.first.price / 3600).toPrecision(2)) : set(value).budget },
       unit: { options: () => [["s", "seconds"], ["usd", "dollars"]] },
       strategy: { options: () => STRATEGIES }, hit: judged, false_alarm: judged, check: judged,
       topk: { options: () => TOPK, when: sparse },
@@ -348,9 +348,11 @@ const klPlanner = (() => {
         return `Nothing fits this budget. The cheapest, ${found.cheapest}, costs ${money(found.least, q)} a problem.`;
       const guessed = found.predicted.includes(`${found.model}, ${found.policy}`) ? "a predicted " : "";
       const solves = `${guessed}${percent(found.accuracy, 1)} of the problems for ${money(found.cost, q)} a problem`;
-      if (!found.rivals.length) return `Run ${found.setting}: it solves ${solves}.`;
+      const today = found.policy === "dense" || isNaN(found.dense) ? ""
+        : ` No engine serves ${found.policy}; dense attention reaches ${percent(found.dense, 1)} with ${found.dense_setting}.`;
+      if (!found.rivals.length) return `Run ${found.setting}: it solves ${solves}.${today}`;
       return `A tie with ${found.rivals.join(" and ")}. The first, ${found.setting}, solves ${solves}, and wins again `
-        + `in ${percent(found.again)} of resamples, so other problems may turn the order.`;
+        + `in ${percent(found.again)} of resamples, so other problems may turn the order.${today}`;
     }
 
     function engines(found, q) {

@@ -31,7 +31,7 @@ from kinetics_lab.planner.price import counts
 POLICIES = ("dense", "block_topk:1024:32", "block_topk:512:32", "topk:1024:false", "local:1024:16")
 #: The questions that the pages open with, as arguments of ``kinetics-lab cost`` and ``kinetics-lab plan``.
 QUESTION: dict[str, Any] = {"model": "qwen3-8b", "hardware": "h200", "n_in": 1024, "n_out": 16384, "combine": "max"}  # fmt: skip
-PLANNED: dict[str, Any] = {"data": "aime24", "budget": [5], "hardware": "h200", "price": 2.5}
+PLANNED: dict[str, Any] = {"data": "aime24", "budget": [5], "hardware": "h200", "price": 3.99}
 WEIGHTS, CACHES = ("bf16", "fp8", "nvfp4", "mxfp4", "int4"), ("bf16", "fp8")
 #: Public results -> what they are called on the planner's page, and the budget (s) to begin with.
 SETS = {
