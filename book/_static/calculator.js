@@ -111,12 +111,12 @@ const klCalculator = (() => {
       const y0 = Math.floor(Math.min(...logs)), y1 = Math.ceil(Math.max(...logs));
       const px = (x) => left + (right - left) * Math.log2(x / 256) / 12;
       const py = (y) => top + (low - top) * (1 - (Math.max(Math.log10(y), y0) - y0) / (y1 - y0));
-      const cross = lines[1].points.find(([, y], i) => y >= lines[0].points[i][1]);
-      const overtakes = ({ kind, label, points }) => {
-        const cross = points.find(([, y], i) => y >= lines[0].points[i][1]);
-        const where = cross ? `overtakes the parameters at about ${digits(cross[0], 2)} tokens`
+      const crossing = ({ points }) => points.find(([, y], i) => y >= lines[0].points[i][1]);
+      const cross = crossing(lines[1]);
+      const overtakes = (line) => {
+        const at = crossing(line), where = at ? `overtakes the parameters at about ${digits(at[0], 2)} tokens`
           : "stays below the parameters up to a million tokens";
-        return `${kind === "sparse" ? label : "Dense attention"} ${where} with this batch.`;
+        return `${line.kind === "sparse" ? line.label : "Dense attention"} ${where} with this batch.`;
       };
       const told = lines.slice(1).map(overtakes).join(" "), searched = lines.length > 2 ? "Search included; p" : "P";
       const picture = make("svg", figure, "", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img",

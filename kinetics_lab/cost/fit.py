@@ -146,8 +146,7 @@ def fit(
     wanted = 1 if batch is None else batch
     tried = list[Fit]()
     for count in COUNTS if devices is None and layout is None else (devices or layout.devices,):  # type: ignore[union-attr]
-        spread = [Layout(count // data, data) for data in (1, count)[: 1 + copies(shape, count)]]
-        ways = [way for way in ([layout] if layout else spread) if not way.why_not(shape)]
+        ways = [way for way in ([layout] if layout else layouts(shape, count)) if not way.why_not(shape)]
         found = [_filled(shape, hardware, precision, context, reserve, way) for way in ways]
         tried += found
         if found and max(one.batch for one in found) >= wanted:
@@ -160,11 +159,10 @@ def fit(
     return Fit(**{**vars(most), "batch": 0, "reason": _reason(most, context, wanted)})
 
 
-def copies(shape: ModelShape, count: int) -> bool:
-    """Whether tensor parallelism over so many devices would copy caches, so that data parallel attention may hold more."""
-    return count > 1 and any(
-        isinstance(one, Attention) and (one.latent or one.kv_heads < count) for one in shape.mixers
-    )
+def layouts(shape: ModelShape, count: int) -> list[Layout]:
+    """Those to try on so many devices: data parallel attention, too, where tensor parallelism would copy caches."""
+    copied = any(isinstance(one, Attention) and (one.latent or one.kv_heads < count) for one in shape.mixers)
+    return [Layout(count), Layout(1, count)] if count > 1 and copied else [Layout(count)]
 
 
 def _filled(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.cost.clock import NODES, calibrated
-from kinetics_lab.cost.fit import COUNTS, Layout, copies
+from kinetics_lab.cost.fit import COUNTS, Layout, layouts
 from kinetics_lab.cost.hardware import ELEMENT_BYTES, HARDWARE
 from kinetics_lab.cost.models import CONFIGS, MODELS
 from kinetics_lab.cost.policies import Dense, parse_policy
@@ -151,7 +151,7 @@ def _model(shape: ModelShape) -> dict[str, Any]:
         "blocks": blocks(shape), "routed": routed(shape),
         "experts": [{"count": count, "experts": one.count, "chosen": one.chosen, "each": one.each} for one, count in experts],
         "mixers": [{"count": count, **_mixer(one)} for one, count in shape.mixers.items()],
-        "ways": [_way(shape, count, data) for count in COUNTS for data in (1, count)[: 1 + copies(shape, count)]],
+        "ways": [_way(shape, way) for count in COUNTS for way in layouts(shape, count)],
         "precision": _stored(find_precision(model=shape.name if shape.name in CONFIGS else None)),
     }  # fmt: skip
 
@@ -160,11 +160,10 @@ def _stored(one: Precision) -> dict[str, Any]:
     return {"weights": one.weights, "rate": one.rate_name, "stored": one.stored}
 
 
-def _way(shape: ModelShape, count: int, data: int) -> dict[str, Any]:
+def _way(shape: ModelShape, way: Layout) -> dict[str, Any]:
     """A layout: what a device has of kinds that are not split evenly, and of each mixer's keys and values."""
-    way = Layout(count // data, data)
     split = {kind: part for kind, part in way.matrices(shape).items() if part != 1 / way.tensor}
-    return {"devices": count, "tensor": way.tensor, "data": data, "why": way.why_not(shape), "share": split,
+    return {"devices": way.devices, "tensor": way.tensor, "data": way.data, "why": way.why_not(shape), "share": split,
             "kv": [way.held(one)["kv"] for one in shape.mixers]}  # fmt: skip
 
 

@@ -80,13 +80,9 @@ class Verified:
         draws, waves = np.zeros(trials.shape), np.zeros(trials.shape)
         for side in np.unique(wave):
             here = wave == side
-            started = np.cumsum(
-                none[:, :far:side], 1
-            )  # chances that a wave starts, of this one and all before
-            case, whole = (
-                place[here],
-                (trials[here] - 1) // side,
-            )  # waves before the last, which may be smaller
+            # chances that a wave starts, of this one and all before; the last wave may be smaller than those before it
+            started = np.cumsum(none[:, :far:side], 1)
+            case, whole = place[here], (trials[here] - 1) // side
             waves[here] = started[case, whole]
             draws[here] = side * waves[here] - none[case, whole * side] * ((whole + 1) * side - trials[here])
         found = right[place, trials], last[place, trials], none[place, trials]
