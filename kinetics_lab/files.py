@@ -9,15 +9,18 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MOST_VALUES = 1_000_000  # of a YAML file, its aliases written out
+MOST_MIB = 16  # of a file that is read whole; 1 of YAML and TOML, which take a second for each 100 kB
 
 
 @contextmanager
@@ -45,6 +48,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def read_text(path: Path | str, most: int = MOST_MIB) -> str:
+    """The whole of a text file in UTF-8; ValueError for another encoding, and beyond ``most`` MiB, which memory is spared."""
+    with Path(path).open("rb") as file:
+        content = file.read((most << 20) + 1)
+    if len(content) > most << 20:
+        raise ValueError(f"{path} has more than {most} MiB, the most that is read of a file of its kind")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -78,6 +93,12 @@ def locked(path: Path, busy: Exception | None = None) -> Iterator[None]:
         yield
 
 
+def sole_writer(path: Path) -> AbstractContextManager[None]:
+    """Hold a file or folder, to be replaced, alone; FileExistsError where another process does, which it names."""
+    busy = FileExistsError(f"another process writes {path}; wait for it or give another place")
+    return locked(path.with_name(f".{path.name}.lock"), busy)
+
+
 def holder(path: Path) -> str:
     """The other process that holds a file's lock, as far as the system tells: " (123: kinetics-lab run ...)"."""
     try:
@@ -99,7 +120,7 @@ def is_ours(folder: Path, record: str, kind: str) -> bool:
     if all(name == ".lock" or re.fullmatch(rf"{re.escape(record)}(\.\w+)?\.part", name) for name in names):
         return True  # all there is when killed at the start
     try:
-        return bool(json.loads((folder / record).read_text(encoding="utf-8"))["kind"] == kind)
+        return bool(json.loads(read_text(folder / record))["kind"] == kind)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -153,8 +174,6 @@ def read_yaml(path: Path | str, what: str) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no {what} {path}")
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), yaml_loader())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        return yaml.load(read_text(path, 1), yaml_loader())
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error

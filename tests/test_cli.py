@@ -30,6 +30,7 @@ from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import BlockTopK, Dense
 from kinetics_lab.cost.precision import find_precision
 from kinetics_lab.cost.request import cost_parts, decode_cost
+from kinetics_lab.files import sole_writer
 
 COST = ["cost", "--model", "qwen3-8b", "--n-in", "1000", "--n-out", "16000"]
 
@@ -68,6 +69,14 @@ def test_one_precision_and_an_endless_batch_are_the_papers_law(capsys):
         law = cost_parts(MODELS["qwen3-8b"], Dense(), 1000, 16000)
         want = sum(part.seconds(HARDWARE["b200-paper"], combine) for part in law.values())
         assert got["seconds"] == pytest.approx(float(want))
+
+
+def test_a_short_answer_that_the_released_formula_makes_negative_is_refused(capsys):
+    """Budget 512, a prompt of 9: 503^2 / 2 reads are taken off, 512 an answer's token are there."""
+    asked = ["cost", "--model", "qwen3-8b", "--policy", "block_topk:512:32", "--counting", "released", "--n-in", "9"]  # fmt: skip
+    assert cli.main([*asked, "--n-out", "247"]) == 2
+    assert "more than there are: --n-out must be larger; got 247" in capsys.readouterr().err
+    assert cli.main([*asked, "--n-out", "248"]) == 0
 
 
 def test_cost_says_what_fits_and_keeps_precisions_apart(capsys):
@@ -562,6 +571,23 @@ def test_columns_are_mapped_on_the_command_line(tmp_path, capsys):
     ]
     assert cli.main(["traces", str(path), "--map", "q", "-o", str(table)]) == 2
     assert "--map must read THEIRS=OURS, score=correct for example; got 'q'" in capsys.readouterr().err
+
+
+def test_a_file_that_another_process_writes_is_refused_by_its_name(trace_file, tmp_path, capsys):
+    """`traces` and `pdf` write one file, `ladder -o` one beside its folder: each holds it alone."""
+    table = tmp_path / "table.parquet"
+    commands = [
+        ["traces", str(trace_file)],
+        ["pdf"],
+        ["ladder", "train", "--folder", str(tmp_path / "ladder")],
+    ]
+    with sole_writer(table):
+        for command in commands:
+            assert cli.main([*command, "-o", str(table)]) == 2
+            told = f"kinetics-lab: error: another process writes {table}; wait for it or give another place"
+            assert told in capsys.readouterr().err
+    assert not table.exists()
+    assert cli.main([*commands[0], "-o", str(table)]) == 0
 
 
 def test_traces_go_into_parquet_only(trace_file, tmp_path, capsys):

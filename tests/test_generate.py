@@ -30,6 +30,7 @@ if not torch.cuda.is_available():
 from kinetics_lab.decode import answers, hf  # noqa: E402
 from kinetics_lab.decode.generate import Settings, draw, generate, repeats  # noqa: E402
 from kinetics_lab.decode.grade import Grade, Problem  # noqa: E402
+from kinetics_lab.files import sole_writer  # noqa: E402
 from kinetics_lab.traces.read import read_traces  # noqa: E402
 
 LETTERS = string.ascii_letters + string.digits + string.punctuation + " \n"
@@ -213,7 +214,7 @@ def test_killed_outright_it_goes_on(model, tokenizer, tmp_path) -> None:
 
 def test_another_process_is_kept_out(model, tokenizer, tmp_path) -> None:
     path = tmp_path / "tiny-task_tiny_dense.jsonl"
-    with answers.sole_writer(path), pytest.raises(ValueError, match="is being written by another process"):
+    with sole_writer(path), pytest.raises(FileExistsError, match="another process writes"):
         run(model, tokenizer, tmp_path)
     assert not path.exists()
 

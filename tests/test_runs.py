@@ -660,6 +660,10 @@ def test_nothing_is_written_through_a_link_nor_a_guessed_name(one, project, tmp_
     write_whole(tmp_path / "out.txt", lambda part: (parts.append(part.name), part.write_text("newer")))
     assert (precious / "thesis.txt").read_text() == "precious"
     assert (tmp_path / "out.txt").read_text() == "newer"
+    (tmp_path / "x.lock").symlink_to(precious / "thesis.txt")
+    with pytest.raises(OSError, match="x.lock"), locked(tmp_path / "x.lock"):
+        pass
+    assert (precious / "thesis.txt").read_text() == "precious"
     assert len({*parts}) == 2
     assert not [path for path in tmp_path.glob("*.part") if not path.is_symlink()]
     assert (tmp_path / "out.txt").stat().st_mode & 0o777 == 0o666 & ~_umask()

@@ -24,7 +24,7 @@ from kinetics_lab.book.parameters import read_grid, read_notebook
 from kinetics_lab.book.runs import NotebookError, SourceChangedError
 from kinetics_lab.book.sweep import listing, run_point, sweep
 from kinetics_lab.cli import main
-from kinetics_lab.files import locked, write_whole
+from kinetics_lab.files import locked, read_text, write_whole
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = """
@@ -767,6 +767,28 @@ def test_a_result_that_cannot_be_read_fails_its_point_and_is_made_again(grid, no
     assert not mended.failed
     assert len(pd.read_parquet(mended.results)) == 3
     assert len(no_kernel) == 4
+
+
+def test_what_is_read_whole_has_a_size_that_the_message_names(project, capsys):
+    """A parameter file, a grid, a device, findings, a model and its precision, and a foreign record: a file of zeros each."""
+    small, large, cost = 2**20, 16 * 2**20, ["cost", "--n-in", "1", "--n-out", "1"]
+    for name, size, command in [
+        ("g.yml", small, ["sweep", "g.yml", "-o", "out"]),
+        ("p.yml", small, ["run", "notebooks/tiny.ipynb", "-f", "p.yml", "-o", "out"]),
+        ("d.toml", small, [*cost, "--model", "qwen3-8b", "--hardware", "d.toml"]),
+        ("c.jsonl", large, ["claims", "c.jsonl"]),
+        ("config.json", large, [*cost, "--model", "config.json"]),
+    ]:
+        path = Path(name)
+        with path.open("wb") as file:
+            file.truncate(size + 1)
+        assert main(command) == 2
+        told = f"{name} has more than {size >> 20} MiB, the most that is read of a file of its kind"
+        assert told in capsys.readouterr().err
+        with path.open("wb") as file:
+            file.truncate(size)
+        with pytest.raises(ValueError, match="has more than 1 MiB") if size > small else nullcontext():
+            read_text(path, 1)
 
 
 def test_yaml_is_bounded(grid):

@@ -1,6 +1,7 @@
 """Logs of other people's tools, rewritten small: what each must become, and what must be said of lengths."""
 
 import gzip
+import itertools
 import json
 import random
 import re
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -707,10 +710,43 @@ def test_one_sentence_where_memory_would_not_do(tmp_path, monkeypatch):
         archive.writestr("samples/a.json", json.dumps({"a": "x" * 2**20}))
     with refused(f"{log}:1: samples/a.json is larger than 1 MiB"):
         read_traces(log)
+    with zipfile.ZipFile(log, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", '{"eval": {"a": "%s"}}' % ("x" * 2**20))
+    with refused("header.json is larger than 1 MiB"):
+        read_traces(log)
     monkeypatch.setattr(sources, "MOST", 5)
     pd.DataFrame(ROWS).to_parquet(tmp_path / "t.parquet")
     with refused("6 rows; at most 5 fit into the memory of one table"):
         read_traces(tmp_path / "t.parquet")
+
+
+def test_a_text_that_every_row_repeats_does_not_fill_the_memory(tmp_path, monkeypatch):
+    """A dictionary of one text of 300 kB, named by each of 20,000 rows, would be 6 GB of them at once."""
+    monkeypatch.setattr(sources, "LONGEST", 2**20)
+    path, text = tmp_path / "t.parquet", "x" * 300_000
+    for packed, version in itertools.product(("snappy", "zstd"), ("1.0", "2.0")):
+        table = pa.table(
+            {"n": range(20_000), "text": pa.DictionaryArray.from_arrays([1] * 19_999 + [0], ["", text])}
+        )
+        pq.write_table(table, path, compression=packed, data_page_version=version)
+        assert path.stat().st_size < 2**18
+        read, most = 0, 0
+        with path.open("rb") as file:
+            parquet = pq.ParquetFile(file)
+            size = sources._rows_at_once(file, parquet.metadata)
+            batch = next(parquet.iter_batches(batch_size=size))
+            most = batch.nbytes
+        with path.open("rb") as file:
+            read = sum(record["n"] for _, record in itertools.islice(sources.records(file), 100))
+        assert size == 4 * 2**20 // 300_008
+        assert most <= 4 * 2**20 + 2**12
+        assert read == sum(range(100))
+    monkeypatch.setattr(sources, "LONGEST", 2**18)
+    with refused("column 'text' has a dictionary of more than 0 MiB"):
+        read_traces(path)
+    pq.write_table(pa.table({"text": ["x" * 1000 + str(i) for i in range(5000)]}), path, use_dictionary=False, compression="zstd")  # fmt: skip
+    with refused("column 'text' holds 4 MiB in one row group, over 100 times its size in the file, which no text does; above 2 MiB"):  # fmt: skip
+        read_traces(path)
 
 
 def test_too_many_different_answers_leave_the_column_out(tmp_path, monkeypatch):

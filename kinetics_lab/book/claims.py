@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kinetics_lab.data import data_path
 from kinetics_lab.errors import lookup, require
+from kinetics_lab.files import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +115,7 @@ def load_claims(path: str | Path | None = None) -> dict[str, Claim]:
     """All claims by id; ``ValueError`` naming the entry for a field that is unknown or missing."""
     path = Path(path) if path else data_path("claims")
     claims: dict[str, Claim] = {}
-    for entry in tomllib.loads(path.read_text(encoding="utf-8")).get("claim", []):
+    for entry in tomllib.loads(read_text(path, 1)).get("claim", []):
         try:
             claim = Claim(**entry)
         except TypeError as error:
@@ -194,7 +195,7 @@ def read_findings(path: str | Path) -> dict[str, Finding]:
     """Findings of a ``claims.jsonl``, and the claims that need data; of several lines for one the last counts."""
     claims = load_claims()
     findings = {claim.id: Finding(claim, None) for claim in claims.values() if claim.needs}
-    for i, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for i, line in enumerate(read_text(path).splitlines(), 1):
         try:
             entry = json.loads(line)
             claim = lookup(claims, entry["id"], "claim")

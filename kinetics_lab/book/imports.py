@@ -214,11 +214,13 @@ def dependencies(
         path = os.path.join(root, word)
         return _digest(Path(path).read_bytes()) if os.path.isfile(path) else ""
 
-    for parameters in sets:
-        given = set(_words(parameters))
+    @cache  # many sets name the same texts
+    def needed(given: frozenset[str]) -> dict[str, str]:
         found = {f"data:{name}": told[name] for name in told.keys() & given}
         found |= {word: file(word) for word in given if file(word)}
-        yield fixed | found if found else fixed
+        return fixed | found if found else fixed
+
+    yield from (needed(frozenset(_words(parameters))) for parameters in sets)
 
 
 def _digest(content: bytes) -> str:
@@ -241,6 +243,6 @@ def _words(value: Any) -> Iterator[str]:
     """All texts within a value."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping | list | tuple):
+    elif isinstance(value, (Mapping, list, tuple)):
         for part in [*value, *value.values()] if isinstance(value, Mapping) else value:
-            yield from _words(part)
+            yield from () if isinstance(part, (int, float)) else _words(part)

@@ -206,7 +206,12 @@ def read_grid(path: Path | str) -> Grid:
     require(uneven is None, f"{path}: axes that move together must be equally long", uneven)
     total = math.prod(min(each.values()) for each in lengths) if groups else 0
     require(0 < total <= MOST_POINTS, f"{path}: `axes` must give 1 to {MOST_POINTS:,} points", total)
-    steps = [zip(*([(name, v) for v in axis] for name, axis in g.items()), strict=True) for g in groups]
+    steps = [[*zip(*([(name, v) for v in axis] for name, axis in g.items()), strict=True)] for g in groups]
+    for rows in steps:
+        seen: dict[str, Any] = {}
+        for row in rows:
+            same = seen.setdefault(json.dumps(row, default=str), row) is row
+            require(same, f"{path}: points must differ", dict(row))
     points = [fixed | dict(chain(*row)) for row in product(*steps)]
     for given in spec["exclude"]:
         for name in given:
@@ -216,10 +221,6 @@ def read_grid(path: Path | str) -> Grid:
         told = f"{path}: a rule of `exclude` must match some of the points, and not all"
         require(0 < len(kept) < len(points), told, given)
         points = kept
-    seen: dict[str, dict[str, Any]] = {}
-    for point in points:
-        same = seen.setdefault(json.dumps(point, default=str), point)
-        require(same is point, f"{path}: points must differ", point)
     return Grid(notebook, dict(chain(*(group.items() for group in groups))), points, spec["show"])
 
 

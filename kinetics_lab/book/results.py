@@ -20,7 +20,7 @@ import pandas as pd
 
 from kinetics_lab.book.parameters import assigned, checked, read_notebook, scalar
 from kinetics_lab.errors import require
-from kinetics_lab.files import write_table, write_text
+from kinetics_lab.files import read_text, write_table, write_text
 
 TABLE, ROW, TOLD = "result.parquet", "result.json", "told.json"
 RESERVED = ("param.", "sweep.")  # columns that a sweep puts in front of a result's own
@@ -119,7 +119,7 @@ def read_result(folder: Path | str) -> pd.DataFrame | None:
     if (path := Path(folder, TABLE)).exists():
         return pd.read_parquet(path)
     if (path := Path(folder, ROW)).exists():
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = json.loads(read_text(path))
         require(isinstance(row, dict), f"{ROW} must hold one object", row)
         return pd.DataFrame([row])
     return None

@@ -37,7 +37,7 @@ from kinetics_lab.book.imports import dependencies
 from kinetics_lab.book.parameters import check_parameters, project_root, read_notebook, read_parameters
 from kinetics_lab.book.results import collects_claims, declared_result
 from kinetics_lab.errors import among, require
-from kinetics_lab.files import at_path, is_ours, locked, write_text
+from kinetics_lab.files import at_path, is_ours, locked, sole_writer, write_text
 
 LIBRARIES = ("altair", "ipykernel", "numpy", "pandas", "papermill", "pyarrow", "scipy", "vl-convert-python")
 KIND = "kinetics-lab run"
@@ -98,11 +98,11 @@ def run_keys(notebook: Path | str, sets: Iterable[Mapping[str, Any]], extra: Ite
     needs = dependencies(code, sets, project_root(notebook))
     common = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
     keys, last, shared = list[str](), dict[str, str](), common
+    written = json.JSONEncoder(sort_keys=True, default=str).encode
     for parameters, needed in zip(sets, needs, strict=True):
         if needed is not last and needed != last:
             last, shared = needed, common + json.dumps(needed, sort_keys=True)
-        text = shared + json.dumps(dict(parameters), sort_keys=True, default=str)
-        keys.append(hashlib.sha256(text.encode()).hexdigest()[:12])
+        keys.append(hashlib.sha256((shared + written(dict(parameters))).encode()).hexdigest()[:12])
     return keys
 
 
@@ -148,9 +148,7 @@ def run_notebook(
     for folder in (out, part):
         if not _is_run(folder):
             raise FileExistsError(f"{folder} exists and is not a run folder; give another place for the run")
-    busy = FileExistsError(f"another process writes {out}; wait for it or give another place")
-    alone = nullcontext() if key else locked(out.parent / ".locks" / out.name, busy)  # a cache has locked it
-    with at_path(part), alone:
+    with at_path(part), nullcontext() if key else sole_writer(out):  # a cache has locked it
         _remove(part)
         part.mkdir(parents=True)
         record = {

@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -56,22 +56,16 @@ class SweepResult:
 
 def listing(grid_path: Path | str, out: Path | str) -> list[str]:
     """A line for each point: its state in ``out``, its name, its parameters. Runs and writes nothing."""
-    points = _named(read_grid(grid_path), Path(out))
-    return [f"{_state(place):6}  {place.name}  {_brief(point)}" for place, point in points.items()]
+    grid, folder = read_grid(grid_path), Path(out, "points")
+    known = {path.name.removesuffix(".error.txt") for path in folder.glob("*")}
+    points = ((_state(folder / n) if n in known else "left", n, p) for n, p in _names(grid))
+    return [f"{state:6}  {name}  {_brief(point)}" for state, name, point in points]
 
 
 def sweep(
-    grid_path: Path | str,
-    out: Path | str,
-    *,
-    executor: str = "local",
-    workers: int = 2,
-    scheduler: str | None = None,
-    resources: Mapping[str, float] | None = None,
-    retry: bool = False,
-    progress: bool = True,
-    summary: bool = True,
-) -> SweepResult:
+    grid_path: Path | str, out: Path | str, *, executor: str = "local", workers: int = 2, scheduler: str | None = None,
+    resources: Mapping[str, float] | None = None, retry: bool = False, progress: bool = True, summary: bool = True,
+) -> SweepResult:  # fmt: skip
     """Run the points of a grid that ``out`` does not hold yet, gather their results and write a page about them.
 
     ``executor`` is "local" (``workers`` kernels of this machine at a time) or "dask" (``workers`` processes of this
@@ -94,7 +88,7 @@ def sweep(
         raise FileExistsError(f"{out} exists and is not a sweep's folder; give another place for the sweep")
     busy = FileExistsError(f"another sweep is at work in {out}; wait for it or give another place")
     with locked(out / ".lock", busy):
-        points = _named(grid, out)
+        points = {out / "points" / name: point for name, point in _names(grid)}
         names = {"grid": Path(grid_path).name, "notebook": grid.notebook.name}
         about = {"kind": KIND, **names, "axes": grid.axes}
         write_text(out / "sweep.json", json.dumps(about, indent=1) + "\n")
@@ -116,11 +110,10 @@ def _tell(line: str) -> None:
 # ---- the points -----------------------------------------------------------------------------------------------
 
 
-def _named(grid: Grid, out: Path) -> Points:
-    """The points of a grid, each with its folder, which the key names."""
+def _names(grid: Grid) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The points of a grid, each with its name, which has its key."""
     keys = run_keys(grid.notebook, grid.points)
-    folder, stem = out / "points", grid.notebook.stem
-    return {folder / f"{stem}-{key}": point for key, point in zip(keys, grid.points, strict=True)}
+    return zip([f"{grid.notebook.stem}-{key}" for key in keys], grid.points, strict=True)
 
 
 def _brief(point: Mapping[str, Any], names: Any = None) -> str:

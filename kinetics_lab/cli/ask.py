@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from kinetics_lab.cli.shared import NONE, Hardware, public
 from kinetics_lab.errors import lookup, require
+from kinetics_lab.files import sole_writer
 
 
 def plan(
@@ -104,9 +105,10 @@ def traces(
 
     if out.suffix != ".parquet":
         raise ValueError(f"-o must name a .parquet file, which is what is written; got {str(out)!r}")
-    table = read_traces(files, tokenizer=tokenizer, model=model, task=task, policy=policy, format=format,
-                        metric=metric, limit=limit, columns=_columns(map), skip_bad=skip_bad)  # fmt: skip
-    write_traces(table, out)
+    with sole_writer(out):
+        table = read_traces(files, tokenizer=tokenizer, model=model, task=task, policy=policy, format=format,
+                            metric=metric, limit=limit, columns=_columns(map), skip_bad=skip_bad)  # fmt: skip
+        write_traces(table, out)
     found = (f"{kind}: {', '.join(table[kind].unique())}" for kind in ("model", "task", "policy"))
     trials = table[["model", "task", "policy", "problem"]].value_counts()
     few, many = (f"{count:,}" for count in (trials[trials > 0].min(), trials.max()))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from kinetics_lab.cli.shared import NONE, public
+from kinetics_lab.files import sole_writer
 
 FIRST = "run `kinetics-lab book` in the project's folder first"
 Parameters = Annotated[Path | None, Option("-f", "--file", help="YAML file of other parameters")]
@@ -39,7 +40,8 @@ def run(
             raise ValueError(f"-p must be given NAME VALUE; got {text!r} alone")
         parameters[name] = scalar(value)
     done = run_notebook(notebook, parameters, out=out, kernel=kernel)
-    print(*(pages(done.executed, notebook) if page else [done.folder]), sep="\n")
+    with sole_writer(done.folder):
+        print(*(pages(done.executed, notebook) if page else [done.folder]), sep="\n")
 
 
 def _count(text: str) -> tuple[str, float]:
@@ -117,10 +119,9 @@ def pdf(
     """Build the book as one PDF, with Chromium. Prints its path."""
     from kinetics_lab.book.build import build_book, print_pdf
 
-    print_pdf(
-        build_book(Path(), file, Path("_build", "single"), builder="singlehtml", extra=made_for_the_book()),
-        out,
-    )
+    built = Path("_build", "single")
+    with sole_writer(out):
+        print_pdf(build_book(Path(), file, built, builder="singlehtml", extra=made_for_the_book()), out)
     print(out.resolve())
 
 

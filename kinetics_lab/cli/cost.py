@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from kinetics_lab.cli.shared import Hardware, Policy, names
+from kinetics_lab.errors import require
 
 if TYPE_CHECKING:
     from kinetics_lab.cost.fit import Fit
@@ -68,6 +69,8 @@ def _answer(given: dict[str, Any]) -> dict[str, Any]:
         warnings.warn(f"priced as if it fitted: {room.reason}", stacklevel=2)
     options |= {"bytes_per_element": precision.sizes}
     parts = lab.cost_parts(shape, policy, n_in, n_out, n_trials, **options)
+    rule = "--counting released takes (budget - n_in)^2 / 2 off the reads of block top-k, more than there are: --n-out must be larger"
+    require(all(part.bytes >= 0 for part in parts.values()), rule, n_out)
     whole = sum(parts.values(), lab.Cost(0.0, 0.0))
     prompts = 1 if given["share_prompt"] else n_trials
     found = {

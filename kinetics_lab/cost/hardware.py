@@ -17,6 +17,7 @@ from typing import Any
 
 from kinetics_lab.data import data_path
 from kinetics_lab.errors import lookup, require
+from kinetics_lab.files import read_text
 
 #: Bytes of one stored element by precision. FP4 formats count their scales: NVFP4 has a byte for 16 elements, MXFP4
 #: (and MXFP8) one for 32; int4 a 2-byte scale for 128, as GPTQ and AWQ checkpoints do. "fp4" is the bare element.
@@ -102,7 +103,7 @@ def read_hardware(path: str | PathLike[str]) -> dict[str, Hardware]:
     """
     path = Path(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_text(path, 1))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML ({error})") from None
     require(len(tables) > 0, f"{path}: must hold a table a device, [my-gpu] for example", "none")

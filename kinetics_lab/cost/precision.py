@@ -19,6 +19,7 @@ from kinetics_lab.cost.hardware import ELEMENT_BYTES, Hardware
 from kinetics_lab.cost.models import CONFIGS
 from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS
 from kinetics_lab.errors import among, lookup, require
+from kinetics_lab.files import read_text
 
 #: The peak that arithmetic runs at where weights are stored so: the four-bit formats below are unpacked to BF16.
 RATES = {"fp8": "fp8", "mxfp8": "fp8", "int8": "int8", "nvfp4": "fp4", "fp4": "fp4"}
@@ -186,7 +187,7 @@ def _read(
 
 def _object(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} line {error.lineno}: not JSON ({error.msg})") from None
     require(isinstance(found, Mapping), f"{path} must hold one object", found)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,10 @@ import numpy as np
 
 from kinetics_lab.decode.grade import Grade, Problem
 from kinetics_lab.errors import require
-from kinetics_lab.files import locked, write_text
+from kinetics_lab.files import write_text
 
 Grader = Callable[..., Grade]  # (an answer's text, the reference, finished=)
 Line = dict[str, Any]
-
-
-def sole_writer(path: Path) -> AbstractContextManager[None]:
-    """Hold the file alone; ValueError where another process does."""
-    busy = ValueError(f"{path} is being written by another process; give another folder")
-    return locked(path.with_name(path.name + ".lock"), busy)
 
 
 def summary_of(path: Path) -> Path:

@@ -25,12 +25,13 @@ import torch
 from kinetics_lab.cost.policies import Policy, Quest, parse_policy
 from kinetics_lab.decode import grade as grading
 from kinetics_lab.decode import version_of
-from kinetics_lab.decode.answers import AnswerFile, Grader, sole_writer
+from kinetics_lab.decode.answers import AnswerFile, Grader
 from kinetics_lab.decode.caches import page_block
 from kinetics_lab.decode.grade import Problem
 from kinetics_lab.decode.hf import Decoder, Prompt, shape_of
 from kinetics_lab.decode.sampling import Settings, draw, repeats
 from kinetics_lab.errors import require
+from kinetics_lab.files import sole_writer
 from kinetics_lab.traces.layout import layout_metadata, layout_name
 
 
@@ -142,7 +143,8 @@ def generate(
     progress: a bar on stderr (None: on a terminal). compiled: see :class:`kinetics_lab.decode.hf.Decoder`.
 
     ``read_traces`` reads the file at any time. Beside it, when all answers are there, ``<file>.summary.json``.
-    Raises ValueError for settings the model cannot be decoded with, and where the file belongs to other settings.
+    Raises ValueError for settings the model cannot be decoded with, and where the file belongs to other settings;
+    FileExistsError where another process writes it.
     """
     require(len(problems) > 0, "problems must hold at least one", len(problems))
     require(slots is None or slots >= 1, "slots must be at least 1", slots)

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import pandas as pd
 
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import absent, lookup, require
-from kinetics_lab.files import locked, write_table, write_text
+from kinetics_lab.files import locked, sole_writer, write_table, write_text
 from kinetics_lab.ladder import Preset, model_name, preset
 from kinetics_lab.ladder.task import support, verify
 from kinetics_lab.traces.table import check_traces
@@ -114,7 +115,7 @@ def make_table(
         raise absent("torch", "training a ladder") from None
     show, threads = sys.stderr.isatty() if progress is None else progress, torch.get_num_threads()
     stamp = home / "preset.txt"
-    with locked(home / ".lock"):
+    with locked(home / ".lock"), sole_writer(out) if out else nullcontext():
         same = not stamp.exists() or stamp.read_text(encoding="utf-8") == repr(plan)
         require(same, "folder holds another version of this preset: delete it or name another", str(home))
         write_text(stamp, repr(plan))

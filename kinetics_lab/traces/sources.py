@@ -23,6 +23,9 @@ from kinetics_lab.traces.table import COLUMNS, check_traces
 from kinetics_lab.traces.trial import TraceFileError
 
 LONGEST = 2**27  # bytes of what memory holds as a whole: a line, a cell, a document, a sample of an archive
+PACKED = (
+    100  # times its size in the file may a column hold, if that is over 8 LONGEST; texts are packed 10 times
+)
 MOST = 10_000_000  # trials: their table then takes about 1 GB
 KNOWN = re.compile(r"\.(jsonl|json|csv|tsv|parquet|eval)(\.gz)?$")
 Records = Iterator[tuple[int, Record | ValueError]]
@@ -172,7 +175,8 @@ def _parquet_rows(data: Any, many: bool) -> Iterator[tuple[int, Any]]:
         if (rows := table.metadata.num_rows) > MOST:
             raise TraceFileError(f"{rows:,} rows; at most {MOST:,} fit into the memory of one table")
         many = many and {*table.schema_arrow.names} == {*COLUMNS}
-        for batch in table.iter_batches(batch_size=2**18 if many else 4096):
+        size = min(2**18 if many else 4096, _rows_at_once(data, table.metadata))
+        for batch in table.iter_batches(batch_size=size):
             if many and (checked := _checked(batch)) is not None:
                 yield line, checked
             else:
@@ -183,6 +187,29 @@ def _parquet_rows(data: Any, many: bool) -> Iterator[tuple[int, Any]]:
     except (ValueError, OSError) as error:
         wrong = f"not a Parquet file ({error})"
         raise error if isinstance(error, TraceFileError) else TraceFileError(wrong) from None
+
+
+def _rows_at_once(data: Any, metadata: Any) -> int:
+    """Rows that take at most 4 LONGEST bytes if each holds all of a column's dictionary, as its longest text might."""
+    most, groups = 1, map(metadata.row_group, range(metadata.num_row_groups))
+    for column in (group.column(i) for group in groups for i in range(metadata.num_columns)):
+        whole, name = column.total_uncompressed_size, column.path_in_schema
+        if whole > 8 * LONGEST and whole > PACKED * column.total_compressed_size:
+            told = f"column {name!r} holds {whole >> 20:,} MiB in one row group, over {PACKED} times its size in the file"
+            raise TraceFileError(f"{told}, which no text does; above {LONGEST >> 17} MiB it is not read")
+        if column.physical_type == "BYTE_ARRAY":
+            data.seek(min(filter(None, (column.dictionary_page_offset, column.data_page_offset))))
+            head = data.read(
+                8
+            )  # as Thrift writes it: a page's kind (4: a dictionary), its bytes when unpacked
+            more = next(
+                (i for i, byte in enumerate(head[3:]) if byte < 128), 0
+            )  # seven bits a byte, lowest first
+            large = sum((byte & 127) << 7 * i for i, byte in enumerate(head[3 : 4 + more])) >> 1
+            most = max(most, large if head[:3] == b"\x15\x04\x15" else 1)
+            if most > LONGEST:
+                raise TraceFileError(f"column {name!r} has a dictionary of more than {LONGEST >> 20} MiB")
+    return max(1, 4 * LONGEST // most)
 
 
 def _checked(batch: Any) -> pd.DataFrame | None:
@@ -204,6 +231,8 @@ def _archive(data: Any) -> Records:
             head = next((n for n in ("header.json", "_journal/start.json") if n in names), None)
             if head is None:
                 raise TraceFileError("an archive without header.json is no log of Inspect")
+            if archive.getinfo(head).file_size > LONGEST:
+                raise TraceFileError(f"{head} is larger than {LONGEST >> 20} MiB")
             said = json.loads(archive.read(head)).get("eval", {})
             samples = [n for n in names if n.startswith("samples/") and n.endswith(".json")]
             for number, name in enumerate(samples, 1):

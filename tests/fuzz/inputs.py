@@ -150,9 +150,11 @@ def cost(given: dict[str, Any]) -> str:
             raise WrongError(f"{given}: refused: {text}")
         return "refused"
     found = strict(text)
-    for name in ("flops", "bytes", "seconds", "eflops", "prefill_flops"):
-        if not (isinstance(found[name], int | float) and math.isfinite(found[name]) and found[name] >= 0):
-            raise WrongError(f"{given}: {name} is {found[name]}")
+    told = {name: found[name] for name in ("flops", "bytes", "seconds", "eflops", "prefill_flops")}
+    told |= {f"{part} {name}": value for part, work in found["parts"].items() for name, value in work.items()}
+    for name, value in told.items():
+        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+            raise WrongError(f"{given}: {name} is {value}")
     for name, most in (("n_in", 10**15), ("n_out", 10**15), ("n_trials", 10**15), ("devices", 10**6)):
         if name in given and not 0 <= float(given[name]) <= most:
             raise WrongError(f"{given}: {name} beyond its range, and answered")

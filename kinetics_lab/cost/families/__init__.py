@@ -16,6 +16,7 @@ from kinetics_lab.cost.families import grouped, hybrid, latent
 from kinetics_lab.cost.families.fields import Fields
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.data import data_path
+from kinetics_lab.files import read_text
 
 Reader = Callable[[Fields], ModelShape]
 _plain, _narrow = grouped.grouped, {"width": "intermediate_size"}
@@ -153,11 +154,11 @@ def _decoder(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 def _read(path: Path, where: str) -> Mapping[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         found = json.loads(text) if text.strip() else None
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} line {error.lineno}: not JSON ({error.msg})") from None
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{where}: not JSON that can be read ({error})") from None
     if not isinstance(found, Mapping):
         got = "nothing" if found is None else type(found).__name__
