@@ -7,7 +7,7 @@ python benchmarks/unseen.py frozen     # what is predicted for two benchmarks wh
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,15 @@ from scipy.optimize import minimize
 from kinetics_lab import find_hardware, read_table
 from kinetics_lab.book.claims import load_claims
 from kinetics_lab.data import data_dir
+from kinetics_lab.errors import require
 from kinetics_lab.files import write_table
 from kinetics_lab.laws.difficulty import (
     OUTCOMES,
+    Law,
+    Setting,
     counts,
     features,
     fit_law,
-    impute,
     log_lengths,
     outcomes,
 )
@@ -32,6 +34,30 @@ from kinetics_lab.laws.resample import interval, problem_weights
 
 BUDGETS = ("topk:128", "topk:256", "topk:512", "topk:1024", "block_topk:128:128", "block_topk:256:64", "block_topk:512:32", "block_topk:1024:16")  # fmt: skip
 N_DRAWS = 40
+
+
+def impute(
+    summary: pd.DataFrame, wanted: Sequence[Setting], laws: Sequence[Law], seed: int = 0, n_traces: int = 32, limit: float = 30767
+) -> pd.DataFrame:  # fmt: skip
+    """Rows of a summary for settings that were never run, drawn from the laws of answers, of lengths and of squares.
+
+    One draw of what ``n_traces`` traces could have shown, marked in a column ``predicted``: take many seeds, and what they
+    differ by is what is not known. No length is over ``limit`` tokens.
+    """
+    problems, names = sorted(summary.problem.unique()), laws[0].features.names
+    prompts = summary.groupby("problem").tokens_in.first()[problems].to_numpy()
+    chance, mean, square = (law.draws(size=1, seed=seed + k)[0] for k, law in enumerate(laws))
+    mean = np.minimum(np.exp(mean), limit)
+    square = np.clip(np.exp(square), mean**2, limit * mean)
+    right = np.random.default_rng(seed).binomial(n_traces, chance)
+    parts = []
+    for model, policy in wanted:
+        require((model, policy) in names, "the laws must know the setting", (model, policy))
+        s = names.index((model, policy))
+        columns = {"model": model, "task": summary.task.iloc[0], "policy": policy, "problem": problems}
+        drawn = {"n_correct": right[:, s], "mean_tokens": mean[:, s], "mean_sq_tokens": square[:, s]}
+        parts.append(pd.DataFrame(columns | {"tokens_in": prompts, "n_traces": n_traces} | drawn))
+    return pd.concat(parts, ignore_index=True).assign(predicted=True)
 
 
 def never_run() -> Path:

@@ -1,5 +1,8 @@
 """The law of difficulty against quadrature, simulated answers and itself on other weights."""
 
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -141,7 +144,9 @@ def test_lengths_and_their_precision():
         assert not precision[:, 1].any()
 
 
-def test_a_plan_may_use_what_was_never_run():
+def test_a_plan_may_use_what_was_never_run(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    impute = import_module("unseen").impute
     summary = read_table("aime24_qwen3_best_of_n").query("model != 'qwen3-4b'")
     summary = summary[summary.policy.isin(["dense", "topk:512", "topk:1024", "topk:128"])]
     wanted = [("qwen3-14b", "topk:128")]
@@ -155,14 +160,14 @@ def test_a_plan_may_use_what_was_never_run():
                 known, *difficulty.log_lengths(summary, known.names, power), normal=True, rounds=3
             )
         )
-    made = difficulty.impute(summary, wanted, laws)
+    made = impute(summary, wanted, laws)
     assert made.predicted.all()
     assert len(made) == 30
     assert 0.55 < (made.n_correct / made.n_traces).mean() < 0.85  # between 8B and 32B at 128, roughly
     assert (made.mean_tokens <= 30767).all()
     assert (made.mean_sq_tokens >= made.mean_tokens**2).all()
     assert 10_000 < made.mean_tokens.mean() < 22_000
-    other = difficulty.impute(summary, wanted, laws, seed=9)
+    other = impute(summary, wanted, laws, seed=9)
     assert (made.n_correct != other.n_correct).any()
     both = plan(
         pd.concat([summary, made.drop(columns="predicted")]),
@@ -174,7 +179,7 @@ def test_a_plan_may_use_what_was_never_run():
     )
     assert both.setting.iloc[0] != ""
     with pytest.raises(ValueError, match=r"the laws must know the setting; got \('qwen3-14b', 'topk:64'\)"):
-        difficulty.impute(summary, [("qwen3-14b", "topk:64")], laws)
+        impute(summary, [("qwen3-14b", "topk:64")], laws)
 
 
 @pytest.mark.parametrize(

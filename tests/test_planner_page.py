@@ -65,6 +65,9 @@ def tables():
     return planner_data(sets())
 
 
+USUAL = 40  # questions of every run of the tests
+
+
 def questions(count: int) -> list[dict]:
     """Random questions, as the page asks them."""
     draw, asked = random.Random(11), []
@@ -155,8 +158,7 @@ def index(tmp_path_factory):
     return page_of(tmp_path_factory.mktemp("planner"), page_files(sets())["book/_static/kl-planner-data.js"])
 
 
-def compare(chromium, index, count: int) -> None:
-    asked = questions(count)
+def compare(chromium, index, asked: list[dict]) -> None:
     with chromium.page() as page:
         page.goto(index)
         answered = page.js(f"""{json.dumps(asked)}.map(q => {{ try {{ return klPlanner.plan(klPlannerData, q); }}
@@ -182,18 +184,19 @@ def compare(chromium, index, count: int) -> None:
         assert "; ".join(got["rivals"]).replace(" %", "%") == want["rivals"], question
         assert " and ".join(got["predicted"]) == "".join(want["predicted"]), question
         plans += 1
-    assert plans > count / 2
+    assert plans > len(asked) / 2
 
 
 @pytest.mark.browser
 def test_the_page_computes_what_the_package_computes(chromium, index):
-    compare(chromium, index, 40)
+    compare(chromium, index, questions(USUAL))
 
 
 @pytest.mark.browser
 @pytest.mark.slow
 def test_the_page_computes_what_the_package_computes_on_many_questions(chromium, index):
-    compare(chromium, index, int(os.environ.get("PAGE_QUESTIONS", "150")))  # 500 take ten minutes
+    """Those that come after the usual ones; 500 take ten minutes."""
+    compare(chromium, index, questions(int(os.environ.get("PAGE_QUESTIONS", "150")))[USUAL:])
 
 
 TYPE = "(e => {{ e.value = {value}; e.dispatchEvent(new Event('input', {{bubbles: true}})); }})(document.getElementById('kl-{key}'))"

@@ -181,13 +181,9 @@ def test_continuous_integration_runs_what_a_reader_runs():
     assert workflow["jobs"]["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert re.findall(r"^make ([\w-]+)$", script.read_text(), re.MULTILINE) == [
-        "lint",
-        "book",
-        "test-triton36",
-        "test",
-        "test-slow",
-    ]
+    lines = [line for line in script.read_text().splitlines() if not line.startswith("#")]
+    made = re.findall(r"\bmake ([\w-]+)", "\n".join(lines))
+    assert made == ["torch", "lint", "test-triton36", "book", "test", "test-slow"]
 
 
 def test_the_bill_of_materials_names_what_the_wheel_needs():

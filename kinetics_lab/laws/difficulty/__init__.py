@@ -229,30 +229,6 @@ def expected(chance: np.ndarray, n_trials: ArrayLike) -> np.ndarray:
     return -np.expm1(np.asarray(n_trials) * np.log1p(-np.minimum(chance, 1 - 1e-12))).mean(0)
 
 
-def impute(
-    summary: pd.DataFrame, wanted: Sequence[Setting], laws: Sequence[Law], seed: int = 0, n_traces: int = 32, limit: float = 30767
-) -> pd.DataFrame:  # fmt: skip
-    """Rows of a summary for settings that were never run, drawn from the laws of answers, of lengths and of squares.
-
-    One draw of what ``n_traces`` traces could have shown, marked in a column ``predicted``: take many seeds, and what they
-    differ by is what is not known. No length is over ``limit`` tokens.
-    """
-    problems, names = sorted(summary.problem.unique()), laws[0].features.names
-    prompts = summary.groupby("problem").tokens_in.first()[problems].to_numpy()
-    chance, mean, square = (law.draws(size=1, seed=seed + k)[0] for k, law in enumerate(laws))
-    mean = np.minimum(np.exp(mean), limit)
-    square = np.clip(np.exp(square), mean**2, limit * mean)
-    right = np.random.default_rng(seed).binomial(n_traces, chance)
-    parts = []
-    for model, policy in wanted:
-        require((model, policy) in names, "the laws must know the setting", (model, policy))
-        s = names.index((model, policy))
-        columns = {"model": model, "task": summary.task.iloc[0], "policy": policy, "problem": problems}
-        drawn = {"n_correct": right[:, s], "mean_tokens": mean[:, s], "mean_sq_tokens": square[:, s]}
-        parts.append(pd.DataFrame(columns | {"tokens_in": prompts, "n_traces": n_traces} | drawn))
-    return pd.concat(parts, ignore_index=True).assign(predicted=True)
-
-
 OUTCOMES = ("Pass@1", "Pass@8", "seconds of one answer", "seconds until right, at most 8")
 
 
