@@ -45,7 +45,7 @@ def unknown(what: str, name: object, known: list[str]) -> ValueError:
     """The error for a name that is not known: near matches first, else every choice."""
     near = get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
-    return ValueError(f"{what} {name!r} is not known; {hint}")
+    return ValueError(f"{what} {name!r:.300} is not known; {hint}")
 
 
 def among(known: Iterable[Any], name: object, what: str) -> None:

@@ -75,7 +75,9 @@ AXE = (HERE / "vendor" / "axe" / "axe.min.js").read_text(encoding="utf-8")
 FINDINGS = """axe.run(document, {resultTypes: ['violations'], preload: false}).then(found => found.violations
   .filter(one => ['serious', 'critical'].includes(one.impact))
   .map(one => [one.id, one.nodes.length, one.nodes[0].html.slice(0, 150), one.nodes[0].failureSummary.slice(0, 200)]))"""
-COLOURS = FINDINGS.replace("preload: false", "preload: false, runOnly: ['color-contrast', 'link-in-text-block']")
+COLOURS = FINDINGS.replace(
+    "preload: false", "preload: false, runOnly: ['color-contrast', 'link-in-text-block']"
+)
 # Letters of formulas for which there is no glyph, and stops of the Tab key in formulas and pictures.
 UNDRAWN = "[...document.querySelectorAll('mjx-container svg text')].map(t => t.textContent)"
 STOPS = "document.querySelectorAll('mjx-container[tabindex], mjx-container [tabindex], figure svg [tabindex]').length"

@@ -16,6 +16,7 @@ from kinetics_lab.cost.policies import (
     balanced_block_size,
     parse_policy,
 )
+from kinetics_lab.errors import unknown
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,11 @@ def test_the_balanced_block_never_exceeds_the_budget_nor_falls_below_one():
         balanced_block_size(0, 64)
     with pytest.raises(ValueError, match="budget must be at least 1"):
         balanced_block_size(100, 0)
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6, "topk:" + "9" * 10**6, "topk:" * 10**6])
+def test_what_is_said_of_a_long_text_is_short(text):
+    with pytest.raises(ValueError, match="a policy must be at most 300 characters; got '") as refused:
+        parse_policy(text)
+    assert len(str(refused.value)) < 200
+    assert len(str(unknown("model", text, ["qwen3-8b"]))) < 400

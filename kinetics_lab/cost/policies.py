@@ -162,6 +162,7 @@ POLICIES = {cls.key: cls for cls in _ALL}
 
 def parse_policy(text: str) -> Policy:
     """A policy from text: its name, then its numbers in order (``dense``, ``topk:512``, ``block_topk:512:32``)."""
+    require(len(text) <= 300, "a policy must be at most 300 characters", text)
     name, *values = text.split(":")
     cls = lookup(POLICIES, name, "policy")
     names = [field.name for field in fields(cls)]
