@@ -21,7 +21,7 @@ import yaml
 
 from kinetics_lab import cli
 from kinetics_lab.book import charts, claims
-from kinetics_lab.book.build import build_book, find_chromium
+from kinetics_lab.book.build import build_book, find_chromium, print_pdf
 from kinetics_lab.book.charts.html import figure_html, markdown_text, table_html
 from kinetics_lab.book.pages import INLINE, pages
 from kinetics_lab.book.runs import run_notebook
@@ -125,6 +125,20 @@ def test_a_browser_finds_nothing_of_theirs_in_reports_and_live_charts(reports, t
     # longer names have more lines of text; no other kind of element
     assert set(seen[2]) == set(seen[3])
     assert "SCRIPT " in seen[3]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium (Debian: apt-get install chromium)")
+def test_a_printed_report_leads_nowhere_of_theirs(reports, tmp_path):
+    """A link of a page is an address in its PDF, as one of our own shows; none of theirs is there, nor a script."""
+    linked = tmp_path / "linked.html"
+    linked.write_text('<a href="https://evil.example/">out</a>', encoding="utf-8")
+    for page, leads in ((linked, True), (reports[1], False)):
+        print_pdf(page, tmp_path / "page.pdf")
+        made = (tmp_path / "page.pdf").read_bytes()
+        assert made.startswith(b"%PDF")
+        assert (b"evil.example" in made) == leads
+        assert not [word for word in (b"/JavaScript", b"/Launch", b"javascript:") if word in made]
 
 
 def test_a_chart_on_a_page_ends_where_it_ends():
