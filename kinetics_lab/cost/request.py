@@ -4,7 +4,7 @@ Three countings of the same decode:
 
 - ``exact``: what a decoder really reads and multiplies, the sum over steps in closed form;
 - ``paper``: the equations as printed, with what they leave out;
-- ``released``: the authors' code as it is, faults included, so that their numbers can be matched.
+- ``released``: the authors' code as it is, faults included (block top-k far below its budget costs less than nothing), so that their numbers can be matched.
 
 All functions broadcast over arrays. Units: FLOP, bytes, seconds, tokens.
 """
