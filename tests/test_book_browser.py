@@ -50,6 +50,7 @@ KINDS = [
 ]
 PHONE = 390
 MATH = "[...document.querySelectorAll('.math')]"
+SET = f"{MATH}.length === {MATH}.filter(m => m.querySelector('mjx-container')).length"
 # Contrast of every letter drawn in the page's own colour with the page behind it, the weakest first.
 CONTRAST = """(() => {
   const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
@@ -81,9 +82,9 @@ COLOURS = FINDINGS.replace(
 # Letters of formulas for which there is no glyph, and stops of the Tab key in formulas and pictures.
 UNDRAWN = "[...document.querySelectorAll('mjx-container svg text')].map(t => t.textContent)"
 STOPS = "document.querySelectorAll('mjx-container[tabindex], mjx-container [tabindex], figure svg [tabindex]').length"
-# Marks of live charts that are read out one by one.
-READ = """[...document.querySelectorAll('.kl-live svg.marks')].filter(s =>
-  s.getAttribute('role') !== 'img' || [...s.children].some(c => c.ariaHidden !== 'true')).length"""
+# Live charts that are no stop of the Tab key, or whose marks are read out one by one beside the walk by arrow keys.
+READ = """[...document.querySelectorAll('.kl-live svg.marks')].filter(s => s.tabIndex !== 0 ||
+  s.getAttribute('role') !== 'application' || [...s.children].some(c => c.ariaHidden !== 'true')).length"""
 # Letters of live charts that stick out of their picture.
 CUT_OFF = """[...document.querySelectorAll('.kl-live svg.marks')].flatMap(svg => {
   const box = svg.getBoundingClientRect();
@@ -92,6 +93,11 @@ CUT_OFF = """[...document.querySelectorAll('.kl-live svg.marks')].flatMap(svg =>
     return r.left < box.left - 2 || r.right > box.right + 2 || r.top < box.top - 2 || r.bottom > box.bottom + 2;
   }).map(t => t.textContent);
 })"""
+# Equations whose beginning is out of sight, and cannot be scrolled to.
+BEGINNINGS = """[...document.querySelectorAll('article div.math')].filter(box => {
+  const drawn = box.querySelector('mjx-container svg');
+  return drawn && drawn.getBoundingClientRect().left < box.getBoundingClientRect().left - 1;
+}).map(box => box.id || box.innerText.slice(0, 20))"""
 # Opens the box below each figure: its number as the caption has it, and how many rows of its tables have a number.
 DATA = """(async () => {
   const boxes = [...document.querySelectorAll('figure.kl-chart > details.kl-data')];
@@ -177,6 +183,7 @@ class Visit:
     phone_width: int = 0
     cut_off: dict[int, list[str]] = field(default_factory=dict)
     hidden: list[Any] = field(default_factory=list)
+    beheaded: list[str] = field(default_factory=list)
     data: list[tuple[str, int, int]] = field(default_factory=list)
     inks: dict[str, str] = field(default_factory=dict)
     axe: dict[str, list[Any]] = field(default_factory=dict)
@@ -207,13 +214,15 @@ def visit(chromium: Any, path: Path) -> Visit:
         page.start()
         with contextlib.suppress(TimeoutError):  # the counts below tell what did not come
             page.show_all()
+            page.wait(SET, 20)
         seen.phone_width = max(seen.phone_width, page.js(WIDTH_OF_PAGE))
         seen.cut_off[PHONE] = page.js(CUT_OFF)
         seen.hidden = page.js(HIDDEN)
+        seen.beheaded = page.js(BEGINNINGS)
         page.resize(1280, 900)
         with contextlib.suppress(TimeoutError):
             page.show_all()
-            page.wait(f"{MATH}.length === {MATH}.filter(m => m.querySelector('mjx-container')).length", 20)
+            page.wait(SET, 20)
         look(page, seen)
     return seen
 
@@ -225,7 +234,7 @@ def look(page: Any, seen: Visit) -> None:
     seen.rendered_math = page.js(f"{MATH}.filter(m => m.querySelector('mjx-container')).length")
     seen.repeated_ids = page.js(REPEATED_IDS)
     seen.labels = page.js(
-        "[...document.querySelectorAll('.kl-live svg.marks[role=img]')].map(e => e.ariaLabel)"
+        "[...document.querySelectorAll('.kl-live svg.marks[role=application]')].map(e => e.ariaLabel)"
     )
     seen.contrast["light"] = page.js(CHART_TEXT)
     seen.undrawn, seen.stops, seen.read = page.js(UNDRAWN), page.js(STOPS), page.js(READ)
@@ -388,6 +397,10 @@ def test_no_column_of_a_table_is_out_of_sight_on_a_phone(visits: dict[str, Visit
     assert {k: v.hidden for k, v in visits.items() if v.hidden} == {}
 
 
+def test_a_phone_shows_the_beginning_of_every_equation(visits: dict[str, Visit]) -> None:
+    assert {k: v.beheaded for k, v in visits.items() if v.beheaded} == {}
+
+
 def test_the_data_of_every_figure_are_a_click_away(visits: dict[str, Visit]) -> None:
     for name, v in visits.items():
         assert (name, len(v.data)) == (name, v.figures)
@@ -456,6 +469,55 @@ def test_the_keyboard_reaches_a_slider_in_fifteen_steps(chromium: Any, built_boo
         while not steps[-1].startswith("INPUT range") and len(steps) < 15:
             steps.append(press(page, "Tab", 9))
         assert steps[-1].startswith("INPUT range"), steps
+
+
+def test_arrow_keys_walk_through_a_figure_and_its_legend(chromium: Any, built_book: Path) -> None:
+    """Along x, then y, each mark ringed, shown as under the pointer and read out; Enter on a legend's name, Escape ends."""
+    codes = {"ArrowRight": 39, "ArrowLeft": 37, "Home": 36, "End": 35, "Escape": 27, "Enter": 13, "Tab": 9}
+    said = "document.querySelector('.kl-said').textContent"
+    faded = "[...document.querySelectorAll('figure.kl-chart')[0].querySelectorAll('.mark-line path')].filter(p => +(p.getAttribute('opacity') ?? 1) < 0.5).length"
+    names = "[...document.querySelector('svg.marks').querySelectorAll('.role-legend-label text')].map(t => t.textContent)"
+    rings = "document.querySelectorAll('.kl-ring').length"
+    at = """(() => { const r = document.querySelector('.kl-ring').getBoundingClientRect();
+      const f = document.querySelector('svg.marks').getBoundingClientRect();
+      return [r.x + r.width / 2, r.y + r.height / 2, r.left > f.left && r.right < f.right && r.top > f.top && r.bottom < f.bottom]; })()"""
+    with chromium.page() as page:
+        page.goto(built_book / "notebooks" / "11_when_does_attention_dominate.html")
+        page.show_all()
+        page.js("document.querySelector('.kl-live svg.marks').focus()")
+        walk = []
+        for key in ("ArrowRight", "ArrowRight", "ArrowRight"):
+            press(page, key, codes[key])
+            shown = page.wait(TOOLTIP).replace("\t", "").split("\n")
+            walk.append(page.js(at))
+            told = page.js(said)
+            assert [word for word in shown if word.strip() and word.strip() not in told] == []
+        assert all(inside for *_, inside in walk)
+        places = [(round(x), round(y)) for x, y, _ in walk]
+        assert places == sorted(places)
+        assert len(set(places)) == 3
+        press(page, "Home", codes["Home"])
+        first = page.js(said)
+        assert first.endswith(")")
+        assert "(1 of " in first
+        press(page, "ArrowLeft", codes["ArrowLeft"])
+        assert "in the legend" in page.js(said)
+        assert page.js(faded) == 0
+        press(page, "Enter", codes["Enter"])
+        page.wait(f"{faded} > 0")
+        assert page.wait(f"{said}.startsWith('brought out: ') && {said}.slice(13)") == page.js(names)[-1]
+        press(page, "Enter", codes["Enter"])
+        page.wait(f"{faded} === 0")
+        page.wait(f"{said} === 'all brought back'")
+        page.js(f"{AXE}; 0")
+        assert page.js(FINDINGS) == []
+        press(page, "Escape", codes["Escape"])
+        assert (page.js(rings), page.js(said), page.js(TOOLTIP)) == (0, "", "")
+        press(page, "ArrowRight", codes["ArrowRight"])
+        assert page.js(said) == first
+        press(page, "Tab", codes["Tab"])  # the way on is no trap
+        assert (page.js(rings), page.js("document.activeElement.matches('svg.marks')")) == (0, False)
+        assert page.errors() == []
 
 
 def test_a_figures_data_open_by_the_keyboard_follow_its_slider_and_make_a_file(

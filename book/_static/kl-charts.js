@@ -103,16 +103,80 @@
     });
   }
 
-  // One description is read out instead of a thousand marks, and the menu has a name.
+  // One description is read out instead of a thousand marks (the arrow keys read those), and the menu has a name.
   function describe(live, text) {
     var picture = live.querySelector("svg.marks");
-    picture.setAttribute("role", "img");
     picture.setAttribute("aria-label", text);
-    picture.removeAttribute("aria-roledescription");
     Array.from(picture.children).forEach(function (part) { part.setAttribute("aria-hidden", "true"); });
     live.querySelectorAll(".chart-wrapper, svg [tabindex]").forEach(function (part) { part.removeAttribute("tabindex"); });
     var menu = live.querySelector("summary");
     if (menu) menu.setAttribute("aria-label", "Save this figure");
+  }
+
+  // What arrow keys walk through: the marks that a pointer reads, along x, then y, then the names of a legend that chooses.
+  function stops(picture) {
+    var seen = {}, names = ".role-legend-label:not([pointer-events]) > text";
+    return Array.from(picture.querySelectorAll(".role-mark:not(.mark-text) > path, " + names)).map(function (part) {
+      var item = [].concat(part.__data__)[0] || {}, box = part.getBoundingClientRect(), tip = item.tooltip || {};
+      var lines = typeof tip === "string" ? [tip] : Object.keys(tip).map(function (name) { return name + ": " + tip[name]; });
+      var entry = part.matches(names), near = item.datum && item.datum.mark; // the field around a point, which has its own mark
+      var text = entry ? part.textContent + ", in the legend: Enter brings it out, or takes it back" : near ? "" : lines.join(", ");
+      return { part: part, item: item, entry: entry, box: box, text: text, x: Math.round(box.x + box.width / 2), y: Math.round(box.y + box.height / 2) };
+    }).filter(function (one) { // a cell and its sign are one stop
+      var key = one.text + "|" + Math.round(one.x / 4) + "|" + Math.round(one.y / 4), again = !one.text || seen[key];
+      seen[key] = true;
+      return !again;
+    }).sort(function (a, b) { return a.entry - b.entry || (a.entry ? 0 : a.x - b.x || a.y - b.y); });
+  }
+
+  // A live figure is one stop of the Tab key. Its arrow keys ring a mark, show what the pointer would, and have it read out.
+  function readByKeys(figure, picture, view) {
+    var said = document.querySelector(".kl-said") || make("div", document.querySelector("article") || document.body, "");
+    said.className = "kl-said visually-hidden";
+    said.setAttribute("role", "status");
+    var ring = null, at = -1, steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, PageDown: 20, PageUp: -20 };
+    function point(x, y, item, text) { view.tooltip().call(view, null, { clientX: x, clientY: y }, item, text); }
+    function end() {
+      if (ring) ring.remove();
+      ring = null;
+      said.textContent = "";
+      point(0, 0, null, null);
+    }
+    function show(one, place) {
+      var frame = figure.getBoundingClientRect(), box = one.box, wide = Math.max(box.width, 14) + 4, high = Math.max(box.height, 14) + 4;
+      ring = ring || make("div", figure);
+      ring.className = "kl-ring";
+      Object.assign(ring.style, { left: one.x - wide / 2 - frame.x + "px", top: one.y - high / 2 - frame.y + "px", width: wide + "px", height: high + "px" });
+      point(one.x, one.y, one.item, one.entry ? null : one.item.tooltip);
+      said.textContent = one.text + " (" + place + ")";
+    }
+    picture.tabIndex = 0;
+    picture.setAttribute("role", "application"); // so that a screen reader hands the arrow keys on
+    picture.setAttribute("aria-roledescription", "chart");
+    picture.addEventListener("blur", function () { at = -1; end(); });
+    picture.addEventListener("focus", function () {
+      if (!picture.matches(":focus-visible")) return; // by a click
+      var frame = picture.getBoundingClientRect();
+      said.textContent = "Arrow keys read the " + stops(picture).length + " values and names, Escape ends.";
+      point(frame.x, frame.y, null, said.textContent);
+    });
+    picture.addEventListener("keydown", function (event) {
+      var all = stops(picture), key = event.key, last = all.length - 1, one = all[at];
+      if (event.altKey || event.ctrlKey || event.metaKey) return;
+      if (key === "Escape") { at = -1; end(); return; }
+      if (key === "Enter" && one && one.entry) {
+        one.part.dispatchEvent(new MouseEvent("click", { bubbles: true, shiftKey: true, clientX: one.x, clientY: one.y })); // adds or takes back
+        view.runAsync().then(function () {
+          var out = view.data("pick_store").map(function (name) { return name.values.join(); });
+          said.textContent = out.length ? "brought out: " + out.join(", ") : "all brought back";
+        });
+      } else if (all.length && (key in steps || key === "Home" || key === "End")) {
+        var to = key === "Home" ? 0 : key === "End" ? last : at + steps[key];
+        at = key in steps && Math.abs(steps[key]) === 1 ? (to < 0 ? last : to > last ? 0 : to) : Math.max(0, Math.min(last, to));
+        show(all[at], at + 1 + " of " + all.length);
+      } else return;
+      event.preventDefault();
+    });
   }
 
   // The description of a figure, with what its control is set to.
@@ -270,6 +334,7 @@
       figure.klView = result;
       figure.klWidth = width;
       describe(live, spec.description);
+      readByKeys(figure, live.querySelector("svg.marks"), result.view);
       figure.klRefresh();
       old.remove();
       live.classList.remove("kl-waiting");
