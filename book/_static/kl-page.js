@@ -81,12 +81,12 @@
     });
   }
 
-  // On a phone a table that is wider than the page becomes a list of cards: no column is out of sight.
+  // A table that is wider than the page breaks its lines, and on a phone becomes a list of cards: no column is out of sight.
   function stackTables() {
     function fit(table) {
-      table.classList.remove("kl-stack");
-      var wide = [table, table.parentElement].some(function (box) { return box.scrollWidth > box.clientWidth + 1; });
-      if (window.innerWidth > 600 || !wide) return;
+      table.classList.remove("kl-stack", "kl-tight");
+      if (![table, table.parentElement].some(function (box) { return box.scrollWidth > box.clientWidth + 1; })) return;
+      if (window.innerWidth > 600) { table.classList.add("kl-tight"); return; }
       if (!table.klNamed) nameCells(table);
       table.klNamed = true;
       table.classList.add("kl-stack");

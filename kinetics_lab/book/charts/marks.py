@@ -105,12 +105,12 @@ def fit(
 def stacked_bars(
     table: pd.DataFrame, x: str, y: str, part: str, *, x_title: str, y_title: str, description: str,
     title: str | None = None, normalize: bool = False, horizontal: bool = False, slider: Slider | None = None,
-    y_domain: Range = None, sort: Names = None, sort_x: Names = None,
+    y_domain: Range = None, sort: Names = None, sort_x: Names = None, ordered: bool = False,
 ) -> alt.Chart:  # fmt: skip
     """Bars from zero, split by ``part``: what makes up a time or a cost.
 
     ``normalize`` shows shares, ``horizontal`` puts the groups of ``x`` on rows (good for names). ``sort``
-    orders the parts, ``sort_x`` the groups. A `Slider` works as in `lines`.
+    orders the parts (``ordered`` as in `lines`), ``sort_x`` the groups. A `Slider` works as in `lines`.
     """
     known_y = [] if slider and slider.expr else [y]
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
@@ -127,7 +127,7 @@ def stacked_bars(
         length["axis"] = alt.Axis(format="%")
     groups = parts.category(alt.Y if horizontal else alt.X, data, x, x_title, sort_x)
     place = {"x": length, "y": groups} if horizontal else {"x": groups, "y": length}
-    hue = parts.colour(data, part, sort, False, symbolType="square")
+    hue = parts.colour(data, part, sort, ordered, symbolType="square")
     tips = parts.tooltips(data, {x: x_title, y: y_title}, [x, part, y])
     rank = json.dumps(order(data, part, sort))  # the stack follows the order of the legend
     bars = alt.Chart(data).mark_bar().transform_calculate(_rank=f"indexof({rank}, datum[{json.dumps(part)}])")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 SERIES = ("#3182ce", "#d9731a", "#0f9bab", "#dc4b5d", "#9267d6", "#2f9e5f", "#a8763e", "#d05aa8")
-SIZES = ("#3f9f5f", "#1c9a98", "#2f86c8", "#6673dd", "#8f5fd6", "#b34fb8", "#cf4a86")  # small -> large
+SIZES = ("#85953f", "#14a06c", "#4a80c4", "#5468d8", "#9a50e0", "#b44f80", "#d8431c")  # small -> large
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "wedge")
 DASHES: tuple[list[int], ...] = ([], [6, 4], [2, 3], [10, 3, 2, 3])
 BAR = "M-1,-0.12L1,-0.12L1,0.12L-1,0.12Z"  # in a legend, of a series that is a line alone
