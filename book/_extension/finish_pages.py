@@ -27,6 +27,8 @@ USED_BY = {"kl-charts.js": "kl-chart", "mathjax.js": 'class="math', "copybutton"
            "clipboard.min.js": 'class="highlight', "design-tabs.js": "sd-tab-set", "sphinx_highlight.js": "",
            "mystnb.": 'class="cell', "sphinx-design": 'class="sd-'}  # fmt: skip
 AWESOME = re.compile(r"\s*<(?:link|script)\b[^>]*fontawesome[^>]*>(?:</script>)?")
+# A percent sign apart from its number, outside of code and figures: it would fall on the next line.
+SIGNED = re.compile(r"(<(pre|code|script|style|svg)\b.*?</\2>)|(?<=\d) %(?=[\s<.,;:)])", re.DOTALL)
 LOADED = re.compile(
     r'\s*<(?:link|script)\b[^>]*(?:href|src)="[^"]*_static/([^"?]+)[^"]*"[^>]*>(?:</script>)?'
 )
@@ -100,6 +102,7 @@ def finished(page: str) -> str:
         return tag[0] if needs in body else ""
 
     page = LOADED.sub(kept, page)
+    page = SIGNED.sub(lambda found: found[1] or "%", page)
     page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")  # it says what it shows
     # entries of a bibliography, and the links beside them, are no items of a list
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
