@@ -499,6 +499,17 @@ def test_a_name_keeps_its_colour_where_others_are_absent():
     assert len(set(all_of_them.values())) == 4
 
 
+def test_parts_of_bars_may_be_sizes():
+    table = pd.DataFrame({"x": ["p"] * 4, "y": 1.0, "size": list("abcd")})
+    hues = [
+        charts.stacked_bars(table, "x", "y", "size", ordered=ordered, **TEXT).to_dict()["encoding"]["color"][
+            "scale"
+        ]["range"]
+        for ordered in (True, False)
+    ]
+    assert hues == [style.palette("abcd", ordered=True), list(charts.SERIES[:4])]
+
+
 def test_a_line_without_points_has_a_line_in_the_legend():
     dots = pd.DataFrame({"x": [1.0, 2], "y": [1.0, 2], "kind": "measured"})
     line = pd.DataFrame({"x": [1.0, 2], "y": [1.0, 2], "kind": "law"})
