@@ -13,11 +13,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import kinetics_lab
 from kinetics_lab.book.imports import modules
+from kinetics_lab.book.parameters import declared_parameters
 
 ROOT = Path(__file__).parent.parent
 TEXT = {".bib", ".cff", ".css", ".ipynb", ".js", ".md", ".py", ".sh", ".toml", ".txt", ".yml", ""}
@@ -390,3 +392,48 @@ def test_addresses_elsewhere_are_found_and_asked(tmp_path):
         server.shutdown()
     assert said == ["ok", "dead: 404", "refused: 403"]
     assert script["answer"](place, timeout=2).startswith("dead: ")
+
+
+def ticks(svg: str, anchor: str) -> list[tuple[float, float, float]]:
+    """(x, y, value) of the labels of one axis; "10k" and "1M" as numbers."""
+    label = rf'<text text-anchor="{anchor}" transform="translate\(([-.\d]+),([-.\d]+)\)"[^>]*>([\d.]+)([kM]?)</text>'
+    size = {"": 1, "k": 1e3, "M": 1e6}
+    return [(float(x), float(y), float(n) * size[unit]) for x, y, n, unit in re.findall(label, svg)]
+
+
+def test_the_picture_of_the_readme_shows_what_the_first_chapter_computes():
+    """Its curves, read back off their axes, are sums over steps with the chapter's defaults."""
+    svg = (ROOT / "book" / "_static" / "cost-of-a-request.svg").read_text(encoding="utf-8")
+    (chapter,) = (ROOT / "notebooks").glob("10_*.ipynb")
+    given = declared_parameters(chapter)
+    shape = kinetics_lab.MODELS[given["model"]]
+    device = kinetics_lab.find_hardware(given["hardware"], given["precision"])
+    assert f"Cost of {given['n_trials']} answers by {given['model']} against their length" in svg
+
+    def read_off(places: np.ndarray, labels: list[tuple[float, float]]) -> np.ndarray:
+        """Values at places on a log axis, by its first and last label."""
+        (start, low), (end, high) = labels[0], labels[-1]
+        return low * (high / low) ** ((places - start) / (end - start))
+
+    along = [(x, value) for x, _, value in ticks(svg, "middle")]
+    up = [(y - 4, value) for _, y, value in ticks(svg, "end")]  # a label stands 4 px below its line
+    curves = re.findall(r'<path d="M([^"Z]+)" stroke="#\w+" stroke-width="2.5"/>', svg)
+    names = re.findall(r">(matrices: [^<]+|attention: [^<]+)<", svg)
+    assert names == ["matrices: arithmetic", "attention: arithmetic", "attention: reading the KV cache"]
+    assert len(curves) == len(names)
+
+    def summed(n: int) -> list[float]:
+        """Tera-eFLOPs of all answers of n tokens, step by step."""
+        own = np.arange(n) + 0.5  # in the middle of a step
+        elements = given["n_trials"] * own.sum() + given["n_in"] * n  # the prompt is read once for all
+        read = shape.kv_bytes_per_token(device.bytes_per_element) * elements
+        each = 2 * shape.n_matmul_params * n, shape.attention_flops_per_token * (own + given["n_in"]).sum()
+        return [x / 1e12 for x in (*(given["n_trials"] * y for y in each), device.intensity * read)]
+
+    for i, curve in enumerate(curves):
+        points = np.array([point.split(",") for point in curve.split("L")], float)
+        lengths = read_off(points[:, 0], along).round().astype(int)
+        assert len(points) == 40, names[i]
+        assert lengths[[0, -1]] == pytest.approx([256, 32768], rel=1e-3), names[i]
+        drawn = read_off(points[:, 1], up)
+        assert drawn == pytest.approx([summed(n)[i] for n in lengths], rel=5e-3), names[i]
