@@ -595,3 +595,18 @@ def test_the_cost_to_solve_a_share_is_the_cheapest_settings():
     assert np.isfinite(value[0])
     with pytest.raises(ValueError, match="one setting at least must cover every problem"):
         cost_to_solve(table[(table.model == "qwen3-4b") == (table.problem == "p0")], levels, weights)
+
+
+def test_each_model_may_be_stored_in_its_own_precision():
+    """A row for each model, equal to that of a plan in which all are stored so; who is not named is as ever."""
+    data = made_up(deployed=(("qwen3-4b", "dense"), ("qwen3-8b", "dense"), ("qwen3-1.7b", "dense")))
+    kept = {"qwen3-4b": Precision("fp8", "fp8"), "qwen3-8b": Precision("int4", "bf16")}
+    summary = summarize(data)
+    mixed, _ = price(summary, H200, [2], precision=kept)
+    for model, one in {**kept, "qwen3-1.7b": None}.items():
+        own, _ = price(summary, H200, [2], precision=one)
+        same = mixed[mixed.model == model].reset_index(drop=True)
+        pd.testing.assert_frame_equal(same, own[own.model == model].reset_index(drop=True))
+    assert mixed.groupby("model").batch.first().nunique() == 3
+    found = plan(data, H200, [50], precision=kept, **FEW)
+    assert "weights each model's own" in text(found)

@@ -24,7 +24,6 @@ from numpy.typing import ArrayLike
 from kinetics_lab.cost.clock import Clock
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.cost.precision import Precision
 from kinetics_lab.errors import NothingFitsError, lookup, require
 from kinetics_lab.laws.frontier import (
     SETTING,
@@ -37,7 +36,7 @@ from kinetics_lab.laws.frontier import (
 from kinetics_lab.laws.resample import interval, problem_weights
 from kinetics_lab.planner import offers as inputs
 from kinetics_lab.planner.judge import judged
-from kinetics_lab.planner.price import SERVER, counts, price, stored
+from kinetics_lab.planner.price import SERVER, Stored, counts, price, stored
 from kinetics_lab.planner.strategy import parse_strategy
 
 UNITS = {"s": "device seconds", "eflops": "eFLOPs", "usd": "dollars"}
@@ -130,12 +129,13 @@ def _told_predicted(data: pd.DataFrame, result: pd.DataFrame) -> list[str]:
 
 
 def _terms(
-    hardware: Hardware, precision: Precision | None = None, clock: Clock | None = None, batch: float | str = "fits",
+    hardware: Hardware, precision: Stored = None, clock: Clock | None = None, batch: float | str = "fits",
     reserve: float = 0.1, **_: Any,
 ) -> dict[Any, Any]:  # fmt: skip
     """On what terms a plan holds, for its text."""
     kept = stored(hardware, precision, clock)
-    told = {"device": hardware.name, "weights": kept.weights, "kv": kept.kv, "batch": batch}
+    weights = "each model's own" if isinstance(precision, Mapping) else kept.weights
+    told = {"device": hardware.name, "weights": weights, "kv": kept.kv, "batch": batch}
     measured = bool(clock and clock.measured)
     return told | {"reserve": reserve, "clock": clock.label if clock else "peak rates", "measured": measured}
 

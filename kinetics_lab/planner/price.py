@@ -28,6 +28,7 @@ from kinetics_lab.cost.step import prefill_flops, prefill_seconds, step_parts, s
 from kinetics_lab.errors import NothingFitsError, lookup, require
 from kinetics_lab.planner.strategy import BestOf, Majority, Strategy
 
+Stored = Precision | Mapping[str, Precision] | None  # of all models, or by model
 SERVER = ["task", "model", "policy", "cap"]  # what answers on one server have in common
 
 
@@ -57,14 +58,14 @@ def price(
 
 
 def answers(
-    summary: pd.DataFrame, hardware: Hardware, *, shapes: Mapping[str, ModelShape] = MODELS, precision: Precision | None = None,
+    summary: pd.DataFrame, hardware: Hardware, *, shapes: Mapping[str, ModelShape] = MODELS, precision: Stored = None,
     batch: float | str = "fits", devices: int | None = None, reserve: float = 0.1, clock: Clock | None = None,
     share_prompt: bool = False, prefill: bool = True, **options: Any,
 ) -> tuple[pd.DataFrame, dict[tuple[Any, ...], str]]:  # fmt: skip
     """What one answer costs, for each row of the summary, and what cannot be served: SERVER -> why.
 
     Args:
-        hardware: one device. precision: how weights and cache are stored; None: in the hardware's own, or the clock's.
+        hardware: one device. precision: how weights and cache are stored, of all or by model; None: in the hardware's own, or the clock's.
         batch: answers decoded side by side, which share the weights' traffic: "fits" (what the memory holds beside the weights
             and a ``reserve``), "within" (a row for that and for each power of two below it), a number, or "endless", which asks for no memory. devices: that serve a model together; None: the fewest that hold it.
         clock: of measured kernels, or a law fitted to them; None for the law at peak rates. It times every token of a server alike.
@@ -81,15 +82,14 @@ def answers(
     combine = options.get("combine", "add")
     rule = "share_prompt needs combine='add', by which shared costs add up"
     require(combine == "add" or not share_prompt, rule, combine)
-    precision = stored(hardware, precision, clock)
     summary = summary if "cap" in summary else summary.assign(cap=np.nan)
     parts, refused = list[pd.DataFrame](), dict[tuple[Any, ...], str]()
     for key, rows in summary.groupby(SERVER, dropna=False, sort=False, observed=True):
-        shape = lookup(shapes, rows.model.iloc[0], "model")
+        shape, kept = lookup(shapes, key[1], "model"), stored(hardware, precision, clock, key[1])
         held = rows.tokens_in * rows.mean_tokens + rows.mean_sq_tokens / 2  # tokens, summed over the steps
         context = float(max(held.sum() / max(rows.mean_tokens.sum(), 1), 1))
         given = max(float(batch), 1) if number else None
-        room = fit(shape, hardware, precision, context, given, reserve=reserve, devices=devices)
+        room = fit(shape, hardware, kept, context, given, reserve=reserve, devices=devices)
         why, sides, used = room.reason, [batch if number else room.batch], room.devices
         if batch == "within":
             sides += [2**k for k in range(room.batch.bit_length()) if 2**k < room.batch]
@@ -110,8 +110,9 @@ def answers(
     return pd.concat(parts, ignore_index=True), refused
 
 
-def stored(hardware: Hardware, precision: Precision | None, clock: Clock | None) -> Precision:
-    """How weights and cache are stored: as told, as the clock measured them, or all in the hardware's own precision."""
+def stored(hardware: Hardware, precision: Stored, clock: Clock | None, model: Any = "") -> Precision:
+    """How weights and cache are stored: as told (of ``model``), as the clock measured them, or all in the hardware's own precision."""
+    precision = precision.get(model) if isinstance(precision, Mapping) else precision
     if (told := getattr(clock, "silicon", None)) is not None:
         same = f"the clock is of {told.gpu}, and hardware must be the same"
         require(hardware.name == told.gpu, same, hardware.name)
