@@ -10,9 +10,11 @@ import html
 import json
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +25,10 @@ from kinetics_lab.files import read_text
 if TYPE_CHECKING:
     import pandas as pd
 
-
 VERDICTS = "reproduced", "consistent", "in range", "differs", "not testable", "needs data"
-REASONS = {
-    "differs": "why",
-    "needs data": "needs",
-    "not testable": "untestable",
-}  # where a verdict has its reason
+#: Where a verdict has its reason.
+REASONS = {"differs": "why", "needs data": "needs", "not testable": "untestable"}
+CODE = partial(re.compile("`(.+?)`").sub, r"<code>\1</code>")  # of text, what stands in backticks
 CONFIDENCE = ("bootstrap", "t-interval")  # how the names of confidence intervals begin
 
 
@@ -148,9 +147,8 @@ def _finding(claim: Claim, value: Any, interval: Any) -> Finding:
     """A finding whose value is finite and lies in its interval, where it has one."""
     ends = (value, value) if interval is None else tuple(interval)
     real = len(ends) == 2 and not any(x is None or isinstance(x, bool | str) for x in (value, *ends))
-    require(
-        real, f"claim {claim.id!r}: value and both ends of its interval must be numbers", (value, interval)
-    )
+    rule = f"claim {claim.id!r}: value and both ends of its interval must be numbers"
+    require(real, rule, (value, interval))
     value, low, high = float(value), float(ends[0]), float(ends[1])
     require(math.isfinite(value), f"claim {claim.id!r}: value must be finite", value)
     require(low <= value <= high, f"claim {claim.id!r}: interval must contain the value {value}", (low, high))
@@ -172,13 +170,14 @@ table = FindingTable
 
 
 def to_html(groups: Mapping[str, Iterable[Finding]]) -> str:
-    """One HTML table of findings, a heading (HTML; none where empty) above each group; rows bear verdict and group."""
+    """One HTML table of findings, a heading (HTML; none where empty) above each group, each remark once; rows bear verdict and group."""
     bodies = []
     for heading, findings in groups.items():
-        lines = [f'<tr class="kl-group"><th colspan="4">{heading}</th></tr>'] if heading else []
+        lines, said = [f'<tr class="kl-group"><th colspan="4">{heading}</th></tr>'] * bool(heading), heading
         for finding in findings:
-            row = {name: html.escape(str(text)) for name, text in finding.row.items()}
-            notes = "".join(f"<br><small>{row[name]}</small>" for name in ("interval", "why") if row[name])
+            row = {name: CODE(html.escape(str(text))) for name, text in finding.row.items()}
+            why, said = row["why"] * (row["why"] != said), row["why"] or said
+            notes = "".join(f"<br><small>{text}</small>" for text in (row["interval"], why) if text)
             verdict = row["verdict"].split()[0]
             cells = [
                 f"<td>{row['claim']}<br><small>{row['where']}</small></td>",
