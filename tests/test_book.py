@@ -459,6 +459,10 @@ def test_what_a_page_does_not_use_is_left_out():
     head = f"<title>T</title>{''.join(tags.values())}"
     folded = '<details><summary aria-label="Toggle hidden content"><p>Show code</p></summary></details>'
     signature = "<dt>f(<dl>\n<dd>a,</dd>\n<dd>b</dd>\n</dl>)</dt>"
+    cited = '<a title="A. B, and others. T.">B and others, 2022</a> <span>]</span></span>\n<p>A. B and others. Some and others.'
+    assert finished(cited) == (
+        '<a title="A. B et al. T.">B et al., 2022</a> <span>]</span></span>\n<p>A. B et al. Some and others.'
+    )
     plain = finished(f"<head>{head}</head><body><p>t</p>{folded}{signature}</body>")
     for name, tag in tags.items():
         assert (tag in plain) == (name == "theme"), name

@@ -87,3 +87,8 @@ def test_every_promise_names_a_test_that_is_there():
     there = set(re.findall(r"^def (test_\w+)", texts, re.MULTILINE))
     assert len(named) > 15
     assert named <= there, named - there
+
+
+def test_the_sentence_above_an_example_says_what_it_prints():
+    (printed,) = re.findall(r"^\{4096: \d+, 16384: (\d+), 65536: \d+\}$", PAGE, re.MULTILINE)
+    assert f"An H200 holds the weights of Qwen3-8B and {printed} sequences of 16,384 tokens" in PAGE

@@ -107,6 +107,9 @@ def finished(page: str) -> str:
     # entries of a bibliography, and the links beside them, are no items of a list
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     page = page.replace(' role="doc-biblioentry"', "")
+    # the many authors of a work, in a citation, its link and its entry
+    page = re.sub(r",? and others(?=, \d{4})", " et al.", page)
+    page = re.sub(r'(\]</span></span>\s*<p>|title=")([^<"]*?),? and others\. ', r"\1\2 et al. ", page)
     # parameters of a signature are no definitions without terms
     page = re.sub(
         r"<dl>((?:\s*<dd>.*?</dd>)+\s*)</dl>", lambda found: _plain(found[1]), page, flags=re.DOTALL
