@@ -107,6 +107,16 @@ def figure(kind: str) -> str:
     return chart_html.figure_html(make(kind).to_dict())
 
 
+def test_the_name_of_a_rule_stands_right_or_left() -> None:
+    rules = [(1e6, "a budget"), (2e6, "a limit", "left")]
+    spec = charts.lines(TABLE, "tokens", "cost", "model", **TEXT, reference=rules).to_dict(validate=True)
+    names = [layer for layer in spec["layer"] if layer["mark"].get("type") == "text"]
+    assert [(n["mark"]["align"], n["encoding"]["x"]["value"]) for n in names] == [
+        ("right", "width"),
+        ("left", 0),
+    ]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_makes_a_valid_described_small_figure(kind: str) -> None:
     spec = make(kind).to_dict(validate=True)

@@ -29,8 +29,8 @@ def lines(
     ``series`` gives the colour (in the order ``sort``; ``ordered`` takes the small-to-large palette),
     ``dash`` the line style, ``band`` two columns shaded around the line, ``points`` marks on every row, hollow where the
     column ``hollow`` is true (extrapolated, say).
-    ``reference`` draws named horizontal rules at values of y, ``reference_x`` vertical ones. ``log_x`` may be
-    2. With a `Slider` that has an ``expr``, ``y`` is computed from the other columns and need not be in the
+    ``reference`` draws named horizontal rules at values of y (a third value puts the name left), ``reference_x``
+    vertical ones. ``log_x`` may be 2. With a `Slider` that has an ``expr``, ``y`` is computed from the other columns and need not be in the
     table; give ``y_domain`` then, so that the axis stays put while the reader moves it.
     """
     known_y = [] if slider and slider.expr else [y]
@@ -38,7 +38,7 @@ def lines(
     data = begin(table, [x, *known_y, series, dash, hollow, *(band or ())], texts, slider, tooltip_columns)
     tips = parts.tooltips(data, {x: x_title, y: y_title}, tooltip_columns or [series, dash, x, y])
     xs, ys = span(data, x), span(data, *known_y, *(band or ()))
-    ys = np.append(ys, [value for value, _ in reference]) if len(ys) else ys
+    ys = np.append(ys, [value for value, *_ in reference]) if len(ys) else ys
     steady = bool(slider and slider.column)
     base = alt.Chart(data).encode(
         x=parts.position(alt.X, x, x_title, xs, log_x, x_domain, steady),

@@ -16,7 +16,7 @@ from kinetics_lab.book.charts.tables import Slider, binary, numeric, order, plai
 
 Names = Sequence[Any] | None
 Range = tuple[float, float] | None
-Rules = Sequence[tuple[float, str]]
+Rules = Sequence[tuple[Any, ...]]
 # 1.5k, 2M, 0.05, 1e-6; lengths that are powers of two read 4K, 32K, 1M (K = 1024), as models' contexts do.
 NUMBER = (
     "datum.value != 0 && abs(datum.value) < 1e-3 ? format(datum.value, '~e') : "
@@ -169,20 +169,20 @@ def band(base: alt.Chart, columns: tuple[str, str] | None, cut: bool) -> list[al
 
 
 def rules(across: Rules, upright: Rules, above: bool = False) -> list[alt.Chart]:
-    """Named rules at values of y (``across``) and of x (``upright``, named inside the chart or above it)."""
+    """Named rules at values of y (``across``; a third value puts the name left) and of x (``upright``; named inside or above)."""
     layers: list[alt.Chart] = []
     right = "scale('x', datum.x) > 0.6 * width"  # names there stand on the left of their rule
     side, shift = alt.ExprRef(expr=f"{right} ? 'right' : 'left'"), alt.ExprRef(expr=f"{right} ? -5 : 5")
     places: list[Any] = [("y", alt.Y, k, *rule) for k, rule in enumerate(across)]
     places += [("x", alt.X, k, *rule) for k, rule in enumerate(upright)]
-    for axis, channel, k, value, name in places:
+    for axis, channel, k, value, name, *left in places:
         base = alt.Chart(pd.DataFrame([{axis: plain(value), "label": str(name)}]))
         base = base.encode(**{axis: channel(field=axis, type="quantitative")})
         if axis == "y":
-            text = base.mark_text(align="right", dx=-2, dy=-7, fontSize=11).encode(x=alt.value("width"))
+            text = base.mark_text(align="left" if left else "right", dx=2 if left else -2, dy=-7, fontSize=11)
+            text = text.encode(x=alt.value(0 if left else "width"))
         else:  # one name below the other
             rise = -8 - 13 * k if above else 8 + 13 * k
             text = base.mark_text(align=side, dx=shift, dy=rise, fontSize=11).encode(y=alt.value(0))
-        text = text.encode(text=alt.Text(field="label", type="nominal"))
-        layers += [base.mark_rule(strokeDash=[4, 3], opacity=0.6), text]
+        layers += [base.mark_rule(strokeDash=[4, 3], opacity=0.6), text.encode(text="label:N")]
     return layers
