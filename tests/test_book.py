@@ -327,11 +327,17 @@ def test_printing_needs_a_browser(tmp_path, monkeypatch):
 @pytest.mark.skipif(find_chromium() is None, reason="needs Chromium (Debian: apt-get install chromium)")
 def test_printing(tmp_path):
     style = (ROOT / "book" / "_static" / "print.css").read_text()
-    (tmp_path / "page.html").write_text(f"<style>{style}</style><h1>Page</h1><p>One.</p><h2>Part</h2>")
+    # tight lines, as the theme's, reach into the page before; a title of two lines
+    titles = ["A long title, " * 10 + "the end", *(f"Part {i} of the page" for i in range(80))]
+    text = "".join(f"<h2>{title}</h2>" + "<p>Text.</p>" * (i % 7 + 3) for i, title in enumerate(titles))
+    style += "h2 { margin: 2.75rem 0 1.05rem; line-height: 1.15 }"
+    (tmp_path / "page.html").write_text(f"<style>{style}</style>{text}")
     print_pdf(tmp_path / "page.html", tmp_path / "page.pdf")
     made = (tmp_path / "page.pdf").read_bytes()
     assert made.startswith(b"%PDF")
-    assert b"/Outlines" in made  # bookmarks, from the headings
+    assert b"/Outlines" in made
+    found = re.findall(rb"/Title \((.*?)\)", made)  # of the page itself, then bookmarks, from the headings
+    assert [title.decode() for title in found][-len(titles) :] == titles
     with pytest.raises(FileNotFoundError, match="no folder"):
         print_pdf(tmp_path / "page.html", tmp_path / "no folder" / "page.pdf")
 
