@@ -2,9 +2,12 @@
 
 A chapter's sets are drawn with a seed, pair by pair: each new set is the candidate that shows most pairs of values not
 seen together before. At most one value of a set is one that the chapter may refuse. Cells run in this process, one
-after the other, with what papermill would put in. As a command it prints the tables of the chapters it is given:
+after the other, with what papermill would put in. As a command it says what came of the chapters it is given:
 
-    python tests/test_odd_parameters.py 33 35
+    python tests/test_odd_parameters.py 33 35             # -v: every set with what came of it
+    ODD_SETS=30 python tests/test_odd_parameters.py --write   # all chapters, into benchmarks/odd_parameters.csv
+
+ODD_SEED=x draws other sets.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SETS = int(os.environ.get("ODD_SETS", "2"))
 SEED = os.environ.get("ODD_SEED", "")
+TABLE = ROOT / "benchmarks" / "odd_parameters.csv"
+HEAD = "chapter,tried,ran,refused,wrong,seconds"
 CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072,
           "num_hidden_layers": 20, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
           "vocab_size": 151936, "tie_word_embeddings": True}  # fmt: skip
@@ -92,6 +97,8 @@ OWN: dict[str, tuple[dict[str, list[Any]], dict[str, list[Any]]]] = {
     **dict.fromkeys(("23", "30", "31", "33", "34", "39"), SAMPLED),
     "12": ({"model": [*MODELS[1:4], "deepseek-v3", "kimi-linear-48b-a3b"],
             "small_model": ["opt-125m", "qwen3-0.6b", "config.json", "gpt-oss-20b"]}, {"small_model": ["qwen3-32b"]}),
+    "22": ({"n_tokens": [1024, 5000, 32768], "page_size": [16], "block_size": [16, 64, 128], "n_blocks": [1, 3]},
+           {"n_tokens": [0, 17], "page_size": [64], "n_blocks": [1000]}),
     "35": ({"caps": [[]], "clock": [None, "h200:vllm", "fitted:h200:vllm"], "hardware": ["h200", "h200", "l4", "mi300x"],
             "budgets": [[1e9], [0.5, 2], [3, 3]], "max_seconds": [None, 600], "max_tpot": [None, 0.04], "batch": ["endless", 8]},
            {"caps": [[8]], "budgets": [[], [1e-9]]}),
@@ -101,8 +108,9 @@ OWN: dict[str, tuple[dict[str, list[Any]], dict[str, list[Any]]]] = {
     "50": (CASE | {"budgets": [[1e-9], [7], [1, 1000]], "shapes": [{}]}, {"budgets": [[], [-1]]}),
     "51": (CASE | {"max_seconds": [1, 600]}, {"max_seconds": [0]}),
     "52": (CASE | {"hardware": ["h100", "h200"], "n_devices": [1, 2, 4]}, {"n_devices": [0, 3]}),
-    "53": ({"weights": ["bf16", "int4"], "shapes": [{"gemma-4-12b-it": "gemma-3-27b"}], "caps": [[8], [16, 64, 100_000]]},
-           {"caps": [[], [0]], "shapes": [{"glm-5": ["glm-5"]}, {}]}),
+    "53": ({"weights": ["bf16", "int4"], "caps": [[64], [64, 100_000]],
+            "shapes": [{"gemma-4-12b-it": "gemma-3-27b", "gpt-oss-120b": "gpt-oss-120b", "glm-4.7": "config.json"}]},
+           {"caps": [[], [0], [8]], "shapes": [{"gemma-4-12b-it": "gemma-3-27b"}, {"glm-5": ["glm-5"]}, {}]}),
 }  # fmt: skip
 QUICK = {"n_boot": 20, "n_splits": 2, "n_draws": 20}  # what only makes intervals finer
 
@@ -267,19 +275,27 @@ def test_odd_parameters_run_or_are_refused_in_one_sentence(chapter, tmp_path, mo
 
 
 def main(numbers: list[str]) -> None:
+    """Try the chapters given, or all; what is wrong is printed, and a row for each chapter goes into the table."""
     import tempfile
     import time
 
-    for path in filter(lambda path: path.name[:2] in numbers, NOTEBOOKS):
+    for path in NOTEBOOKS:
+        if numbers and path.name[:2] not in numbers:
+            continue
         began, ends = time.process_time(), list[str]()
         with tempfile.TemporaryDirectory() as folder:
             for row in table(path, Path(folder)):
                 ends.append("wrong" if is_bad(row) else row[0])
                 if is_bad(row) or "-v" in sys.argv:
                     print(line(row), flush=True)
-        told = " | ".join(str(ends.count(end)) for end in ("ran", "refused", "wrong"))
-        print(f"| {path.stem} | {told} | {time.process_time() - began:.0f} s |", flush=True)
+        told = [ends.count(end) for end in ("ran", "refused", "wrong")]
+        new = ",".join(map(str, (path.stem, len(ends), *told, round(time.process_time() - began))))
+        print(new, flush=True)
+        if "--write" in sys.argv:
+            rows = TABLE.read_text().splitlines()[1:] if TABLE.exists() else []
+            kept = [row for row in rows if row.split(",")[0] != path.stem]
+            TABLE.write_text("\n".join([HEAD, *sorted([*kept, new])]) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([word for word in sys.argv[1:] if not word.startswith("-")])

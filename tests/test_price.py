@@ -422,9 +422,7 @@ def test_limits_of_a_service_cut_the_choices(summary):
     found = plan(summary, H200, [50], max_tpot=speeds.mean(), **FEW)
     assert found.model[0] == speeds.idxmin()
     assert any("too slow" in line and slow in line for line in left_out(found))
-    with pytest.raises(
-        ValueError, match="no setting keeps max_seconds=0.001 and max_tpot=inf; the fastest takes"
-    ):
+    with pytest.raises(ValueError, match="no setting keeps max_seconds=0.001; the fastest takes"):
         plan(summary, H200, [50], max_seconds=0.001, **FEW)
     with pytest.raises(ValueError, match="batch must be finite where a service has limits"):
         plan(summary, H200, [50], max_tpot=1, batch="endless", **FEW)

@@ -157,10 +157,10 @@ def _within(
         quickest = f"{rows.tpot.min() * 1e3:.3g} ms a token, {mean[rows.index].min():.3g} s to an answer"
         refused[key] = f"too slow: {quickest}"
     if not keep.any():
-        raise NothingFitsError(
-            f"no setting keeps max_seconds={max_seconds:g} and max_tpot={max_tpot:g}; the fastest takes "
-            f"{priced.tpot.min():.3g} s a token, the shortest {mean.min():.3g} s to an answer"
-        )
+        limits = {"max_seconds": max_seconds, "max_tpot": max_tpot}
+        kept = " and ".join(f"{name}={limit:g}" for name, limit in limits.items() if limit < np.inf)
+        fastest = f"{priced.tpot.min():.3g} s a token, the shortest {mean.min():.3g} s to an answer"
+        raise NothingFitsError(f"no setting keeps {kept}; the fastest takes {fastest}")
     return priced[keep][priced.batch[keep] == most].reset_index(drop=True)  # of several batches the largest
 
 
