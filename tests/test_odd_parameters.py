@@ -30,7 +30,7 @@ from kinetics_lab.book.parameters import declared_parameters, read_notebook
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SETS = int(os.environ.get("ODD_SETS", "2"))
+SETS = int(os.environ.get("ODD_SETS", "12"))
 SEED = os.environ.get("ODD_SEED", "")
 TABLE = ROOT / "benchmarks" / "odd_parameters.csv"
 HEAD = "chapter,tried,ran,refused,wrong,seconds"
@@ -99,9 +99,11 @@ OWN: dict[str, tuple[dict[str, list[Any]], dict[str, list[Any]]]] = {
             "small_model": ["opt-125m", "qwen3-0.6b", "config.json", "gpt-oss-20b"]}, {"small_model": ["qwen3-32b"]}),
     "22": ({"n_tokens": [1024, 5000, 32768], "page_size": [16], "block_size": [16, 64, 128], "n_blocks": [1, 3]},
            {"n_tokens": [0, 17], "page_size": [64], "n_blocks": [1000]}),
+    "33": ({"model": QWEN, "n_boot": [20, 40]}, {**SAMPLED[1], "n_boot": [0, 1]}),
     "35": ({"caps": [[]], "clock": [None, "h200:vllm", "fitted:h200:vllm"], "hardware": ["h200", "h200", "l4", "mi300x"],
             "budgets": [[1e9], [0.5, 2], [3, 3]], "max_seconds": [None, 600], "max_tpot": [None, 0.04], "batch": ["endless", 8]},
            {"caps": [[8]], "budgets": [[], [1e-9]]}),
+    "36": ({"batch": ["fits"]}, {"batch": ["often"], "n_trials": [0, 33]}),
     "37": ({"model": EFFORTS, "task": ["gpqa_diamond"], "choices": [{"gpqa_diamond": 5}]}, {"choices": [{}]}),
     "38": ({"task": ["gpqa_diamond"]}, {}),
     "39": ({"model": QWEN, "task": ["livecodebench"]}, {"model": ["gpt-oss-20b"]}),
@@ -130,6 +132,8 @@ def sets_of(chapter: Path) -> list[dict[str, Any]]:
         best: tuple[int, dict[str, Any], set[tuple[Any, ...]]] = (-1, {}, set())
         for _ in range(20):
             drawn = {name: dice.choice([declared[name], *odd.get(name, [])]) for name in names}
+            if number % 2:  # only a few at once, since odd values often exclude each other
+                drawn |= {name: declared[name] for name in dice.sample(names, max(0, len(names) - 4))}
             if number % 3 == 2 and (wrong := [name for name in names if name in bad]):
                 name = dice.choice(wrong)
                 drawn[name] = dice.choice(bad[name])
@@ -193,13 +197,15 @@ def outcome(chapter: Path, given: Mapping[str, Any], folder: Path) -> tuple[str,
                     notebook.display_trap.hook = last_values(notebook, sys.displayhook)
                     ended = notebook.run_cell(source, store_history=True)
                 if (error := ended.error_before_exec or ended.error_in_exec) is not None:
-                    return verdict(error, given, values), f"{type(error).__name__}: {error}"
+                    return verdict(
+                        error, declared_parameters(chapter) | values
+                    ), f"{type(error).__name__}: {error}"
                 told += wrong(shown)
     told += [f"warned: {w.message}" for w in warned if w.category is not DeprecationWarning]
     return "ran", "; ".join(dict.fromkeys(told))
 
 
-def verdict(error: BaseException, given: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def verdict(error: BaseException, values: Mapping[str, Any]) -> str:
     """Refused, where it is one sentence of the package or the chapter that names a parameter or its value."""
     text = str(error)
     words = {name for name, value in values.items() for name in (name, *_texts(value)) if name != "seed"}
