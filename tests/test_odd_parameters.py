@@ -94,12 +94,12 @@ CASE: dict[str, list[Any]] = {
     "weights": ["", "fp8"],
 }
 OWN: dict[str, tuple[dict[str, list[Any]], dict[str, list[Any]]]] = {
-    **dict.fromkeys(("23", "30", "31", "33", "34", "39"), SAMPLED),
+    **dict.fromkeys(("23", "31", "39"), SAMPLED),
     "12": ({"model": [*MODELS[1:4], "deepseek-v3", "kimi-linear-48b-a3b"],
             "small_model": ["opt-125m", "qwen3-0.6b", "config.json", "gpt-oss-20b"]}, {"small_model": ["qwen3-32b"]}),
     "22": ({"n_tokens": [1024, 5000, 32768], "page_size": [16], "block_size": [16, 64, 128], "n_blocks": [1, 3]},
            {"n_tokens": [0, 17], "page_size": [64], "n_blocks": [1000]}),
-    **dict.fromkeys(("33", "34"), ({"model": QWEN, "n_boot": [20, 40]}, {**SAMPLED[1], "n_boot": [0, 1]})),
+    **dict.fromkeys(("30", "33", "34"), ({"model": QWEN, "n_boot": [20, 40]}, {**SAMPLED[1], "n_boot": [0, 1]})),
     "35": ({"caps": [[]], "clock": [None, "h200:vllm", "fitted:h200:vllm"], "hardware": ["h200", "h200", "l4", "mi300x"],
             "budgets": [[1e9], [0.5, 2], [3, 3]], "max_seconds": [None, 600], "max_tpot": [None, 0.04], "batch": ["endless", 8]},
            {"caps": [[8]], "budgets": [[], [1e-9]]}),
