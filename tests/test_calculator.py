@@ -13,11 +13,11 @@ import pytest
 from kinetics_lab import HARDWARE, MODELS, cli, parse_policy
 from kinetics_lab.cli.chapters import made_for_the_book
 from kinetics_lab.cost.clock import Datasheet, answer_seconds, calibrated
-from kinetics_lab.cost.fit import fit
+from kinetics_lab.cost.fit import COUNTS, Fit, fit, layouts, parse_layout
 from kinetics_lab.cost.precision import find_precision
 from kinetics_lab.cost.silicon import Silicon
 from kinetics_lab.cost.step import prefill_seconds
-from kinetics_lab.planner.page import CACHES, POLICIES, WEIGHTS, calculator_data, page_files
+from kinetics_lab.planner.page import CACHES, WEIGHTS, calculator_data, page_files, policies
 
 _spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
 browser = importlib.util.module_from_spec(_spec)
@@ -25,36 +25,70 @@ _spec.loader.exec_module(browser)
 
 
 def questions(count: int) -> list[dict]:
-    """Random questions, the batch that fits among them."""
+    """Random questions, the batch that fits among them, and layouts that a model refuses."""
     draw = random.Random(5)
     asked = []
     for _ in range(count):
         asked.append({
-            "model": draw.choice(sorted(MODELS)), "hardware": draw.choice(sorted(HARDWARE)), "policy": draw.choice(POLICIES),
+            "model": draw.choice(sorted(MODELS)), "hardware": draw.choice(sorted(HARDWARE)), "policy": draw.choice(policies()),
             "weights": draw.choice(["", *WEIGHTS]), "kv": draw.choice(["", *CACHES]), "n_in": draw.choice([0, 1, 700, 8191, 90_000]),
             "n_out": draw.choice([1, 500, 8192, 60_000]), "batch": draw.choice([None, None, 1, 16, 333]), "clock": "",
-            "devices": draw.choice([None, None, None, 1, 8]), "reserve": draw.choice([0, 0.1, 0.25]), "price": 2.5, "answers": 1,
+            "devices": draw.choice([None, None, None, 1, 8]), "reserve": draw.choice([0, 0.1, 0.25]), "price": 2.5, "answers": draw.choice([1, 7]),
         })  # fmt: skip
+        asked[-1]["layout"] = draw.choice(["", "", *all_ways(asked[-1])])
     return asked
 
 
-def expected(q: dict) -> dict:
-    """The same from the package."""
-    shape, device = MODELS[q["model"]], HARDWARE[q["hardware"]]
+def all_ways(q: dict) -> list[str]:
+    """The layouts that the page offers for a question."""
+    counts = [q["devices"]] if q["devices"] else COUNTS
+    ways = (way for count in counts for way in layouts(MODELS[q["model"]], count))
+    return [f"tensor:{way.tensor}" + f",data:{way.data}" * (way.data > 1) for way in ways]
+
+
+def room_of(q: dict) -> Fit:
     stored = find_precision(q["weights"] or None, q["kv"] or None, q["model"])
-    room = fit(
-        shape, device, stored, q["n_in"] + q["n_out"], q["batch"], reserve=q["reserve"], devices=q["devices"]
-    )
-    if room.layout.why_not(shape):
+    return fit(
+        MODELS[q["model"]], HARDWARE[q["hardware"]], stored, q["n_in"] + q["n_out"], q["batch"],
+        reserve=q["reserve"], devices=q["devices"], layout=parse_layout(q["layout"]) if q["layout"] else None,
+    )  # fmt: skip
+
+
+def spent(q: dict, room: Fit) -> dict:
+    """Seconds of one device, by part, and how long an answer takes."""
+    batch = q["batch"] or max(room.batch, 1)
+    clock = Datasheet(room.hardware, "max", room.precision, room.layout)
+    whole = answer_seconds(clock, room.shape, q["n_in"], q["n_out"], batch, parse_policy(q["policy"]))
+    how = {"precision": room.precision, "layout": room.layout}
+    first = float(prefill_seconds(room.shape, room.hardware, q["n_in"], **how))
+    parts = {name: q["answers"] * float(part) / batch * room.devices for name, part in whole.items()}
+    return {
+        "first": first,
+        "decode": float(sum(whole.values())),
+        "parts": {"prefill": first * room.layout.tensor, **parts},
+    }
+
+
+def cheaper(q: dict, here: float, room: Fit) -> dict:
+    """By which share of its cost, and on how many devices, an answer is cheaper in another layout, where that is 1 % at least."""
+    found = [(here, room.devices)]
+    for layout in [] if room.reason else all_ways(q | {"devices": None}):
+        asked = q | {"devices": None, "layout": layout}
+        if not (other := room_of(asked)).reason:
+            found.append((sum(spent(asked, other)["parts"].values()), other.devices))
+    least, devices = min(found, key=lambda pair: pair[0])
+    return {"less": 1 - least / here, "there": devices} if least <= 0.99 * here else {"less": 0, "there": 0}
+
+
+def expected(q: dict) -> dict:
+    """The same from the package, but what would be cheaper."""
+    room = room_of(q)
+    if room.layout.why_not(room.shape):
         return {"split": True}
-    batch, clock = q["batch"] or max(room.batch, 1), Datasheet(device, "max", stored, room.layout)
-    whole = answer_seconds(clock, shape, q["n_in"], q["n_out"], batch, parse_policy(q["policy"]))
-    first = float(prefill_seconds(shape, device, q["n_in"], precision=stored, layout=room.layout))
-    decode = float(sum(whole.values()))
-    hours = (decode / batch * room.devices + first * room.layout.tensor) / 3600
-    return {"fits": room.batch, "devices": room.devices, "weights": room.weights, "sequence": room.sequence,
-            "first": first, "decode": decode, "dollars": hours * q["price"], "prefill": first * room.layout.tensor,
-            **{name: float(part) / batch * room.devices for name, part in whole.items()}}  # fmt: skip
+    found = spent(q, room)
+    parts = found.pop("parts")
+    return {"fits": room.batch, "devices": room.devices, "weights": room.weights, "sequence": room.sequence, **found, **parts,
+            "dollars": sum(parts.values()) / 3600 * q["price"]}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +117,17 @@ def test_the_page_computes_what_the_package_computes(chromium, folder):
         page.goto(folder / "index.html")
         answered = page.js(f"""{json.dumps(asked)}.map(q => {{ const a = klCalculator.answer(klCalculatorData, q), r = a.room;
             return r.split ? {{split: true}} : {{fits: r.batch, devices: r.devices, weights: r.weights, sequence: r.sequence,
-            first: a.first, decode: a.decode, dollars: a.dollars, ...a.spent}}; }})""")
+            first: a.first, decode: a.decode, dollars: a.dollars, ...a.spent, less: a.cheaper?.less ?? 0,
+            there: a.cheaper?.way.devices ?? 0}}; }})""")
     assert sum("split" not in one for one in answered) > 400
-    for question, got in zip(asked, answered, strict=True):
-        assert got == pytest.approx(expected(question), rel=1e-9), question
+    assert sum(one["layout"] != "" for one in asked) > 100
+    assert sum(one.get("less", 0) > 0 for one in answered) > 50
+    for i, (question, got) in enumerate(zip(asked, answered, strict=True)):
+        other, want = {name: got.pop(name, 0) for name in ("less", "there")}, expected(question)
+        assert got == pytest.approx(want, rel=1e-9), question
+        if "split" not in want and i % 5 == 0:
+            total = want["dollars"] / question["price"] * 3600
+            assert other == pytest.approx(cheaper(question, total, room_of(question)), rel=1e-9), question
 
 
 @pytest.mark.browser
@@ -108,6 +149,7 @@ def test_fitted_clocks_are_the_packages(chromium, folder):
             room = fit(
                 shape, HARDWARE[gpu], stored, length, q["batch"], reserve=q["reserve"], devices=q["devices"]
             )
+            q["layout"] = ""
             if room.layout.why_not(shape):
                 continue
             clock = replace(fitted, layout=room.layout, precision=stored)
@@ -129,15 +171,28 @@ def test_the_command_that_the_page_copies_prints_its_numbers(chromium, folder, c
     """On one device and on several, by the datasheet and by fitted constants, stored otherwise than published."""
     asked = [
         "model=qwen3-32b&hardware=h200&devices=4&clock=vllm&weights=fp8&n_in=700&n_out=8192",
-        "model=gpt-oss-120b&hardware=b200&policy=block_topk:1024:32&batch=16&reserve=20",
+        "model=gpt-oss-120b&hardware=b200&policy=block_topk:1024:16&batch=16&reserve=20&answers=5",
+        "model=deepseek-v3&hardware=h200&layout=tensor:8&n_in=700&n_out=8192",
+        "model=deepseek-v3&hardware=h200&devices=8&layout=tensor:1,data:8",
     ]
     for address in asked:
         with chromium.page() as page:
             page.goto(f"file://{folder / 'index.html'}#{address}")
             line = page.js("document.querySelector('#kl-calculator code').textContent")
             said = page.js("document.querySelector('.kl-calc-said').textContent")
+            legend = page.js("document.querySelector('.kl-calc-legend').textContent")
+        assert ("--layout" in line) == ("layout" in address)
         assert cli.main([*line.split()[1:], "--json"]) == 0
-        step = json.loads(capsys.readouterr().out)["step"]
+        printed = json.loads(capsys.readouterr().out)
+        step, other = printed["step"], printed["cheaper"]
+        assert f" {step['device_seconds']:.3g} seconds of one device" in legend
+        where = other and (
+            f"{other['devices']} devices ({other['layout']})" if other["devices"] > 1 else "one device"
+        )
+        assert ("would cost" in said) == bool(other)
+        assert not other or said.endswith(
+            f" On {where} an answer would cost {100 * other['less']:.0f} % less."
+        )
         assert (
             f"A step takes {1e3 * step['seconds']:.3g} ms, an answer {step['seconds_to_an_answer']:.3g} s"
             in said

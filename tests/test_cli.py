@@ -628,6 +628,7 @@ def test_a_config_needs_no_name_for_the_one_unknown_model(trace_file, tmp_path, 
         (["--unit", "hours"], "unit 'hours' is not known; did you mean usd?"),
         (["--allocation", "best"], "allocation 'best' is not known; known: hindsight, oracle, uniform"),
         (["--topk", "fre"], "topk 'fre' is not known; did you mean free?"),
+        (["--models", "qwen3-7b"], "models: among those of the data 'qwen3-7b' is not known; did you mean"),
         (["--policies", "quest"], "policies: among those of the data 'quest' is not known"),
         (["--trials", "64"], "no row has as many traces as trials=[64]; got 32"),
         (["--caps", "4096"], "caps must be empty for a summary, which cannot be cut anew; got [4096]"),
@@ -752,6 +753,32 @@ def test_a_fitted_clock_times_the_layout_and_the_precision_that_fit(capsys):
     for (text, devices, fp8), each in seconds.items():
         assert seconds["h200", devices, fp8] <= seconds["fitted:h200:vllm", devices, fp8]
         assert seconds[text, 4, True] < seconds[text, 4, False] <= each or fp8
+
+
+def test_a_layout_can_be_chosen_and_a_cheaper_one_is_named(capsys):
+    """Without a choice it is the one with room for most; a refused one is told in one sentence."""
+    asked = ["cost", "--model", "deepseek-v3", "--n-in", "512", "--n-out", "4096", "--json"]
+    found = {}
+    for layout in ("tensor:8", "tensor:1,data:8", None):
+        assert cli.main([*asked, *(["--layout", layout] if layout else [])]) == 0
+        found[layout] = json.loads(capsys.readouterr().out)
+    assert found[None]["fits"] == found["tensor:1,data:8"]["fits"] != found["tensor:8"]["fits"]
+    spent = {layout: told["step"]["device_seconds"] for layout, told in found.items()}
+    less = 1 - spent["tensor:1,data:8"] / spent["tensor:8"]
+    assert found["tensor:8"]["cheaper"] == {
+        "devices": 8, "layout": "data parallel 8", "less": pytest.approx(less)
+    }  # fmt: skip
+    assert found[None]["cheaper"] is None
+    assert cli.main([*asked[:-1], "--layout", "tensor:8"]) == 0
+    line = f"on 8 devices (data parallel 8) an answer would cost {100 * less:.0f} % less"
+    assert line in capsys.readouterr().out
+    wrong = ["cost", "--model", "qwen2.5-7b", "--n-in", "512", "--n-out", "4096", "--layout"]
+    for layout, sentence in (
+        ("tensor:8", "qwen2.5-7b: 28 query heads do not split over 8 devices"),
+        ("eight", "a layout reads tensor:N or tensor:N,data:M; got 'eight'"),
+    ):
+        assert cli.main([*wrong, layout]) == 2
+        assert capsys.readouterr().err == f"kinetics-lab: error: {sentence}\n"
 
 
 def test_a_clock_times_the_answers_by_measured_kernels(capsys):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinetics_lab import HARDWARE, MODELS, BlockTopK, Dense, cost_parts
-from kinetics_lab.cost.fit import COUNTS, Layout, cache_bytes, fit, weight_bytes
+from kinetics_lab.cost.fit import COUNTS, Layout, cache_bytes, fit, parse_layout, weight_bytes
 from kinetics_lab.cost.precision import Precision
 from kinetics_lab.cost.step import prefill_seconds, step_parts, step_seconds
 
@@ -144,6 +144,23 @@ def test_what_does_not_fit_says_why(model, hardware, options, reason):
     assert reason in str(found)
 
 
+def test_a_layout_is_read_from_text():
+    assert parse_layout("tensor:8") == Layout(8)
+    assert parse_layout("tensor:2,data:4") == Layout(2, 4)
+    for text in (
+        "",
+        "8",
+        "data:8",
+        "tensor:0",
+        "tensor:8,",
+        "tensor:8,data:0",
+        "tensor:-1",
+        "tensor:9999999",
+    ):
+        with pytest.raises(ValueError, match=f"a layout reads tensor:N or tensor:N,data:M; got {text!r}"):
+            parse_layout(text)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -151,6 +168,10 @@ def test_what_does_not_fit_says_why(model, hardware, options, reason):
         ({"context": np.inf}, "context must be positive and finite"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"reserve": 1}, r"reserve must be in \[0, 1\)"),
+        (
+            {"devices": 4, "layout": Layout(8)},
+            "devices must be those of the layout .tensor parallel 8.; got 4",
+        ),
         ({"devices": 1_000_001}, "devices must be at least 1, at most a million; got 1000001"),
         (
             {"hardware": H200.times(2)},

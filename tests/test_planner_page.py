@@ -19,6 +19,7 @@ from kinetics_lab.cost.clock import parse_clock
 from kinetics_lab.cost.precision import find_precision
 from kinetics_lab.planner.offers import with_predicted
 from kinetics_lab.planner.page import CACHES, SETS, WEIGHTS, page_files, planner_data
+from kinetics_lab.planner.serve import commands
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
@@ -85,11 +86,13 @@ def questions(count: int) -> list[dict]:
         budget = low * (high / low) ** draw.random() * (2.5 / 3600 if unit == "usd" else 1)
         topk = draw.choice(["out", "out", "scan", "free"])
         timed = draw.choice(["", "", *clocks])
+        models = list({model for model, *_ in tables()["sets"][name]["settings"]})
         kinds = [kind for kind in KINDS[name] if kind != "topk" or topk != "out"]
         asked.append({
             "data": name, "predicted": name == "aime24" and draw.random() < 0.25, "hardware": device, "devices": draw.choice([None, None, None, 2, 4, 8]),
             "clock": timed, "weights": "" if timed else draw.choice(["", "", *WEIGHTS]), "kv": "" if timed else draw.choice(["", *CACHES]),
             "strategy": strategy, "hit": draw.choice([1, 0.9, 0.5]), "false_alarm": draw.choice([0, 0.1, 0.4]), "check": draw.choice([None, 0.05]),
+            "models": draw.choice([[], [], draw.sample(sorted(models), draw.randint(1, len(models)))]),
             "policies": draw.choice([[], [], draw.sample(kinds, draw.randint(1, len(kinds)))]), "topk": topk,
             "budget": draw.choice([budget, budget, budget, None]), "unit": unit, "price": draw.choice([2.5, None]) if unit == "s" else 2.5,
             "max_seconds": draw.choice([None, None, 600, 3000]), "max_tpot": draw.choice([None, None, 0.02, 0.1]), "batch": draw.choice([None, None, 1, 32, "within", "within"]),
@@ -113,7 +116,7 @@ def expected(q: dict) -> dict:
     named = q["weights"] or q["kv"]
     try:
         found = plan(
-            with_predicted(data) if q["predicted"] else data, HARDWARE[q["hardware"]], [q["budget"] or 1e9], unit=q["unit"], strategy=strategy, policies=q["policies"], topk=q["topk"],
+            with_predicted(data) if q["predicted"] else data, HARDWARE[q["hardware"]], [q["budget"] or 1e9], unit=q["unit"], strategy=strategy, models=q["models"], policies=q["policies"], topk=q["topk"],
             shapes=shapes, dense_layers=dense, devices=q["devices"], batch=q["batch"] or "fits", hourly=q["price"] or math.nan,
             clock=clock(f"fitted:{q['hardware']}:{q['clock']}") if q["clock"] else None,
             precision=find_precision(q["weights"] or None, q["kv"] or None) if named else None,
@@ -134,6 +137,9 @@ def expected(q: dict) -> dict:
             "rivals": row["rivals"],
             "n_settings": found.attrs["n_settings"][task],
             "predicted": told[1:],
+            "start": commands(
+                found.to_dict("records")[0], *(found.attrs[name] for name in ("weights", "kv", "reserve"))
+            ),
         }
     )
 
@@ -183,6 +189,7 @@ def compare(chromium, index, asked: list[dict]) -> None:
         assert {name: got[name] for name in TEXTS} == {name: want[name] for name in TEXTS}, question
         assert "; ".join(got["rivals"]).replace(" %", "%") == want["rivals"], question
         assert " and ".join(got["predicted"]) == "".join(want["predicted"]), question
+        assert dict(got["start"]) == want["start"], question
         plans += 1
     assert plans > len(asked) / 2
 
@@ -212,7 +219,7 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
     with chromium.page(width=390) as page:
         page.goto(index)
         assert page.js(TEXT.format(".kl-calc-said")).startswith(
-            "Run 7 x qwen3-8b, block_topk:1024:16: it solves 84.6 % "
+            "Run 7 x qwen3-8b, block_topk:1024:16 (up to 7 answers, one after another until one is right: "
         )
         assert (
             page.js(TEXT.format("#kl-planner code"))
@@ -221,8 +228,16 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
         type_into(page, "budget", "20")
         said = page.js(TEXT.format(".kl-calc-said"))
         assert said.startswith(
-            "A tie with qwen3-14b, dense (29 %) and qwen3-8b, dense (17 %). The first, 32 x qwen3-8b, block_topk:1024:16, "
+            "A tie with qwen3-14b, dense (29 %) and qwen3-8b, dense (17 %). The first, 32 x qwen3-8b, block_topk:1024:16 (up to 32 answers, "
         )
+        started = "[...document.querySelectorAll('#kl-planner th')].filter(e => e.textContent.startsWith('vLLM')).map(e => e.nextSibling.textContent)"
+        none, line = page.js(started)
+        assert none.startswith("none: no flag makes it read as block_topk:1024:16 does")
+        data, shapes, dense = sets()["aime24"]
+        [row] = plan(
+            data, HARDWARE["h200"], [20], policies=["dense"], shapes=shapes, dense_layers=dense, n_splits=1
+        ).to_dict("records")
+        assert line == commands(row, "bf16", "bf16")["vLLM 0.33.0"]
         assert "wins again in 50 % of resamples, so other problems may turn the order. " in said
         assert said.endswith(
             "No engine serves block_topk:1024:16; dense attention reaches 88.7 % with 11 x qwen3-14b, dense."
@@ -242,16 +257,16 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
         type_into(page, "devices", "")
         type_into(page, "hardware", "h200")
         type_into(page, "predicted", "yes")
-        assert "qwen3-14b, block_topk:1024:16, solves a predicted 90.7 % " in page.js(
-            TEXT.format(".kl-calc-said")
-        )
+        said = page.js(TEXT.format(".kl-calc-said"))
+        assert "The first, 32 x qwen3-14b, block_topk:1024:16 (" in said
+        assert ", solves a predicted 90.7 % " in said
         assert "qwen3-14b, block_topk:1024:16: never run; " in page.js(TEXT.format("#kl-planner table"))
         assert page.js(TEXT.format("#kl-planner code")).endswith("--predicted")
         type_into(page, "predicted", "")
         type_into(page, "devices", "1")
         type_into(page, "hardware", "rtx-4090")
         type_into(page, "strategy", "verified")
-        page.js("(e => e.click())(document.getElementById('kl-policies-0'))")
+        page.js("document.querySelector('[name=policies] [value=block_topk]').click()")
         assert (
             "--strategy verified:0.9:0.1 --hardware rtx-4090 --price 3.99 --policies block_topk --devices 1"
             in page.js(TEXT.format("#kl-planner code"))
@@ -302,11 +317,11 @@ def test_what_is_wrong_is_said_beside_the_field(chromium, index):
     with chromium.page() as page:
         page.goto(index)
         for key, value, said in (
-            ("budget", "<img src=x onerror=alert(1)>", "must be a number from 1e-15 to 1,000,000,000"),
+            ("budget", "-5", "must be a number from 1e-15 to 1,000,000,000"),
             ("budget", "0", "must be a number from 1e-15 to 1,000,000,000"),
             ("batch", "1.5", "must be a whole number from 1 to 1,000,000,000"),
             ("price", "-1", "must be a number from 0.0001 to 10,000"),
-            ("max_tpot", "soon", "must be a number from 1e-9 to 1,000,000"),
+            ("max_tpot", "0", "must be a number from 1e-9 to 1,000,000"),
         ):
             before = page.js(f"document.getElementById('kl-{key}').value")
             type_into(page, key, value)
@@ -314,6 +329,10 @@ def test_what_is_wrong_is_said_beside_the_field(chromium, index):
             assert page.js(f"document.getElementById('kl-{key}').getAttribute('aria-invalid')") == "true"
             assert page.js(TEXT.format(".kl-calc-said")) == "A field needs another value."
             type_into(page, key, before)
+        page.js("document.getElementById('kl-batch').focus()")
+        page.command("Input.insertText", text="1e")  # which a reader can type, and is no number
+        assert page.js(TEXT.format("#kl-note-batch")) == "must be a whole number from 1 to 1,000,000,000"
+        type_into(page, "batch", "")
         type_into(page, "price", "")
         type_into(page, "unit", "usd")
         assert page.js(TEXT.format("#kl-note-price")) == "a budget in dollars needs a price"
@@ -351,7 +370,8 @@ def test_names_are_shown_as_text(chromium, tmp_path):
         page.goto(
             f"file://{tmp_path / 'index.html'}#data={quote(bad)}&budget={quote(bad)}&policies={quote(bad)}"
         )
-        assert page.js("document.getElementById('kl-budget').value") == bad
+        assert page.js(TEXT.format("#kl-note-budget")) == "must be a number from 1e-15 to 1,000,000,000"
+        assert page.js(TEXT.format(".kl-calc-said")) == "A field needs another value."
         assert page.js("document.querySelectorAll('#kl-planner :is(img, script)').length") == 0
         assert page.js("window.ran === undefined")
 

@@ -6,12 +6,12 @@ const klCalculator = (() => {
   "use strict";
   const law = klLaw, { digits, make } = law;
 
-  // The whole answer to one question; numbers in, numbers out.
-  function answer(data, q) {
+  // What one question comes to in one layout; numbers in, numbers out.
+  function priced(data, q) {
     const model = data.models[q.model], device = data.hardware[q.hardware], policy = data.policies[q.policy];
     const stored = law.precision(data, model.precision, q.weights, q.kv), size = stored.size;
     const rate = device.peaks[stored.rate] ?? device.peak, clock = data.clocks[`${q.hardware}:${q.clock}`];
-    const room = law.fit(model, device, size, q.n_in + q.n_out, q.batch, q.reserve, q.devices);
+    const room = law.fit(model, device, size, q.n_in + q.n_out, q.batch, q.reserve, q.devices, q.layout);
     if (room.split) return { room };
     const batch = q.batch || Math.max(room.batch, 1);
     const at = (n, rule = policy) =>
@@ -30,42 +30,48 @@ const klCalculator = (() => {
       dollars: hours * q.price, per_million: hours * q.price / (q.answers * q.n_out) * 1e6 };
   }
 
+  // The whole answer, with the layout that would cost least, where it costs 1 % less at least.
+  function answer(data, q) {
+    const found = priced(data, q);
+    if (found.room.reason) return found;
+    const others = data.models[q.model].ways.map((way) =>
+      priced(data, { ...q, devices: null, layout: law.layoutName(way) })).filter(({ room }) => !room.reason);
+    const least = others.reduce((a, b) => law.total(b.spent) < law.total(a.spent) ? b : a, found);
+    const less = 1 - law.total(least.spent) / law.total(found.spent);
+    return { ...found, cheaper: less >= 0.01 ? { way: least.room.way, less } : null };
+  }
+
   // The line that prints the same numbers.
   function command(q) {
-    const words = ["kinetics-lab cost --model", q.model, "--hardware", q.hardware];
-    words.push("--n-in", q.n_in, "--n-out", q.n_out);
-    const more = { policy: q.policy !== "dense" && q.policy, "n-trials": q.answers > 1 && q.answers, weights: q.weights,
-      kv: q.kv, batch: q.batch, devices: q.devices, reserve: q.reserve !== 0.1 && String(q.reserve),
-      clock: q.clock && `fitted:${q.hardware}:${q.clock}` };
-    for (const [name, value] of Object.entries(more)) if (value) words.push(`--${name}`, value);
-    return [...words, "--combine max"].join(" ");
+    return law.line("kinetics-lab cost", { model: q.model, hardware: q.hardware, "n-in": `${q.n_in}`, "n-out": q.n_out,
+      policy: q.policy !== "dense" && q.policy, "n-trials": q.answers > 1 && q.answers, weights: q.weights, kv: q.kv,
+      batch: q.batch, devices: q.devices, layout: q.layout, reserve: q.reserve !== 0.1 && `${q.reserve}`,
+      clock: q.clock && `fitted:${q.hardware}:${q.clock}`, combine: "max" });
   }
 
   // --- the page ------------------------------------------------------------------------------------
 
   law.page("kl-calculator", window.klCalculatorData, (place, data, copy) => {
-    const models = () => Object.values(data.models).map(({ name, family }) => [name, name, family]);
-    const policies = () => Object.keys(data.policies), usual = { answers: 1, reserve: 10, price: 3.99 };
-    const form = law.form(place, { ...law.choices(data, "as published"), model: { options: models },
-      policy: { options: policies } }, { ...usual, ...data.first }, show);
+    const ways = (q) => data.models[q.model].ways.filter(({ devices }) => !q.devices || devices === q.devices);
+    const fields = law.fields(place, {
+      ...law.choices(data, "as published", "datasheet, computing while memory is read"),
+      model: { options: () => Object.values(data.models).map(({ name, family }) => [name, name, family]) },
+      layout: { options: (q) => [["", "most room"], ...ways(q).map((way) => [law.layoutName(way), law.where(way)])] },
+      policy: { options: () => Object.keys(data.policies) }
+    }, { answers: 1, reserve: 10, price: 3.99, ...data.first }, show);
     const [said, bar, legend, table, figure] = ["said", "bar", "legend", "table", "figure"]
       .map((name) => place.querySelector(`.kl-calc-${name}`));
 
     function show() {
-      const q = form.read();
+      const q = fields.read();
       if (!q) { said.textContent = "A field needs another value."; return; }
       q.reserve /= 100;
-      form.keep();
+      fields.keep();
       copy(command(q));
       const found = answer(data, q), room = found.room;
       for (const part of [bar, legend, table, figure]) part.textContent = "";
-      if (room.split) { said.textContent = `It cannot be spread so: ${room.reason}.`; return; }
-      const spread = room.way.data > 1 ? "attention data parallel" : "tensor parallel";
-      const many = room.devices > 1 ? `${room.devices} ${q.hardware}, ${spread}` : `one ${q.hardware}`;
-      const cost = q.price ? ` and $${digits(found.dollars)}` : "";
-      said.textContent = room.reason ? `It does not fit: ${room.reason}. Priced as if it did.`
-        : `${q.model} fits on ${many} with ${law.count(room.batch)} sequences at their end. A step takes `
-          + `${digits(1e3 * found.step_seconds)} ms, an answer ${digits(found.wait)} s${cost}.`;
+      said.textContent = verdict(q, found);
+      if (room.split) return;
       const told = Object.entries(found.spent).filter(([, seconds]) => seconds > 0).map(([name, seconds]) => {
         const title = `${name} ${digits(seconds)}`;
         make("span", bar, "", { "class": `kl-part-${name}`, title }).style.flexGrow = seconds / law.total(found.spent);
@@ -77,11 +83,21 @@ const klCalculator = (() => {
       chart(q, found);
     }
 
-    const answers = (q) => `${q.answers} answer${q.answers > 1 ? "s" : ""}`;
+    const answers = (q) => q.answers > 1 ? `${law.count(q.answers)} answers` : "an answer";
+
+    function verdict(q, { room, dollars, cheaper, step_seconds, wait }) {
+      if (room.split) return `It cannot be spread so: ${room.reason}.`;
+      if (room.reason) return `It does not fit: ${room.reason}. Priced as if it did.`;
+      const many = room.devices > 1 ? `${room.devices} ${q.hardware}, ${law.spread(room.way)}` : `one ${q.hardware}`;
+      const less = cheaper
+        ? ` On ${law.where(cheaper.way)} an answer would cost ${(100 * cheaper.less).toFixed(0)} % less.` : "";
+      return `${q.model} fits on ${many} with ${law.count(room.batch)} sequences at their end. A step takes `
+        + `${digits(1e3 * step_seconds)} ms, an answer ${digits(wait)} s`
+        + `${q.price ? `; ${answers(q)} to a prompt cost${q.answers > 1 ? "" : "s"} $${digits(dollars)}` : ""}.${less}`;
+    }
 
     function details(q, found) {
-      const room = found.room;
-      const bound = "a bound at the datasheet's rates: nothing runs faster";
+      const room = found.room, cost = `${answers(q)} to a prompt $${digits(found.dollars)}`;
       return [["Weights on each device", `${law.gb(room.weights)} (${found.precision.weights})`],
         ["Cache of a sequence on each device", `${law.gb(room.sequence)} at ${law.count(q.n_in + q.n_out)} tokens `
           + `(${found.precision.kv})`],
@@ -89,9 +105,9 @@ const klCalculator = (() => {
         ["Tokens a second", `${digits(found.per_user)} for a user, ${digits(found.per_device)} for a device`],
         ["Time to the first token", `${digits(found.first)} s, one prompt at a time`],
         ["Time to an answer", `${digits(found.wait)} s`],
-        ["Cost", `$${digits(found.dollars)} for ${answers(q)}, $${digits(found.per_million)} a million tokens`],
-        ["Times are", !found.clock ? bound : "the cost law with four constants fitted to kernels that NVIDIA's "
-          + `collector measured; median error ${digits(100 * found.clock.error, 2)} % on models it has not seen`]];
+        ["Cost", `${cost}, a thousand such prompts $${digits(1e3 * found.dollars)}, `
+          + `a million tokens $${digits(found.per_million)}`],
+        ["Times are", law.times(found.clock, "computing while memory is read: a bound, nothing runs faster")]];
     }
 
     // Seconds that one token takes of a device, over the context: parameters, dense attention, the chosen attention.

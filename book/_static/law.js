@@ -56,19 +56,21 @@ const klLaw = (() => {
       * (way.kv[model.mixers.indexOf(m)] * size.kv * m.entry * chosen(m, n) + size.index * m.index * held(m, n))));
   }
 
-  function fit(model, device, size, context, wanted, reserve, count) {
-    const memory = device.memory * (1 - reserve), tried = [];
-    for (const devices of count ? [count] : [1, 2, 4, 8]) {
-      const found = model.ways.filter((way) => way.devices === devices && !way.why).map((way) => {
-        const weights = weightBytes(model, size, way), sequence = cacheBytes(model, size, way, context);
-        const batch = sequence ? Math.max(Math.floor((memory - weights) / sequence), 0) * way.data : 0;
-        return { way, devices, weights, sequence, memory, batch, reason: "" };
-      }).sort((a, b) => b.batch - a.batch || b.way.tensor - a.way.tensor);
-      if (found.length && found[0].batch >= (wanted || 1)) return found[0];
-      tried.push(...found);
-    }
-    const not = model.ways.find((way) => way.devices === (count || 8));
-    if (!tried.length) return { reason: `${model.name}: ${not.why}`, split: true };
+  const layoutName = ({ tensor, data }) => `tensor:${tensor}` + (data > 1 ? `,data:${data}` : "");
+  const spread = ({ tensor, data }) => data > 1 ? `data parallel ${data}` : `tensor parallel ${tensor}`;
+  const where = (way) => way.devices > 1 ? `${way.devices} devices (${spread(way)})` : "one device";
+
+  function fit(model, device, size, context, wanted, reserve, count, layout) {
+    const memory = device.memory * (1 - reserve);
+    const ways = model.ways.filter((way) => layout ? layoutName(way) === layout : !count || way.devices === count);
+    const tried = ways.filter((way) => !way.why).map((way) => {
+      const weights = weightBytes(model, size, way), sequence = cacheBytes(model, size, way, context);
+      const batch = sequence ? Math.max(Math.floor((memory - weights) / sequence), 0) * way.data : 0;
+      return { way, devices: way.devices, weights, sequence, memory, batch, reason: "" };
+    }).sort((a, b) => a.devices - b.devices || b.batch - a.batch || b.way.tensor - a.way.tensor);
+    if (!tried.length) return { reason: `${model.name}: ${ways[0].why}`, split: true };
+    const enough = tried.find(({ batch }) => batch >= (wanted || 1));
+    if (enough) return enough;
     const most = tried.sort((a, b) => b.batch - a.batch || b.devices - a.devices)[0];
     return { ...most, batch: 0, reason: lacks(model, device, size, most, context, wanted || 1) };
   }
@@ -193,108 +195,103 @@ const klLaw = (() => {
     return x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(1) : x.toLocaleString("en", { maximumSignificantDigits: n });
   }
 
-  // Choices of the fields that both pages have, a name or [value, text, group]; `value` gives what another field holds.
-  function choices(data, usual) {
+  // Choices of the fields that both pages have: a name, or [value, text, group].
+  function choices(data, usual, datasheet) {
     const fitted = (hardware) => Object.entries(data.clocks).filter(([name]) => name.startsWith(`${hardware}:`))
       .map(([name, { engine }]) => [name.split(":")[1], `fitted to ${engine}`]);
+    const counts = new Set(Object.values(data.models)[0].ways.map((way) => String(way.devices)));
     return {
       hardware: { options: () => Object.keys(data.hardware) },
-      devices: { options: () => [["", "fewest"], "1", "2", "4", "8"] },
-      clock: { after: ["hardware"], options: (value) => [["", "datasheet"], ...fitted(value("hardware"))] },
+      devices: { options: () => [["", "fewest"], ...counts] },
+      clock: { options: (q) => [["", datasheet], ...fitted(q.hardware)] },
       weights: { options: () => [["", usual], ...data.weights] },
       kv: { options: () => [["", usual], ...data.caches] }
     };
   }
 
-  function fill(select, options, given) {
-    const groups = {};
-    select.textContent = "";
-    for (const [value, text, group] of options) {
-      const parent = group ? groups[group] ??= make("optgroup", select, "", { label: group }) : select;
-      make("option", parent, text, { value });
-    }
-    select.value = given;
-    if (select.selectedIndex < 0) select.selectedIndex = 0;
-  }
-
-  // Boxes to tick; all are where none of those named is known.
-  function tick(box, options, given) {
-    const place = box.querySelector("span"), named = given.split(",");
-    const known = options.some(([value]) => named.includes(value));
+  // The choices of a select, in groups if they have some, or as boxes to tick.
+  function fill(control, options, given) {
+    const place = control.querySelector("span") ?? control, groups = {};
     place.textContent = "";
-    options.forEach(([value, text], i) => {
-      const label = make("label", place);
-      const input = make("input", label, "", { type: "checkbox", value, id: `${box.id}-${i}` });
-      input.checked = !known || named.includes(value);
-      label.append(` ${text}`);
-    });
+    for (const [value, text = value, group] of options.map((one) => [one].flat())) {
+      if (control !== place) {
+        const label = make("label", place), box = { type: "checkbox", name: control.name, value };
+        make("input", label, "", box).checked = given.includes(value);
+        label.append(` ${text}`);
+      } else if (group) {
+        groups[group] ??= make("optgroup", place, "", { label: group });
+        groups[group].append(new Option(text, value));
+      } else place.append(new Option(text, value));
+    }
   }
 
-  // The fields of a page, which are in its HTML with their limits. The rule of #kl-KEY says { options, on which others
-  // it hangs (after), when it is shown }. Values are first those of the address, then the usual ones. read() gives
-  // numbers and names, or null where a field has no right value, which is said beside it.
-  function form(place, rules, usual, changed) {
-    const start = new URLSearchParams(location.hash.slice(1));
-    const fields = [...place.querySelectorAll(".kl-calc-field")].map((box) => {
-      const many = box.matches("fieldset"), input = many ? box : box.querySelector("select, input");
-      const key = input.id.slice(3), note = make("small", box, "", { id: `kl-note-${key}`, "class": "kl-calc-note" });
-      input.setAttribute("aria-describedby", note.id);
-      if (input.matches("input")) Object.assign(input, { autocomplete: "off", inputMode: "decimal" });
-      return { key, box, input, note, many, rule: rules[key] ?? {}, limits: input.dataset };
+  // The fields of a form are in its HTML, with their limits. The rule of one may say which options it has, when it is
+  // there, what is wrong with its value, and its usual value, which it takes again when that changes. Values are first
+  // those of the address. read() gives numbers, names and lists, null for what is empty; null where one is not right.
+  function fields(form, rules, usual, changed) {
+    const found = [...form.querySelectorAll(".kl-calc-field")].map((box) => {
+      const many = box.matches("fieldset"), control = many ? box : box.querySelector("select, input");
+      const key = control.name, note = make("small", box, "", { id: `kl-note-${key}`, "class": "kl-calc-note" });
+      control.setAttribute("aria-describedby", note.id);
+      return { key, box, control, note, many, rule: rules[key] ?? {} };
     });
-    function value(key) {
-      const { input, many } = fields.find((field) => field.key === key), boxes = [...input.querySelectorAll("input")];
-      const on = boxes.filter((one) => one.checked).map((one) => one.value);
-      return !many ? input.value.trim() : on.length === boxes.length ? "" : on.join(",") || "none";
+    const typed = (text) => text === "" ? null : isNaN(text) ? text : Number(text);
+
+    function values() {
+      const data = new FormData(form), value = (key) => typed(data.get(key) ?? "");
+      return Object.fromEntries(found.map(({ key, many }) => [key, many ? data.getAll(key) : value(key)]));
     }
-    function offer({ input, many, rule }, given) {
-      const options = rule.options?.(value).map((one) => typeof one === "string" ? [one, one] : one);
-      if (options) (many ? tick : fill)(input, options, given);
-      else input.value = given;
+
+    function update(given) {  // each field in turn, since its choices may hang on those before it
+      for (const field of found) {
+        const { key, box, control, many, rule } = field, q = values();
+        const options = rule.options?.(q), offered = JSON.stringify(options);
+        const fresh = String(rule.usual?.(q) ?? usual[key] ?? ""), same = fresh === (field.fresh ?? fresh);
+        const asked = many ? given.getAll(key) : (same ? given.get(key) : null) ?? fresh;
+        if (options && offered !== field.offered) fill(control, options, asked);
+        if (!many && control.value !== asked) control.value = asked;
+        if (control.selectedIndex < 0) control.selectedIndex = 0;
+        if (control.type === "number") control.setCustomValidity(asked && !control.value ? "no number" : "");
+        control.disabled = box.hidden = Boolean(rule.when && !rule.when(q));
+        Object.assign(field, { fresh, offered });
+      }
     }
-    const shown = () => fields.forEach(({ box, rule }) => { box.hidden = Boolean(rule.when && !rule.when(value)); });
-    fields.forEach((field) => offer(field, start.get(field.key) ?? String([usual[field.key] ?? ""].flat()[0])));
-    shown();
-    place.addEventListener("input", (event) => {
-      for (const field of fields.filter(({ rule }) => rule.after?.some((key) => `kl-${key}` === event.target.id)))
-        offer(field, field.rule.fresh ? field.rule.fresh(value) : value(field.key));
-      shown();
-      changed();
-    });
-    function note(key, text) {
-      const field = fields.find((one) => one.key === key);
-      field.note.textContent = text;
-      field.input.setAttribute("aria-invalid", text ? "true" : "false");
-      return !text;
-    }
-    function wrong({ many, rule, limits: { least, most, whole } }, text) {
-      if (many) return text === "none" ? "choose one at least" : "";
-      const right = text !== "" && Number(text) >= Number(least) && Number(text) <= Number(most);
-      if (rule.options || (right && (whole === undefined || Number(text) % 1 === 0))) return "";
-      const range = `${Number(least)} to ${Number(most).toLocaleString("en")}`;
-      return `must be a ${whole === undefined ? "" : "whole "}number from ${range}`;
-    }
+    update(new URLSearchParams(location.hash.slice(1)));
+    form.addEventListener("input", () => { update(new FormData(form)); changed(); });
+
     function read() {
-      const found = {}, right = fields.map((field) => {
-        const { key, box, many, rule, limits } = field, text = value(key);
-        const none = box.hidden || (text === "" && limits.empty !== undefined);
-        found[key] = none ? null : many ? text.split(",").filter(Boolean) : rule.options ? text : Number(text);
-        return note(key, none ? "" : wrong(field, text));
-      });
-      return right.every(Boolean) ? { ...found, devices: Number(found.devices) || null } : null;
+      const q = values();
+      for (const { control, note, rule } of found) {
+        const { step, min, max } = control, valid = control.disabled || control.validity.valid;
+        const range = `${Number(min)} to ${Number(max).toLocaleString("en")}`;
+        note.textContent = valid ? !control.disabled && rule.wrong?.(q) || ""
+          : `must be a ${step === "any" ? "" : "whole "}number from ${range}`;
+        control.setAttribute("aria-invalid", note.textContent !== "");
+      }
+      return found.some(({ note }) => note.textContent) ? null : q;
     }
-    function keep() {
-      history.replaceState(null, "", `#${new URLSearchParams(fields.map(({ key }) => [key, value(key)]))}`);
-    }
-    return { value, note, read, keep };
+    const keep = () => history.replaceState(null, "", `#${new URLSearchParams(new FormData(form))}`);
+    return { read, keep };
+  }
+
+  // What the times of a page are; `datasheet` says how its two kinds of work go together.
+  function times(clock, datasheet) {
+    return clock ? "the cost law with four constants fitted to kernels that NVIDIA's collector measured; median error "
+      + `${digits(100 * clock.error, 2)} % on models it has not seen` : `at the datasheet's rates, ${datasheet}`;
+  }
+
+  // A command with its options; those without a value are left out.
+  function line(command, options) {
+    const given = Object.entries(options).filter(([, value]) => value);
+    return [command, ...given.map(([name, value]) => `--${name} ${value}`)].join(" ");
   }
 
   function rows(table, pairs) {
     table.textContent = "";
     for (const [name, text] of pairs.filter((pair) => pair[1])) {
-      const line = make("tr", table);
+      const line = table.insertRow();
       make("th", line, name, { scope: "row" });
-      make("td", line, text);
+      line.insertCell().textContent = text;
     }
   }
 
@@ -319,6 +316,6 @@ const klLaw = (() => {
     });
   }
 
-  return { sum, total, weightsRead, costParts, stepParts, stepSeconds, prefill, precision, fit, gb, count, make, digits,
-    choices, form, rows, page };
+  return { sum, total, weightsRead, costParts, stepParts, stepSeconds, prefill, precision, fit, layoutName, spread,
+    where, gb, count, make, digits, choices, fields, times, line, rows, page };
 })();

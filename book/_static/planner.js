@@ -9,7 +9,8 @@ const klPlanner = (() => {
   const mean = (values) => sum(values) / values.length;
   const round = (x, scale = 1e12) => Math.round(x * scale) / scale;  // equal but for rounding is equal
   const kind = (policy) => policy.split(":")[0];
-  const kinds = (set) => [...new Set(set.settings.map(([, policy]) => kind(policy)))];
+  const unique = (values) => [...new Set(values)];
+  const kinds = (set) => unique(set.settings.map(([, policy]) => kind(policy)));
   const who = (setting) => `${setting.model}, ${setting.policy}`;
   const text = (one) => one ? `${one.n} x ${who(one.setting)}` : "";
   const drawn = {};  // outcomes by strategy, by counts: they stay from question to question
@@ -96,7 +97,7 @@ const klPlanner = (() => {
       }
       return found;
     }
-    const tally = (drawn) => [...new Set(drawn)].map((c) => [c, drawn.filter((x) => x === c).length / drawn.length]);
+    const tally = (drawn) => unique(drawn).map((c) => [c, drawn.filter((x) => x === c).length / drawn.length]);
     const weights = numbers(set.resamples, [1]).flatMap(([pair]) => [Math.floor(pair / 9) / size, pair % 9 / size]);
     const settings = set.settings.map(([model, policy, prompt, given, scales, widths, packed, few]) => {
       const draws = packed.length / size - sum(widths), rows = numbers(packed, [...Array(draws).fill(1), ...widths]);
@@ -109,10 +110,11 @@ const klPlanner = (() => {
     return set.read = { weights, settings };
   }
 
-  // The settings with oracle top-k as asked for, and how each reads: as planner.offers.offered.
+  // The settings of the models asked for, with oracle top-k as asked for, and how each reads: as offers.offered.
   function offered(data, settings, q) {
-    const kept = settings.filter((one) => q.predicted || !one.predicted);
-    return kept.filter((one) => q.topk !== "out" || kind(one.policy) !== "topk").map((one) => {
+    const kept = settings.filter((one) => (q.predicted || !one.predicted)
+      && (!q.models.length || q.models.includes(one.model)) && (q.topk !== "out" || kind(one.policy) !== "topk"));
+    return kept.map((one) => {
       const oracle = kind(one.policy) === "topk", scan = oracle && q.topk === "scan", reads = data.policies[one.policy];
       return { ...one, policy: one.policy + (scan ? ":false" : ""), oracle: oracle && !scan,
         reads: scan ? { ...reads, scored: 1 } : reads };
@@ -121,14 +123,19 @@ const klPlanner = (() => {
 
   // --- what an answer costs, as planner/price.py -----------------------------------------------------
 
+  // How weights and cache are stored: as told, as the clock measured them, or all in the device's own precision.
+  function storing(data, q) {
+    const told = q.weights || q.kv || q.clock;
+    return law.precision(data, data.stored[told ? "bf16" : data.hardware[q.hardware].own], q.weights, q.kv);
+  }
+
   // How one setting is served, by each batch that may be tried, the largest first: seconds to the first token and for
   // each further one, and seconds of a device for an answer to each problem; or why it is not served.
   function serve(data, set, one, q) {
     const model = data.models[one.model], device = data.hardware[q.hardware];
     const clock = data.clocks[`${q.hardware}:${q.clock}`];
-    const own = data.stored[q.weights || q.kv || clock ? "bf16" : device.own];
-    const stored = law.precision(data, own, q.weights, q.kv);
-    const size = stored.size, rate = device.peaks[stored.rate] ?? device.peak, tokens = sum(one.mean);
+    const stored = storing(data, q), size = stored.size;
+    const rate = device.peaks[stored.rate] ?? device.peak, tokens = sum(one.mean);
     const held = sum(one.mean.map((length, p) => one.prompt[p] * length + one.square[p] / 2));
     const context = Math.max(held / Math.max(tokens, 1), 1), given = q.batch === "within" ? null : q.batch;
     const room = law.fit(model, device, size, context, given, RESERVE, q.devices), { devices, way } = room;
@@ -194,15 +201,35 @@ const klPlanner = (() => {
       tpot_s: side.tpot, answer_s: one.answer_s, usd_per_mtok: usd / tokens * 1e6 };
   }
 
-  // What cannot be chosen, or not with more answers, and why.
-  function leftOut(considered, refused, never) {
-    const found = {};
+  // What cannot be chosen, or not with more answers, and why; and kinds of attention that were not run with a model.
+  function leftOut(settings, considered, refused) {
+    const found = {}, most = Math.max(...considered.flatMap(({ n }) => n));
     for (const [model, all] of Object.entries(group(considered, (one) => one.model))) {
-      const reasons = all.map((one) => refused[who(one)] ?? one.few);
+      const reasons = all.map((one) => refused[who(one)] ?? (Math.min(...one.n) < most ? one.few : ""));
       const alike = all.length > 1 && reasons.every((reason) => reason === reasons[0]);
       all.forEach((one, i) => { if (reasons[i]) found[alike ? model : who(one)] = reasons[i]; });
     }
-    return { ...found, ...never };
+    for (const [name, ran] of Object.entries(group(settings, ({ policy }) => kind(policy)))) {
+      const models = ran.map(({ model }) => model), every = unique(settings.map(({ model }) => model));
+      const lacks = every.filter((model) => !models.includes(model));
+      if (lacks.length) found[`${name} with ${lacks.join(", ")}`] = "never run";
+    }
+    return found;
+  }
+
+  // Engines and the lines that start them, as planner/serve.py.
+  function start(data, stored, { setting, side }) {
+    const plain = (name, known) => name in known || data.as_it_is.includes(name);
+    return Object.entries(data.engines).map(([engine, [begin, devices, batch, memory, weights, kv]]) => {
+      const odd = !plain(stored.weights, weights) ? stored.weights : !plain(stored.kv, kv) && stored.kv;
+      if (setting.policy !== "dense") return [engine, `none: no flag makes it read as ${setting.policy} does `
+        + "(`kinetics-lab generate --policy` can)"];
+      if (odd) return [engine, `none: no flag known here turns a BF16 checkpoint into ${odd}`];
+      const words = [begin, data.checkpoints[setting.model], `--dtype bfloat16 ${devices} ${side.devices}`,
+        weights[stored.weights] && `--quantization ${weights[stored.weights]}`,
+        kv[stored.kv] && `--kv-cache-dtype ${kv[stored.kv]}`, `${batch} ${side.batch}`, `${memory} ${1 - RESERVE}`];
+      return [engine, words.filter(Boolean).join(" ")];
+    });
   }
 
   // The plan for one budget; numbers and names in, numbers and names out. An Error says what nothing keeps.
@@ -211,7 +238,7 @@ const klPlanner = (() => {
     const wanted = q.policies.length ? q.policies : kinds(set);
     const known = drawn[[q.strategy, q.hit, q.false_alarm, q.check]] ??= {};
     const allowed = (setting) => wanted.includes(kind(setting.policy));
-    const considered = offered(data, settings, q).filter((one) => one.policy === "dense" || allowed(one));
+    const ran = offered(data, settings, q), considered = ran.filter((one) => one.policy === "dense" || allowed(one));
     const { max_seconds, max_tpot } = q;
     const quick = ({ answer_s, side }) => answer_s <= (max_seconds || Infinity) && side.tpot <= (max_tpot || Infinity);
     const candidates = considered.flatMap((setting) => {
@@ -235,12 +262,12 @@ const klPlanner = (() => {
     });
     const mine = candidates.filter((one) => allowed(one.setting)), budget = q.budget || 1e9;
     if (!mine.length) throw new Error(nothing(candidates, slow, refused));
-    const never = Object.entries(set.never[q.predicted ? 1 : 0])
-      .filter(([name]) => q.topk !== "out" || !name.startsWith("topk "));
     const dense = best(candidates.filter((one) => one.setting.policy === "dense"), budget), chosen = best(mine, budget);
-    const result = { left_out: leftOut(considered, refused, Object.fromEntries(never)), n_settings: mine.length,
+    const result = { left_out: leftOut(ran, considered, refused), n_settings: mine.length,
       dense: dense ? dense.value : NaN, dense_setting: text(dense), rivals: [] };
-    if (chosen) return { ...result, ...told(chosen, q), ...rivalry(weights, mine, budget, chosen, set.ends, data.tie) };
+    const started = (one) => one ? start(data, storing(data, q), one) : [];
+    if (chosen) return { ...result, ...told(chosen, q), ...rivalry(weights, mine, budget, chosen, set.ends, data.tie),
+      start: started(chosen), start_dense: started(dense) };
     const cheapest = mine.reduce((a, b) => b.price < a.price ? b : a);
     return { ...result, setting: "", cheapest: text(cheapest), least: cheapest.price };
   }
@@ -248,7 +275,7 @@ const klPlanner = (() => {
   function nothing(candidates, slow, refused) {
     const least = (read) => digits(Math.min(...slow.map(read)));
     if (candidates.length) return "No setting with this attention can be served.";
-    if (!slow.length) return `No model can be served: ${[...new Set(Object.values(refused))].join("; ")}.`;
+    if (!slow.length) return `No model can be served: ${unique(Object.values(refused)).join("; ")}.`;
     return `No setting keeps the limits: the fastest takes ${least((one) => one.side.tpot)} s a token, the shortest `
       + `${least((one) => one.answer_s)} s to an answer.`;
   }
@@ -272,7 +299,7 @@ const klPlanner = (() => {
       times[top] += 1;
     }
     const won = times.map((count) => count / length), again = won[me];
-    const predicted = (list) => [...new Set(list.map((i) => names[i].setting))].filter((setting) => setting.predicted)
+    const predicted = (list) => unique(list.map((i) => names[i].setting)).filter((setting) => setting.predicted)
       .map(who).sort();
     const found = { low: quantile(sorted, ends[0]), high: quantile(sorted, ends[1]), again };
     if (!others.length) return { ...found, runner_up: "", rivals: [], predicted: predicted([me]) };
@@ -289,51 +316,40 @@ const klPlanner = (() => {
   function command(q) {
     const verified = ["verified", q.hit, q.false_alarm, ...(q.check ? [q.check] : [])].join(":");
     const strategy = q.strategy === "verified" ? verified : q.strategy !== "until-right" && q.strategy;
-    const options = { unit: q.unit !== "s" && q.unit, strategy, hardware: q.hardware,
-      weights: q.weights, kv: q.kv, clock: q.clock && `fitted:${q.hardware}:${q.clock}`, price: q.price,
-      "max-seconds-per-answer": q.max_seconds, "max-tpot": q.max_tpot, policies: q.policies.join(" "),
-      topk: q.topk !== "out" && q.topk, batch: q.batch, devices: q.devices };
-    const words = Object.entries(options).filter(([, value]) => value).map(([name, value]) => `--${name} ${value}`);
-    if (q.predicted) words.push("--predicted");
-    return [`kinetics-lab plan --data ${q.data} --budget ${q.budget || 1e9}`, ...words].join(" ");
+    const options = { data: q.data, budget: q.budget || 1e9, unit: q.unit !== "s" && q.unit, strategy,
+      hardware: q.hardware, weights: q.weights, kv: q.kv, clock: q.clock && `fitted:${q.hardware}:${q.clock}`,
+      price: q.price, "max-seconds-per-answer": q.max_seconds, "max-tpot": q.max_tpot, models: q.models.join(" "),
+      policies: q.policies.join(" "), topk: q.topk !== "out" && q.topk, batch: q.batch, devices: q.devices };
+    return law.line("kinetics-lab plan", options) + (q.predicted ? " --predicted" : "");
   }
 
   // --- the page ------------------------------------------------------------------------------------
 
-  const STRATEGIES = [["until-right", "stop at the first right answer"], ["best-of", "pay for all, keep a right one"],
-    ["verified", "an imperfect judge stops"], ["majority", "take the most frequent answer"]];
-  const TOPK = [["out", "left out: no engine has it"], ["scan", "scores every key, and pays"],
-    ["free", "for nothing, as in the paper"]];
-
   law.page("kl-planner", window.klPlannerData, (place, data, copy) => {
-    const set = (value) => data.sets[value("data")], sparse = (value) => kinds(set(value)).includes("topk");
-    const judged = { when: (value) => value("strategy") === "verified" };
-    const limited = (value) => value("max_seconds") || value("max_tpot");
-    const form = law.form(place, { ...law.choices(data, "as the device"),
+    const sparse = (q) => kinds(data.sets[q.data]).includes("topk"), limited = (q) => q.max_seconds || q.max_tpot;
+    const judged = { when: (q) => q.strategy === "verified" };
+    const dollars = (seconds) => Number((seconds * data.first.price / 3600).toPrecision(2));
+    const fitted = "was fitted with weights and cache in BF16: leave those as the device";
+    const { clock, ...choices } = law.choices(data, "as the device", "datasheet, computing after memory is read");
+    const fields = law.fields(place, { ...choices,
       data: { options: () => Object.entries(data.sets).map(([name, { title }]) => [name, title]) },
-      budget: { after: ["data", "unit"], fresh: (value) => value("unit") === "usd"
-        ? Number((set(value).budget * data.first.price / 3600).toPrecision(2)) : set(value).budget },
-      unit: { options: () => [["s", "seconds"], ["usd", "dollars"]] },
-      strategy: { options: () => STRATEGIES }, hit: judged, false_alarm: judged, check: judged,
-      topk: { options: () => TOPK, when: sparse },
-      policies: { after: ["data", "topk"], options: (value) => kinds(set(value))
-        .filter((name) => name !== "topk" || value("topk") !== "out") },
-      predicted: { options: () => [["", "left out"], ["yes", "let in, predicted"]],
-        when: (value) => read(set(value), data.digits).settings.some((one) => one.predicted) },
-      slow: { options: () => [["", "leave out what is slower"], ["within", "take a smaller batch"]], when: limited },
-      batch: { when: (value) => !limited(value) || value("slow") !== "within" }
+      budget: { usual: (q) => (q.unit === "usd" ? dollars : Number)(data.sets[q.data].budget) },
+      models: { options: (q) => unique(data.sets[q.data].settings.map(([model]) => model)) },
+      clock: { ...clock, wrong: (q) => q.clock && (q.weights || q.kv) ? fitted : "" },
+      price: { wrong: (q) => q.unit === "usd" && !q.price ? "a budget in dollars needs a price" : "" },
+      hit: judged, false_alarm: judged, check: judged, topk: { when: sparse },
+      policies: { options: (q) => kinds(data.sets[q.data]).filter((name) => name !== "topk" || q.topk !== "out") },
+      predicted: { when: (q) => read(data.sets[q.data], data.digits).settings.some((one) => one.predicted) },
+      slow: { when: limited }, batch: { when: (q) => !limited(q) || q.slow !== "within" }
     }, { hit: 0.9, false_alarm: 0.1, check: 0, ...data.first }, show);
     const [said, table, left] = ["said", "table", "left"].map((name) => place.querySelector(`.kl-calc-${name}`));
 
     function show() {
-      let q = form.read(), found;
-      if (q?.clock && (q.weights || q.kv))
-        q = form.note("clock", "was fitted with weights and cache in BF16: leave those as the device") && q;
-      if (q?.unit === "usd" && !q.price) q = form.note("price", "a budget in dollars needs a price") && q;
+      let q = fields.read(), found;
       table.textContent = left.textContent = "";
       if (!q) { said.textContent = "A field needs another value."; return; }
       q = { ...q, topk: q.topk ?? "out", batch: q.slow || q.batch };
-      form.keep();
+      fields.keep();
       copy(command(q));
       try { found = plan(data, q); } catch (error) { said.textContent = error.message; return; }
       said.textContent = verdict(found, q);
@@ -341,27 +357,27 @@ const klPlanner = (() => {
       list(found.left_out, q);
     }
 
-    const money = (x, q) => q.unit === "usd" ? `$${digits(x)}` : `${digits(x)} s of one device`;
+    const cost = (x, q) => q.unit === "usd" ? `$${digits(x)}` : `${digits(x)} s of one device`;
+
+    // How the answers are drawn, of which a setting names the most.
+    function drawing({ n_trials, draws }, q) {
+      const answers = n_trials > 1 ? `${n_trials} answers` : "1 answer";
+      if (atOnce(q)) return `${answers} side by side, all paid for`;
+      return `up to ${answers}, one after another until one is ${q.strategy === "verified" ? "accepted" : "right"}: `
+        + `${digits(draws)} in the mean`;
+    }
 
     function verdict(found, q) {
       if (!found.setting)
-        return `Nothing fits this budget. The cheapest, ${found.cheapest}, costs ${money(found.least, q)} a problem.`;
+        return `Nothing fits this budget. The cheapest, ${found.cheapest}, costs ${cost(found.least, q)} a problem.`;
       const guessed = found.predicted.includes(`${found.model}, ${found.policy}`) ? "a predicted " : "";
-      const solves = `${guessed}${percent(found.accuracy, 1)} of the problems for ${money(found.cost, q)} a problem`;
-      const today = found.policy === "dense" || isNaN(found.dense) ? ""
-        : ` No engine serves ${found.policy}; dense attention reaches ${percent(found.dense, 1)} with ${found.dense_setting}.`;
-      if (!found.rivals.length) return `Run ${found.setting}: it solves ${solves}.${today}`;
-      return `A tie with ${found.rivals.join(" and ")}. The first, ${found.setting}, solves ${solves}, and wins again `
-        + `in ${percent(found.again)} of resamples, so other problems may turn the order.${today}`;
-    }
-
-    function engines(found, q) {
-      const odd = [q.weights, q.kv].find((name) => name && name !== "bf16" && name !== "fp8");
-      if (found.oracle) return "none can: oracle top-k finds its tokens for nothing";
-      if (found.policy !== "dense")
-        return `no flag of vLLM or SGLang makes it read as ${found.policy} does; kinetics-lab generate can`;
-      if (odd) return `no flag of vLLM or SGLang turns a BF16 checkpoint into ${odd}`;
-      return "vLLM and SGLang serve dense attention";
+      const solves = `${guessed}${percent(found.accuracy, 1)} of the problems for ${cost(found.cost, q)} a problem`;
+      const run = `${found.setting} (${drawing(found, q)})`;
+      const today = found.policy === "dense" || isNaN(found.dense) ? "" : ` No engine serves ${found.policy}; `
+        + `dense attention reaches ${percent(found.dense, 1)} with ${found.dense_setting}.`;
+      if (!found.rivals.length) return `Run ${run}: it solves ${solves}.${today}`;
+      return `A tie with ${found.rivals.join(" and ")}. The first, ${run}, solves ${solves}, and wins again in `
+        + `${percent(found.again)} of resamples, so other problems may turn the order.${today}`;
     }
 
     function details(found, q) {
@@ -380,20 +396,21 @@ const klPlanner = (() => {
         ["Dense attention reaches", isNaN(found.dense) ? "nothing for this budget"
           : `${percent(found.dense, 1)} with ${found.dense_setting}`],
         ["Cost a problem", `${digits(seconds)} s of one device${dollars}`],
-        ["Answers a problem", `${digits(found.draws)} drawn in the mean, ${digits(found.tokens)} tokens`],
+        ["Answers a problem", `${drawing(found, q)}; ${digits(found.tokens)} tokens`],
         ["Time to an answer", `${digits(found.answer_s)} s in the mean${atOnce(q) ? " at most" : ""}; `
           + `${digits(found.ttft_s)} s to the first token, ${digits(1e3 * found.tpot_s)} ms for each further one`],
         ["Runs on", `${found.devices} ${q.hardware}, ${law.count(found.batch)} answers side by side`],
-        ["Engines", engines(found, q)],
+        ...found.start, ...(found.policy === "dense" ? [] : found.start_dense.map(([engine, line]) =>
+          [`${engine}, dense attention`, line])),
         ["Predicted", found.predicted.length ? `${found.predicted.join(" and ")}: never run; the law of difficulty `
           + "says what it would do, and its own error is in no interval" : ""],
-        ["Times are", q.clock ? "the cost law with four constants fitted to kernels that NVIDIA's collector measured"
-          : "at the datasheet's rates, arithmetic and traffic added up"]];
+        ["Times are", law.times(data.clocks[`${q.hardware}:${q.clock}`],
+          "computing after memory is read; engines overlap the two in part")]];
     }
 
     function list(reasons, q) {
       const by = group(Object.keys(reasons), (name) => reasons[name]);
-      if (q.topk === "out" && sparse(form.value)) by["no engine offers it"] = ["oracle top-k"];
+      if (q.topk === "out" && sparse(q)) by["no engine offers it"] = ["oracle top-k"];
       if (!Object.keys(by).length) return;
       law.make("p", left, "Left out:");
       const lines = law.make("ul", left);

@@ -34,6 +34,7 @@ def plan(
                                        "config.json (its NAME= only where several are unknown)")] = NONE,
     allocation: Annotated[str, Option(help="uniform (one setting for all); in hindsight, each problem its own: oracle (caps every "
                                            "cost, as the paper does) or hindsight (caps the mean)")] = "uniform",
+    models: Annotated[list[str], Option(metavar="MODEL ...", help="choose among these of the answers' models (all)")] = NONE,
     policies: Annotated[list[str], Option(metavar="POLICY ...", help="choose among these: dense, block_topk, topk:512, ...")] = NONE,
     topk: Annotated[str, Option(help="oracle top-k, which no engine offers: out, scan (score every key), free (the paper's)")] = "out",
     trials: Annotated[list[int], Option(metavar="N ...", help="numbers of answers N (every one)")] = NONE,
@@ -66,7 +67,7 @@ def plan(
     sequences: Any = batch
     with suppress(ValueError):  # "fits" and "endless" stay
         sequences = float(sequences)
-    found = lab.plan(offers.with_predicted(table) if predicted else table, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, policies=policies,
+    found = lab.plan(offers.with_predicted(table) if predicted else table, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, models=models, policies=policies,
                      topk=topk, trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
                      clock=parse_clock(clock) if clock else None, hourly=price, devices=devices, share_prompt=share_prompt,
                      precision=find_precision(weights, kv) if weights or kv else None,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
@@ -29,6 +31,7 @@ def cost(
     kv: Annotated[str | None, Option(help="how the KV cache is stored (as the checkpoint says, else bf16)")] = None,
     batch: Annotated[str, Option(help="sequences decoded together: a number, fits, or endless (the paper's)")] = "fits",
     devices: Annotated[int | None, Option(help="how many (the fewest that hold the model)")] = None,
+    layout: Annotated[str | None, Option(help="how they share the model: tensor:8, or tensor:1,data:8 (the one with room for most sequences)")] = None,
     reserve: Annotated[float, Option(help="share of the memory kept free")] = 0.1,
     share_prompt: Annotated[bool, Option(help="answers to one prompt read its cache once")] = True,
     cached: Annotated[float, Option(help="share of the prompt whose cache is there already")] = 0.0,
@@ -47,7 +50,7 @@ def _answer(given: dict[str, Any]) -> dict[str, Any]:
     """All that is to be said of the arguments."""
     import kinetics_lab as lab
     from kinetics_lab.cost.clock import Datasheet
-    from kinetics_lab.cost.fit import fit
+    from kinetics_lab.cost.fit import fit, parse_layout
     from kinetics_lab.cost.precision import find_precision
     from kinetics_lab.cost.step import prefill_flops, step_seconds
 
@@ -60,7 +63,9 @@ def _answer(given: dict[str, Any]) -> dict[str, Any]:
     options |= {"batch": batch}
     lab.cost_parts(shape, policy, n_in, n_out, n_trials, **options)  # refuses what cannot be priced
     longest = max(n_in + n_out, 1)
-    room = fit(shape, device, precision, longest, wanted, reserve=given["reserve"], devices=given["devices"])
+    layout = parse_layout(given["layout"]) if given["layout"] else None
+    fitted = partial(fit, shape, device, precision, longest, wanted, reserve=given["reserve"])
+    room = fitted(devices=given["devices"], layout=layout)
     if given["batch"] == "fits":
         batch = options["batch"] = max(room.batch, 1)
     if why := room.layout.why_not(shape):
@@ -84,7 +89,8 @@ def _answer(given: dict[str, Any]) -> dict[str, Any]:
     if batch is not None and n_out > 0:
         ideal = Datasheet(device, given["combine"], precision, room.layout)
         clock = timer if timer and not timer.measured else ideal
-        found["step"] = _step(clock, room, policy, n_in, n_out, batch, given["cached"])
+        step = found["step"] = _step(clock, room, policy, batch, given)
+        found["cheaper"] = _cheaper(clock, room, fitted, policy, wanted, given, step["device_seconds"])
     if timer and n_out > 0:
         found["clock"] = _timed(timer, room, policy, n_in, n_out, int(batch or n_trials))
     return found | {"assumed": _assumed(room, batch, given, timer)}
@@ -115,20 +121,35 @@ def _told(room: Fit) -> dict[str, Any]:
             "weight_bytes": room.weights, "sequence_bytes": room.sequence, "reason": room.reason}  # fmt: skip
 
 
-def _step(
-    clock: Any, room: Fit, policy: Any, n_in: int, n_out: int, batch: float, cached: float
-) -> dict[str, Any]:
-    """A step at the answer's middle, and how long a whole answer takes beside the others of its batch."""
+def _step(clock: Any, room: Fit, policy: Any, batch: float, given: dict[str, Any]) -> dict[str, Any]:
+    """A step at the answer's middle, how long a whole answer takes beside the others of its batch, and what the answers take of a device."""
     from kinetics_lab.cost.clock import answer_seconds
 
+    n_in, n_out, n_trials = (given[name] for name in ("n_in", "n_out", "n_trials"))
     timed = clock.step(room.shape, batch, n_in + n_out / 2, policy)
     parts = {name: float(part) for name, part in timed.items()}
     whole = answer_seconds(clock, room.shape, n_in, n_out, batch, policy)
-    first = float(clock.prefill(room.shape, n_in, cached=cached))
+    first = float(clock.prefill(room.shape, n_in, cached=given["cached"]))
     step, answer = sum(parts.values()), float(sum(whole.values()))
+    read = (1 if given["share_prompt"] else n_trials) * first * room.layout.tensor  # by one group
     return {"context": n_in + n_out / 2, "seconds": step, "parts": parts, "tokens_per_second_a_user": 1 / step,
             "tokens_per_second_a_device": batch / step / room.devices, "seconds_to_first_token": first,
-            "seconds_to_an_answer": first + answer}  # fmt: skip
+            "seconds_to_an_answer": first + answer, "device_seconds": read + n_trials * answer / batch * room.devices}  # fmt: skip
+
+
+def _cheaper(
+    clock: Any, room: Fit, fitted: Callable[..., Fit], policy: Any, wanted: float | None, given: dict[str, Any], spent: float
+) -> dict[str, Any] | None:  # fmt: skip
+    """The layout by which the answers would take least of a device, if that is 1 % below what they take at least."""
+    from kinetics_lab.cost.fit import COUNTS, layouts
+
+    least, best = spent, room
+    for other in (fitted(layout=way) for count in COUNTS for way in layouts(room.shape, count)):
+        if not (room.reason or other.reason):
+            there = _step(replace(clock, layout=other.layout), other, policy, wanted or other.batch, given)
+            least, best = min((least, best), (there["device_seconds"], other), key=lambda pair: pair[0])
+    told = {"devices": best.devices, "layout": str(best.layout), "less": 1 - least / spent}
+    return told if least <= 0.99 * spent else None
 
 
 def _timed(timer: Any, room: Fit, policy: Any, n_in: int, n_out: int, batch: int) -> dict[str, Any]:
@@ -176,7 +197,11 @@ def _lines(given: dict[str, Any], found: dict[str, Any]) -> list[str]:
         first, answer = step["seconds_to_first_token"], step["seconds_to_an_answer"]
         lines.append(("step", f"{1e3 * step['seconds']:,.2f} ms {at}: {split}"))
         lines.append(("speed", f"{user:,.1f} tokens/s a user, {each:,.0f} a device"))
-        lines.append(("time", f"{first:,.3f} s to the first token, {answer:,.1f} s to an answer"))
+        spent = f"{step['device_seconds']:,.3g} device-seconds for {given['n_trials']:,}, the prompt read"
+        lines.append(("time", f"{first:,.3f} s to the first token, {answer:,.1f} s to an answer; {spent}"))
+    if other := found.get("cheaper"):
+        where = f"{other['devices']} devices ({other['layout']})" if other["devices"] > 1 else "one device"
+        lines.append(("", f"on {where} an answer would cost {100 * other['less']:.0f} % less"))
     if timed:
         told = f"{timed['seconds']:,.1f} s for {timed['batch']:,} answers side by side ({timed['name']})"
         lines.append(("clock", told))

@@ -7,6 +7,7 @@ copies attention and splits the sequences instead. Routed experts are spread ove
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +76,13 @@ class Layout:
 ALONE = Layout()  # one device
 
 
+def parse_layout(text: str) -> Layout:
+    """A layout from text: ``tensor:8``, or ``tensor:1,data:8`` for attention that is data parallel."""
+    found = re.fullmatch(r"tensor:([1-9]\d{0,5})(?:,data:([1-9]\d{0,5}))?", text)
+    require(found is not None, "a layout reads tensor:N or tensor:N,data:M", text)
+    return Layout(*(int(size or 1) for size in found.groups()))  # type: ignore[union-attr]
+
+
 # --- what fits ----------------------------------------------------------------------------------------
 
 
@@ -140,12 +148,15 @@ def fit(
     require(0 <= reserve < 1, "reserve must be in [0, 1) (share of the memory)", reserve)
     rule = f"batch must be at least 1, at most {MOST:g} (sequences)"
     require(batch is None or 1 <= batch <= MOST, rule, batch)
+    same = layout is None or devices in (None, layout.devices)
+    require(same, f"devices must be those of the layout ({layout})", devices)
+    devices = layout.devices if layout else devices
     rule = "devices must be at least 1, at most a million"
     require(devices is None or 1 <= devices <= 10**6, rule, devices)
     require(hardware.n_devices == 1, "hardware must be one device; give devices= or layout=", hardware.name)
     wanted = 1 if batch is None else batch
     tried = list[Fit]()
-    for count in COUNTS if devices is None and layout is None else (devices or layout.devices,):  # type: ignore[union-attr]
+    for count in COUNTS if devices is None else (devices,):
         ways = [way for way in ([layout] if layout else layouts(shape, count)) if not way.why_not(shape)]
         found = [_filled(shape, hardware, precision, context, reserve, way) for way in ways]
         tried += found

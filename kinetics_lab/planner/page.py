@@ -24,11 +24,11 @@ from kinetics_lab.cost.silicon.tables import ENGINE_NAMES, L2_BYTES
 from kinetics_lab.cost.step import blocks, routed
 from kinetics_lab.errors import require
 from kinetics_lab.laws.resample import interval, problem_weights
-from kinetics_lab.planner.offers import PUBLIC, never_run, why_not_all, with_predicted
+from kinetics_lab.planner.offers import PUBLIC, load, offered, why_not_all, with_predicted
 from kinetics_lab.planner.plan import TIE
 from kinetics_lab.planner.price import counts
+from kinetics_lab.planner.serve import AS_IT_IS, ENGINES, checkpoint
 
-POLICIES = ("dense", "block_topk:1024:32", "block_topk:512:32", "topk:1024:false", "local:1024:16")
 #: The questions that the pages open with, as arguments of ``kinetics-lab cost`` and ``kinetics-lab plan``.
 QUESTION: dict[str, Any] = {"model": "qwen3-8b", "hardware": "h200", "n_in": 1024, "n_out": 16384, "combine": "max"}  # fmt: skip
 PLANNED: dict[str, Any] = {"data": "aime24", "budget": [5], "hardware": "h200", "price": 3.99}
@@ -48,16 +48,30 @@ def calculator_data() -> dict[str, Any]:
     """All tables of the calculator, as JSON takes them; sizes in elements, rates in SI units."""
     at, weights = np.polynomial.legendre.leggauss(NODES)
     nodes = [((x + 1) / 2, w / 2) for x, w in zip(at.tolist(), weights.tolist(), strict=True)]
-    return _tables(MODELS, POLICIES) | {"nodes": nodes, "first": QUESTION}
+    found = _tables(MODELS, policies()) | {"nodes": nodes, "first": QUESTION}
+    for name in MODELS:
+        found["models"][name]["precision"] = _stored(find_precision(model=name if name in CONFIGS else None))
+    return found
+
+
+def policies() -> list[str]:
+    """Those of the calculator: of the planner's answers of Qwen3, oracle top-k as an engine could have it; and a window, which nobody ran."""
+    tried = {text: text.split(":") for text in {*offered(load(), "scan").policy} - {"dense"}}
+    return ["dense", *sorted(tried, key=lambda text: (tried[text][0], int(tried[text][1]))), "local:1024:16"]
 
 
 def planner_data(sets: Mapping[str, Set]) -> dict[str, Any]:
     """All tables of the planner: of each set the answers to every problem in every setting, and the resamples of its problems."""
     shapes = {name: known[name] for data, known, _ in sets.values() for name in data.model.unique()}
     known = {name: with_predicted(data) if name == "aime24" else data for name, (data, _, _) in sets.items()}
-    found = {name: _set(name, data, *sets[name][::2]) for name, data in known.items()}
+    found = {name: _set(name, data, sets[name][2]) for name, data in known.items()}
     policies = dict.fromkeys(text for data in known.values() for text in data.policy)
-    return _tables(shapes, policies) | {"sets": found, "digits": DIGITS, "tie": TIE, "first": PLANNED}
+    start = {
+        "engines": ENGINES,
+        "as_it_is": AS_IT_IS,
+        "checkpoints": {name: checkpoint(name) for name in shapes},
+    }
+    return _tables(shapes, policies) | {"sets": found, "digits": DIGITS, "tie": TIE, "first": PLANNED} | start
 
 
 def page_files(sets: Mapping[str, Set]) -> dict[str, bytes]:
@@ -82,9 +96,8 @@ def _tables(shapes: Mapping[str, ModelShape], policies: Iterable[str]) -> dict[s
     }  # fmt: skip
 
 
-def _set(name: str, data: pd.DataFrame, run: pd.DataFrame, dense: int) -> dict[str, Any]:
-    """One set, of which some was ``run`` and the rest predicted: its settings, each with a place among the prompts that most share,
-    and the resamples of its problems, packed."""
+def _set(name: str, data: pd.DataFrame, dense: int) -> dict[str, Any]:
+    """One set: its settings, each with a place among the prompts that most share, and the resamples of its problems, packed."""
     problems, settings, prompts = sorted(data.problem.unique()), list[Any](), list[list[int]]()
     every = counts((), int(data.n_traces.max()))
     for (model, policy), rows in data.groupby(["model", "policy"], sort=False):
@@ -100,7 +113,6 @@ def _set(name: str, data: pd.DataFrame, run: pd.DataFrame, dense: int) -> dict[s
     ends = interval(np.linspace(0, 1, 1001), len(problems))  # of an interval, as quantiles
     return {"title": SETS[name][0], "budget": SETS[name][1], "task": PUBLIC[name][1], "dense_layers": dense, "problems": problems,
             "prompts": prompts, "settings": settings, "ends": [float(end) for end in ends],
-            "never": [never_run(rows).get(PUBLIC[name][1], {}) for rows in (run, data)],
             "resamples": _packed([drawn.reshape(-1, 2) @ [9, 1]], [1])}  # fmt: skip
 
 
@@ -152,7 +164,6 @@ def _model(shape: ModelShape) -> dict[str, Any]:
         "experts": [{"count": count, "experts": one.count, "chosen": one.chosen, "each": one.each} for one, count in experts],
         "mixers": [{"count": count, **_mixer(one)} for one, count in shape.mixers.items()],
         "ways": [_way(shape, way) for count in COUNTS for way in layouts(shape, count)],
-        "precision": _stored(find_precision(model=shape.name if shape.name in CONFIGS else None)),
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from kinetics_lab.cost.clock import Clock
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.errors import NothingFitsError, lookup, require
+from kinetics_lab.errors import NothingFitsError, among, lookup, require
 from kinetics_lab.laws.frontier import (
     SETTING,
     Allocation,
@@ -58,7 +58,7 @@ ALLOCATIONS: dict[str, Callable[..., Allocation]] = {
 
 def plan(
     data: pd.DataFrame, hardware: Hardware, budgets: ArrayLike, *,
-    unit: str = "s", strategy: str = "until-right", allocation: str = "uniform", policies: Sequence[str] = (),
+    unit: str = "s", strategy: str = "until-right", allocation: str = "uniform", models: Sequence[str] = (), policies: Sequence[str] = (),
     topk: str = "out", trials: Sequence[int] = (), caps: Sequence[int] = (), max_seconds: float = np.inf,
     max_tpot: float = np.inf, n_boot: int = 1000, n_splits: int = 50, seed: int = 0, level: float = 0.95, **options: Any,
 ) -> pd.DataFrame:  # fmt: skip
@@ -71,6 +71,7 @@ def plan(
         allocation: "uniform", one setting for all problems, whose mean cost the budget caps. Two others know from the traces how hard each problem is,
             as no user does, and give it its own setting: "oracle" caps the cost of EACH problem, as in the paper (and may
             solve fewer than one setting for all, whose hard problems may cost more), "hindsight" the mean cost.
+        models: those to choose among; empty: all in ``data``.
         policies: kinds ("block_topk") or policies ("topk:512") to choose among; empty: all in ``data``.
         topk: oracle top-k, which no engine offers: "out" leaves it out; "scan" scores every key and pays for it; "free" is
             the paper's price, which no engine can have.
@@ -89,6 +90,9 @@ def plan(
     require((given > 0) & np.isfinite(given), f"budgets must be positive ({UNITS[unit]})", given)
     require(unit != "usd" or hourly > 0, "a budget in dollars needs the price of a device (hourly)", hourly)
     data = inputs.offered(inputs.checked(data), topk)
+    for name in models:
+        among(data.model.unique(), name, "models: among those of the data")
+    data = data[data.model.isin(list(models) or data.model.unique())]
     never, names = inputs.never_run(data), inputs.wanted(data.policy.unique(), policies)
     data = data[data.policy.isin(names | {"dense"})]
     summary = inputs.with_caps(data, caps)

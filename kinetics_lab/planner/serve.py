@@ -19,6 +19,7 @@ ENGINES: dict[str, tuple[str, str, str, str, dict[str, str], dict[str, str]]] = 
     "SGLang 0.5.23": ("sglang serve --model-path", "--tp-size", "--max-running-requests", "--mem-fraction-static",
                       {"fp8": "fp8", "mxfp8": "mxfp8"}, {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}),
 }  # fmt: skip
+AS_IT_IS = ("bf16", "paper")  # of weights and caches that need no flag
 
 
 def checkpoint(model: str) -> str:
@@ -31,11 +32,10 @@ def checkpoint(model: str) -> str:
 
 def commands(setting: Mapping[Any, Any], weights: str, kv: str, reserve: float = 0.1) -> dict[str, str]:
     """Engine -> the command line that serves a row of a plan, or one sentence that begins with "none: "."""
-    found, as_it_is = dict[str, str](), ("bf16", "paper")
+    found = dict[str, str]()
     for engine, (start, devices, batch, memory, weight_names, cache_names) in ENGINES.items():
-        odd = [weights] * (weights not in (*weight_names, *as_it_is)) + [kv] * (
-            kv not in (*cache_names, *as_it_is)
-        )
+        odd = [weights] * (weights not in (*weight_names, *AS_IT_IS))
+        odd += [kv] * (kv not in (*cache_names, *AS_IT_IS))
         if setting["policy"] != "dense":
             read = f"no flag makes it read as {setting['policy']} does"
             found[engine] = f"none: {read} (`kinetics-lab generate --policy` can)"
@@ -45,8 +45,7 @@ def commands(setting: Mapping[Any, Any], weights: str, kv: str, reserve: float =
             words = [
                 start,
                 checkpoint(setting["model"]),
-                "--dtype bfloat16",
-                f"{devices} {setting['devices']:.0f}",
+                f"--dtype bfloat16 {devices} {setting['devices']:.0f}",
             ]
             words += [f"--quantization {weight_names.get(weights)}"] * (weights in weight_names)
             words += [f"--kv-cache-dtype {cache_names.get(kv)}"] * (kv in cache_names)
