@@ -31,8 +31,8 @@ TYPED = {
     "false_alarm": (0, 0.1, 0.4), "check": (0, 0.05), "max_seconds": ("", 60, 600), "max_tpot": ("", 0.005, 0.05),
 }  # fmt: skip
 FIELDS = """[...document.querySelectorAll('.kl-calc-field:not([hidden]) :is(select, input)')]"""
-CHANGE = """(({key, share, value}) => {
-  const field = document.getElementById(key), began = performance.now();
+CHANGE = """(({at, share, value}) => {
+  const field = %s[at], began = performance.now();
   if (field.type === 'checkbox') field.checked = !field.checked;
   else field.value = field.options ? field.options[Math.floor(share * field.options.length)].value : value;
   field.dispatchEvent(new Event('input', {bubbles: true}));
@@ -45,12 +45,12 @@ def changes(page: Any, count: int) -> list[tuple[float, str]]:
     """Milliseconds of random changes, and what each was; what a field refuses is not counted."""
     draw, found = random.Random(3), list[tuple[float, str]]()
     while len(found) < count:
-        key = draw.choice(page.js(f"{FIELDS}.map(e => e.id)"))
-        value = str(draw.choice(TYPED.get(key.removeprefix("kl-"), ("",))))
-        asked = f"{{key: {key!r}, share: {draw.random()}, value: {value!r}}}"
-        took, said = page.js(CHANGE % asked)
+        at, key = draw.choice(list(enumerate(page.js(f"{FIELDS}.map(e => e.name)"))))
+        value = str(draw.choice(TYPED.get(key, ("",))))
+        asked = f"{{at: {at}, share: {draw.random()}, value: {value!r}}}"
+        took, said = page.js(CHANGE % (FIELDS, asked))
         if said != "A field needs another value.":
-            found.append((took, f"{key.removeprefix('kl-')}, {page.js('location.hash')[:400]}"))
+            found.append((took, f"{key}, {page.js('location.hash')[:400]}"))
     return found
 
 

@@ -52,11 +52,12 @@ const klCalculator = (() => {
   // --- the page ------------------------------------------------------------------------------------
 
   law.page("kl-calculator", window.klCalculatorData, (place, data, copy) => {
-    const ways = (q) => data.models[q.model].ways.filter(({ devices }) => !q.devices || devices === q.devices);
+    const ways = (q) => data.models[q.model].ways.filter(({ devices }) => !q.devices || devices === q.devices)
+      .map((way) => [law.layoutName(way), way.devices > 1 ? law.spread(way) : "one device"]);
     const fields = law.fields(place, {
-      ...law.choices(data, "as published", "datasheet, computing while memory is read"),
+      ...law.choices(data, "as published", "datasheet, overlapping"),
       model: { options: () => Object.values(data.models).map(({ name, family }) => [name, name, family]) },
-      layout: { options: (q) => [["", "most room"], ...ways(q).map((way) => [law.layoutName(way), law.where(way)])] },
+      layout: { options: (q) => [["", "most room"], ...ways(q)] },
       policy: { options: () => Object.keys(data.policies) }
     }, { answers: 1, reserve: 10, price: 3.99, ...data.first }, show);
     const [said, bar, legend, table, figure] = ["said", "bar", "legend", "table", "figure"]
@@ -77,13 +78,13 @@ const klCalculator = (() => {
         make("span", bar, "", { "class": `kl-part-${name}`, title }).style.flexGrow = seconds / law.total(found.spent);
         return title;
       });
-      const all = `${answers(q)} cost${q.answers > 1 ? "" : "s"} ${digits(law.total(found.spent))}`;
-      legend.textContent = `${all} seconds of one device: ${told.join(", ")}.`;
+      legend.textContent = `${answers(q)} to a prompt: ${digits(law.total(found.spent))} seconds of one device, `
+        + `${told.join(", ")}.`;
       law.rows(table, details(q, found));
       chart(q, found);
     }
 
-    const answers = (q) => q.answers > 1 ? `${law.count(q.answers)} answers` : "an answer";
+    const answers = (q) => `${law.count(q.answers)} answer${q.answers > 1 ? "s" : ""}`;
 
     function verdict(q, { room, dollars, cheaper, step_seconds, wait }) {
       if (room.split) return `It cannot be spread so: ${room.reason}.`;

@@ -330,11 +330,12 @@ const klPlanner = (() => {
     const judged = { when: (q) => q.strategy === "verified" };
     const dollars = (seconds) => Number((seconds * data.first.price / 3600).toPrecision(2));
     const fitted = "was fitted with weights and cache in BF16: leave those as the device";
-    const { clock, ...choices } = law.choices(data, "as the device", "datasheet, computing after memory is read");
+    const { clock, ...choices } = law.choices(data, "as the device", "datasheet, adding up");
     const fields = law.fields(place, { ...choices,
       data: { options: () => Object.entries(data.sets).map(([name, { title }]) => [name, title]) },
       budget: { usual: (q) => (q.unit === "usd" ? dollars : Number)(data.sets[q.data].budget) },
-      models: { options: (q) => unique(data.sets[q.data].settings.map(([model]) => model)) },
+      models: { options: (q) => unique(data.sets[q.data].settings.map(([model]) => model))
+        .sort((a, b) => data.models[a].multiplied - data.models[b].multiplied) },
       clock: { ...clock, wrong: (q) => q.clock && (q.weights || q.kv) ? fitted : "" },
       price: { wrong: (q) => q.unit === "usd" && !q.price ? "a budget in dollars needs a price" : "" },
       hit: judged, false_alarm: judged, check: judged, topk: { when: sparse },
@@ -405,7 +406,7 @@ const klPlanner = (() => {
         ["Predicted", found.predicted.length ? `${found.predicted.join(" and ")}: never run; the law of difficulty `
           + "says what it would do, and its own error is in no interval" : ""],
         ["Times are", law.times(data.clocks[`${q.hardware}:${q.clock}`],
-          "computing after memory is read; engines overlap the two in part")]];
+          "computing after memory is read, which is no bound")]];
     }
 
     function list(reasons, q) {

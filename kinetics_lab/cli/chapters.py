@@ -102,10 +102,8 @@ def made_for_the_book() -> dict[str, bytes]:
     for name, asked, command in (("calculator", page.QUESTION, cost), ("planner", page.PLANNED, ask.plan)):
         with redirect_stdout(io.StringIO()) as told, redirect_stderr(io.StringIO()):
             command(**asked)
-        words = [
-            f"--{key.replace('_', '-')} {value[0] if isinstance(value, list) else value}"
-            for key, value in asked.items()
-        ]
+        values = {key: value[0] if isinstance(value, list) else value for key, value in asked.items()}
+        words = [f"--{key.replace('_', '-')} {value}" for key, value in values.items()]
         first = f"$ kinetics-lab {command.__name__} {' '.join(words)}\n\n{told.getvalue()}"
         files[f"book/{name}-default.txt"] = first.encode()
     return files

@@ -155,26 +155,20 @@ def _read(
             name = lookup(_SCHEMES, str(how.get("quant_algo")).lower(), f"{where}: {module}: quant_algo")[0]
             tally.setdefault(_kind(module), Counter())[name] += 1
         apart = {kind: names.most_common(1)[0][0] for kind, names in tally.items()}
-        if (
-            "quant_method" not in given or given["quant_method"] == "modelopt"
-        ):  # what is not listed is not quantised
+        if given.get("quant_method", "modelopt") == "modelopt":  # what is not listed is not quantised
             apart = {"mixer": "bf16", "ffn": "bf16", "shared": "bf16"} | apart
             activations = "bf16" if any("a16" in str(how).lower() for how in mixed.values()) else "fp8"
     else:
-        listed = (
-            given.get("exclude_modules") or given.get("ignore") or given.get("modules_to_not_convert") or []
-        )
+        names = ("exclude_modules", "ignore", "modules_to_not_convert")
+        listed = next((given[name] for name in names if given.get(name)), ())
         touched: dict[str, set[str]] = {}
         for module in map(str, listed):
             layer = re.search(r"layers\.(\d+)", module)
             clean = module.replace("\\", "").rstrip("*").rstrip(".")
-            if not layer or not clean.endswith(
-                layer[0]
-            ):  # one layer left out whole says nothing of its kinds
+            if not layer or not clean.endswith(layer[0]):  # one left out whole says nothing of its kinds
                 touched.setdefault(_kind(clean), set()).add(layer[1] if layer else "all")
-        apart = {
-            kind: "bf16" for kind, which in touched.items() if "all" in which or 2 * len(which) >= layers
-        }
+        many = [kind for kind, which in touched.items() if "all" in which or 2 * len(which) >= layers]
+        apart = dict.fromkeys(many, "bf16")
     if config.get("expert_dtype") == "fp4" and "experts" not in apart:
         apart["experts"] = "mxfp4"
     head = apart.pop("head", "bf16")

@@ -242,9 +242,8 @@ def comparable(
     """
     size = rows.problem.nunique()
     table = priced[priced.groupby([*SETTING], dropna=False).problem.transform("nunique") == size]
-    left_out = _left_out(
-        rows, trials, {(*map(str, key[1:3]), np.nan_to_num(key[3])): why for key, why in refused.items()}
-    )
+    why_not = {(*map(str, key[1:3]), np.nan_to_num(key[3])): why for key, why in refused.items()}
+    left_out = _left_out(rows, trials, why_not)
     chosen, dense = (table[table.policy.isin(some)] for some in (names, {"dense"}))
     if chosen.empty:
         lacks = f"task {rows.task.iloc[0]!r}: no setting covers all {size} problems, as a comparison must"

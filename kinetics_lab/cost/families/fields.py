@@ -36,9 +36,8 @@ class Fields:
 
     def suppose(self, **values: Any) -> None:
         """Values that a class computes where the file has none."""
-        self.values = values | {
-            key: one for key, one in self.values.items() if one is not None or key not in values
-        }
+        own = {key: one for key, one in self.values.items() if one is not None or key not in values}
+        self.values = values | own
 
     def get(self, *keys: str, default: Any = _NEEDED) -> tuple[str, Any]:
         """The name under which the value stands, and the value. Without ``default`` it has to stand somewhere."""

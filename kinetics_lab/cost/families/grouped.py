@@ -130,9 +130,7 @@ def ernie_vl(c: Fields) -> ModelShape:
     each = 3 * c("hidden_size") * widths[1]
     unread = Experts(count=counts[1], chosen=0, width=widths[1], each=each + c("hidden_size") + 1)
     beside = [(unread,) if has else () for has in routed(pictures)]
-    return replace(
-        shape, layers=tuple(layer + more for layer, more in zip(shape.layers, beside, strict=True))
-    )
+    return replace(shape, layers=tuple(one + more for one, more in zip(shape.layers, beside, strict=True)))
 
 
 def trinity(c: Fields) -> ModelShape:

@@ -46,9 +46,8 @@ def deepseek_v4(c: Fields) -> ModelShape:
     )  # fmt: skip
     seldom = Attention(stride=128, matrices=2 * hidden * width, vectors=129 * width, **every)
     mixers: dict[str, tuple[Part, ...]] = {"near": (near,), "often": (near, often), "seldom": (near, seldom)}
-    ratios = c.numbers(
-        "compress_ratios", default=[128, 128][:n] + [4 if i % 2 else 128 for i in range(n - 2)]
-    )
+    turns = [128, 128][:n] + [4 if i % 2 else 128 for i in range(n - 2)]
+    ratios = c.numbers("compress_ratios", default=turns)
     c.suppose(layer_types=[{0: "sliding_attention", 4: "CSA", 128: "HCA"}.get(one, one) for one in ratios])
     streams = c("hc_mult", default=1)  # of the residual, mixed before and after each block
     mixed = (2 + streams) * streams

@@ -42,12 +42,9 @@ class Grid:
         """Whether points lie within the measured range of every axis, and not in a hole that was filled."""
         values = np.broadcast_arrays(*(np.asarray(value, float) for value in at))
         pairs = list(zip(values, self.points, strict=True))
-        ok = np.all(
-            [(value >= p[0] * (1 - 1e-9)) & (value <= p[-1] * (1 + 1e-9)) for value, p in pairs], axis=0
-        )
-        nearest = tuple(
-            np.abs(np.log(np.maximum(value, 1e-9))[..., None] - np.log(p)).argmin(-1) for value, p in pairs
-        )
+        ok = np.all([(x >= p[0] * (1 - 1e-9)) & (x <= p[-1] * (1 + 1e-9)) for x, p in pairs], axis=0)
+        logs = ((np.log(np.maximum(x, 1e-9))[..., None], np.log(p)) for x, p in pairs)
+        nearest = tuple(np.abs(x - p).argmin(-1) for x, p in logs)
         return np.asarray(ok & ~self.holes[nearest])
 
     def __call__(self, what: str, *at: ArrayLike) -> np.ndarray:

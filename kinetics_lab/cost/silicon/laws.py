@@ -44,15 +44,12 @@ def attention_laws(silicon: Silicon, bandwidth: float | None = None) -> tuple[pd
         fitted = constants(terms[~held], seconds[~held])
         found[law] = dict(zip((*names, "byte"), fitted.tolist(), strict=True))
     rows, told = [], []
-    same = t[["q_heads", "kv_heads", "batch", "context"]].assign(
-        megabytes=moved / 1e6, seconds=seconds, held=held
-    )
+    same = t[["q_heads", "kv_heads", "batch", "context"]]
+    same = same.assign(megabytes=moved / 1e6, seconds=seconds, held=held)
     for law, parts in found.items():
         predicted = sum(np.asarray(known[name] * value) for name, value in parts.items())
-        median, p90 = np.quantile(np.abs(predicted / seconds - 1)[held], [0.5, 0.9])
+        median, p90 = np.quantile(np.abs(predicted / seconds - 1)[held], [0.5, 0.9]).tolist()
         rows.append(same.assign(law=law, predicted=predicted))
         shown = {name: parts.get(name, 0.0) for name in ("start", "tile")}
-        told.append(
-            {"law": law, **shown, "bandwidth": 1 / parts["byte"], "median": float(median), "p90": float(p90)}
-        )
+        told.append({"law": law, **shown, "bandwidth": 1 / parts["byte"], "median": median, "p90": p90})
     return pd.concat(rows, ignore_index=True), pd.DataFrame(told)

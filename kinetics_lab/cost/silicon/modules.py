@@ -27,9 +27,7 @@ def sparse_twins(gpu: str, engine: str, kv: str = "bf16", heads: int = 128) -> p
     t = t[(t.gpu == gpu) & t.op.isin(["mla_generation_module", "dsa_generation_module"]) & (t.gemm == "bf16")]
     t = t[t.model.isin(["DeepSeek-V3", "DeepSeek-V3.2"]) & (t["heads"] == heads) & (t.kv == kv)]
     t = t[t.engine.str.startswith(f"{engine} ")]
-    wide = t.pivot_table(
-        index=["engine", "batch", "context"], columns="op", values="us", aggfunc="min", observed=True
-    )
+    wide = t.pivot_table("us", ["engine", "batch", "context"], columns="op", aggfunc="min", observed=True)
     there = wide.dropna() if wide.shape[1] == 2 else wide.iloc[:0]
     what = f"DSA and MLA on {gpu} under {engine} were not both measured; {heads} heads, cache"
     require(len(there) > 0, what, kv)

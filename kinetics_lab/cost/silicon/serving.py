@@ -149,7 +149,5 @@ def _predicted_ms(
     silicon = Silicon(gpu, engine, weights, "fp8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OutsideGridWarning)  # long prompts in large batches leave the grid
-        seconds = kernels_per_output_token(
-            shape, silicon, part.concurrency, part.n_in, part.n_out, int(tp), ep
-        )
-    return seconds * 1e3
+        asked = (part.concurrency, part.n_in, part.n_out)
+        return 1e3 * kernels_per_output_token(shape, silicon, *asked, int(tp), ep)

@@ -57,9 +57,8 @@ class Features:
         """Both as arrays, checked to be [problem, setting]."""
         y, n = np.asarray(y, float), np.asarray(n, float)
         right = y.ndim == 2 and y.shape == n.shape and y.shape[1] == len(self.names)
-        require(
-            right, f"y and n must be [problem, setting] with {len(self.names)} settings", (y.shape, n.shape)
-        )
+        rule = f"y and n must be [problem, setting] with {len(self.names)} settings"
+        require(right, rule, (y.shape, n.shape))
         return y, n
 
 

@@ -88,9 +88,7 @@ def _dense_cases(on_gpu: bool) -> list[Row]:
     wide, few = (128, 8, 8192), (8, 8, 32768)  # batch, KV heads, context: 4.3 and 1.1 GB
     rest = ((4096, 1, 16384), (2048, 1, 32768), (1, 8, 32768), (1, 8, 131072), (1, 1, 32768), (32, 8, 8192),
             (128, 8, 2048), (1024, 1, 8192), (256, 4, 8192))  # fmt: skip
-    cases = [
-        attention_case(batch, heads, 4, 128, context, 16) for batch, heads, context in (wide, few, *rest)
-    ]
+    cases = [attention_case(batch, heads, 4, 128, n, 16) for batch, heads, n in (wide, few, *rest)]
     for batch, heads, context in (wide, few):
         cases += [attention_case(batch, heads, group, 128, context, 16) for group in (1, 2, 5, 8, 16)]
         cases += [attention_case(batch, heads, 4, 128, context, page) for page in (1, 8, 32, 64, 128)]
@@ -208,9 +206,8 @@ def _fp8_cases(on_gpu: bool) -> list[Row]:
     dense = [(128, 8, group, 8192, 16) for group in (1, 4, 8)] + [(128, 8, 4, 8192, 64), (8, 8, 4, 32768, 16)]
     cases = [attention_case(b, h, g, 128, n, page) | block_topk_case(0, page) for b, h, g, n, page in dense]
     chosen = ((0, 16), (256, 64), (1024, 16))
-    return cases + [
-        attention_case(4096, 1, 4, 128, 16384, 16) | block_topk_case(*budget) for budget in chosen
-    ]
+    many = attention_case(4096, 1, 4, 128, 16384, 16)
+    return cases + [many | block_topk_case(*budget) for budget in chosen]
 
 
 def _fp8_limits(case: Row, rates: Rates) -> Row:
