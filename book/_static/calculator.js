@@ -78,8 +78,8 @@ const klCalculator = (() => {
         make("span", bar, "", { "class": `kl-part-${name}`, title }).style.flexGrow = seconds / law.total(found.spent);
         return title;
       });
-      legend.textContent = `${answers(q)} to a prompt: ${digits(law.total(found.spent))} seconds of one device, `
-        + `${told.join(", ")}.`;
+      legend.textContent = `${answers(q)} to a prompt take${q.answers > 1 ? "" : "s"} `
+        + `${digits(law.total(found.spent))} seconds of one device: ${told.join(", ")}.`;
       law.rows(table, details(q, found));
       chart(q, found);
     }
