@@ -197,7 +197,7 @@ def _lines(given: dict[str, Any], found: dict[str, Any]) -> list[str]:
         first, answer = step["seconds_to_first_token"], step["seconds_to_an_answer"]
         lines.append(("step", f"{1e3 * step['seconds']:,.2f} ms {at}: {split}"))
         lines.append(("speed", f"{user:,.1f} tokens/s a user, {each:,.0f} a device"))
-        spent = f"{step['device_seconds']:,.3g} device-seconds for {given['n_trials']:,}, the prompt read"
+        spent = f"{step['device_seconds']:,.3g} device-seconds, the prompt included"
         lines.append(("time", f"{first:,.3f} s to the first token, {answer:,.1f} s to an answer; {spent}"))
     if other := found.get("cheaper"):
         where = f"{other['devices']} devices ({other['layout']})" if other["devices"] > 1 else "one device"
