@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from kinetics_lab.cost.clock import Clock
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import parse_policy
-from kinetics_lab.errors import NothingFitsError, among, lookup, require
+from kinetics_lab.errors import NothingFitsError, lookup, require
 from kinetics_lab.laws.frontier import (
     SETTING,
     Allocation,
@@ -71,8 +71,7 @@ def plan(
         allocation: "uniform", one setting for all problems, whose mean cost the budget caps. Two others know from the traces how hard each problem is,
             as no user does, and give it its own setting: "oracle" caps the cost of EACH problem, as in the paper (and may
             solve fewer than one setting for all, whose hard problems may cost more), "hindsight" the mean cost.
-        models: those to choose among; empty: all in ``data``.
-        policies: kinds ("block_topk") or policies ("topk:512") to choose among; empty: all in ``data``.
+        models, policies: those to choose among, of policies also kinds ("block_topk"); empty: all in ``data``.
         topk: oracle top-k, which no engine offers: "out" leaves it out; "scan" scores every key and pays for it; "free" is
             the paper's price, which no engine can have.
         trials, caps: numbers of answers N (empty: every one); lengths (tokens) to cut answers at, if ``data`` are traces.
@@ -89,10 +88,7 @@ def plan(
     require(given.size > 0, "budgets must hold a number at least", given)
     require((given > 0) & np.isfinite(given), f"budgets must be positive ({UNITS[unit]})", given)
     require(unit != "usd" or hourly > 0, "a budget in dollars needs the price of a device (hourly)", hourly)
-    data = inputs.offered(inputs.checked(data), topk)
-    for name in models:
-        among(data.model.unique(), name, "models: among those of the data")
-    data = data[data.model.isin(list(models) or data.model.unique())]
+    data = _of(models, inputs.offered(inputs.checked(data), topk))
     never, names = inputs.never_run(data), inputs.wanted(data.policy.unique(), policies)
     data = data[data.policy.isin(names | {"dense"})]
     summary = inputs.with_caps(data, caps)
@@ -120,6 +116,12 @@ def plan(
     about: dict[Any, Any] = {"unit": unit, "allocation": allocation, "strategy": strategy, "level": level}
     result.attrs = _terms(hardware, **options) | about | {"left_out": left_out, "n_settings": n_settings}
     return result
+
+
+def _of(models: Sequence[str], data: pd.DataFrame) -> pd.DataFrame:
+    """The rows of these models; all for none."""
+    held = {str(name): name for name in data.model.unique()}
+    return data[data.model.isin([lookup(held, name, "model of the data") for name in models] or [*held])]
 
 
 def _told_predicted(data: pd.DataFrame, result: pd.DataFrame) -> list[str]:

@@ -22,7 +22,7 @@ LEGEND = """
 accuracy  share of problems (%) that are solved, and its {level:.0%} interval (bootstrap over problems)
 halves    setting chosen on half of the answers, scored on the same / on the other half (N <= half)
 dense     the most that dense attention reaches for the same budget, allocated the same way
-answers   drawn per problem, in the mean"""
+answers   drawn per problem, in the mean; "7 x" a model draws at most seven"""
 UNIFORM = """
 again     share of resamples (%) that choose this model and policy again; below: the best setting of
           another model or policy, and the share in which the choice beats it"""
