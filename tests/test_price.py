@@ -26,10 +26,10 @@ from kinetics_lab.data import read_table
 from kinetics_lab.laws.frontier import mean_allocation, uniform_allocation
 from kinetics_lab.laws.resample import cost_to_solve
 from kinetics_lab.planner.offers import load, with_caps, with_votes
-from kinetics_lab.planner.plan import plan
+from kinetics_lab.planner.plan import better, plan
 from kinetics_lab.planner.price import counts, price
 from kinetics_lab.planner.serve import checkpoint, commands
-from kinetics_lab.planner.strategy import BestOf, UntilRight, parse_strategy, vote
+from kinetics_lab.planner.strategy import BestOf, Majority, UntilRight, parse_strategy, vote
 from kinetics_lab.planner.text import left_out, text
 from kinetics_lab.traces.table import COLUMNS, check_traces, summarize
 
@@ -154,6 +154,17 @@ def test_the_longest_of_several_answers_is_no_longer_than_said():
         longest = rng.choice(rows.tokens_out, (4000, 4)).max(1).mean()
         row = table[(table.model == model) & (table.problem == problem) & (table.n_trials == 4)].iloc[0]
         assert row.ttft + longest * row.tpot <= row.answer_s < row.ttft + 1.6 * longest * row.tpot
+
+
+def test_answers_at_once_wait_where_the_batch_does_not_hold_them():
+    """A batch of two answers five in three rounds, each as long as the longest of two; one of five or more in one round."""
+    summary = summarize(made_up(5, n_problems=3, n_traces=9))
+    for batch, rounds, together in ((2, 3, 2), (5, 1, 5), (64, 1, 5), (2.5, 3, 2), (0.5, 5, 1)):
+        for make in (BestOf, Majority):
+            table, _ = price(summary, H200, [5], strategy=make, batch=batch)
+            spread = np.sqrt(table.mean_sq_tokens - table.mean_tokens**2)
+            longest = table.mean_tokens + spread * (together - 1) / np.sqrt(2 * together - 1)
+            assert list(table.answer_s) == pytest.approx(list(rounds * (table.ttft + longest * table.tpot)))
 
 
 @pytest.mark.parametrize("layers", [0, 3])
@@ -608,3 +619,20 @@ def test_each_model_may_be_stored_in_its_own_precision():
     assert mixed.groupby("model").batch.first().nunique() == 3
     found = plan(data, H200, [50], precision=kept, **FEW)
     assert "weights each model's own" in text(found)
+def test_the_better_of_two_ways_for_each_budget(summary):
+    """Under a limit of time tries side by side may solve more than tries in turn; without one they cost more for the same."""
+    budgets, limits = [1e-6, 3, 30, 300], {"max_seconds": 60, "batch": "within"}
+    ways = [
+        plan(summary, H200, budgets, strategy=name, **limits, **FEW) for name in ("until-right", "best-of")
+    ]
+    found = better(ways)
+    assert list(found.budget_s) == budgets
+    assert found.attrs == ways[0].attrs
+    for k, row in found.iterrows():
+        each = [way.iloc[k] for way in ways]
+        if not any(one.setting for one in each):
+            assert not row.setting
+            continue
+        best = max(one.accuracy for one in each if one.setting)
+        assert row.accuracy == pytest.approx(best)
+        assert row.cost_s == min(one.cost_s for one in each if one.accuracy == pytest.approx(best))

@@ -184,8 +184,10 @@ const klPlanner = (() => {
 
   // One setting with at most n answers on one server: what it solves, costs and how long an answer takes, in the mean.
   function candidate(q, setting, side, each, n) {
-    const rows = each.map((one) => one[n]), k = atOnce(q) ? n : 1, above = (k - 1) / Math.sqrt(2 * k - 1);
-    const waited = (row, p) => row.waves * (side.ttft[p] + side.tpot * (setting.mean[p] + above * setting.spread[p]));
+    const rows = each.map((one) => one[n]), wave = atOnce(q) ? n : 1, k = Math.min(wave, side.batch);
+    const rounds = Math.ceil(wave / k), above = (k - 1) / Math.sqrt(2 * k - 1);
+    const waited = (row, p) =>
+      row.waves * rounds * (side.ttft[p] + side.tpot * (setting.mean[p] + above * setting.spread[p]));
     const accuracy = rows.map((row) => row.accuracy), spent = mean(rows.map((row, p) => row.paid * side.each[p]));
     const price = spent * (q.unit === "usd" ? q.price / 3600 : 1);
     const value = round(mean(accuracy)), answer_s = mean(rows.map(waited));

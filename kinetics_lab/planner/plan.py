@@ -239,3 +239,17 @@ def _rivalry(rivals: Mapping[str, Allocation], who: str, k: int, weights: np.nda
     rival = "; ".join(f"{names[i]} ({won[i]:.0%})" for i in near or [second]) if won[mine] < TIE else ""
     told = {"again": won[mine], "runner_up": _text(best), "beats": beats, "rivals": rival}
     return told | {"runner_up_accuracy": values[:, second].mean()}
+
+
+def better(plans: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Of plans for the same tasks and budgets, as with different strategies, the rows that solve most; of equal ones the cheapest."""
+    rows = pd.concat(plans).reset_index(drop=True)
+    budget, cost = (
+        next(name for name in map(str, rows) if name.startswith(what)) for what in ("budget_", "cost_")
+    )
+    ranked = rows.assign(worse=-rows.accuracy.round(9)).sort_values(
+        ["task", budget, "worse", cost], kind="stable"
+    )
+    found = ranked.drop_duplicates(["task", budget]).drop(columns="worse").reset_index(drop=True)
+    found.attrs = plans[0].attrs
+    return found

@@ -177,7 +177,7 @@ def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequen
     Columns beside those of `answers`: ``n_trials``, ``accuracy``, ``best_case`` (of a vote whose answers are not known; ``accuracy`` is the
     worst then), ``draws``, ``tokens`` and ``eflops`` of a problem, ``answer_s``: seconds to the answer, at most. A wave of k answers side by
     side takes as long as its longest, which is at most sqrt(Var) (k - 1) / sqrt(2k - 1) above the mean length, whatever the distribution
-    (Hartley and David 1954, Gumbel 1954); for k = 1 the mean time is exact.
+    (Hartley and David 1954, Gumbel 1954); for k = 1 the mean time is exact. A wave larger than the batch takes several such rounds.
     """
     if "drawn" in one:  # predicted: the mean over what could have been drawn
         each = one.explode("drawn", ignore_index=True)
@@ -200,11 +200,13 @@ def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequen
     accuracy = best = found.accuracy.round(12)  # equal but for rounding is equal
     if isinstance(plan, Majority) and votes is None:
         best = Majority(most, "differ").of(n, c).accuracy.round(12)
-    k, mean = np.broadcast_to(plan.at_once, n.shape)[place], table.mean_tokens.to_numpy(float)
+    wave, mean = np.broadcast_to(plan.at_once, n.shape)[place], table.mean_tokens.to_numpy(float)
+    k = np.minimum(wave, np.maximum(np.floor(table.batch.to_numpy(float)), 1))
+    rounds = np.ceil(wave / k)  # of a wave that is larger than the batch
     spread: Any = np.sqrt(np.maximum(table.mean_sq_tokens - mean**2, 0)) * (k - 1) / np.sqrt(2 * k - 1)
     draws, paid, waves = (values[place] for values in (found.draws, found.paid, found.waves))
     return table.assign(
         accuracy=accuracy[place], best_case=best[place], draws=draws, tokens=draws * mean,
         eflops=paid * table.each + waves * table.wave + table.once,
-        answer_s=waves * (table.ttft + (mean + spread) * table.tpot),
+        answer_s=waves * rounds * (table.ttft + (mean + spread) * table.tpot),
     )  # fmt: skip
