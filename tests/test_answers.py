@@ -66,7 +66,7 @@ def test_a_vote_is_told_with_its_best_case_and_no_price_with_hours_alone():
     ).to_dict("records")
     told = decided(row)
     assert f"at best {100 * row['best_case']:.1f} %" in told["solves"]
-    assert told["run"].split("\n")[1] == "3 answers a problem"
+    assert told["run"].split("\n")[1] == "3 answers a problem at once"
     assert re.match(r"[\d.]+ device-hours\n", told["bill for 1,000"])
     assert "dollars" not in bill(row, 10, 1)
 

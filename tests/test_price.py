@@ -619,6 +619,8 @@ def test_each_model_may_be_stored_in_its_own_precision():
     assert mixed.groupby("model").batch.first().nunique() == 3
     found = plan(data, H200, [50], precision=kept, **FEW)
     assert "weights each model's own" in text(found)
+
+
 def test_the_better_of_two_ways_for_each_budget(summary):
     """Under a limit of time tries side by side may solve more than tries in turn; without one they cost more for the same."""
     budgets, limits = [1e-6, 3, 30, 300], {"max_seconds": 60, "batch": "within"}
@@ -633,6 +635,7 @@ def test_the_better_of_two_ways_for_each_budget(summary):
         if not any(one.setting for one in each):
             assert not row.setting
             continue
+        assert row.dense == max(one.dense for one in each)
         best = max(one.accuracy for one in each if one.setting)
         assert row.accuracy == pytest.approx(best)
         assert row.cost_s == min(one.cost_s for one in each if one.accuracy == pytest.approx(best))

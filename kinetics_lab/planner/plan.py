@@ -242,14 +242,17 @@ def _rivalry(rivals: Mapping[str, Allocation], who: str, k: int, weights: np.nda
 
 
 def better(plans: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Of plans for the same tasks and budgets, as with different strategies, the rows that solve most; of equal ones the cheapest."""
+    """Of plans for the same tasks and budgets, as with different strategies, the rows that solve most; of equal ones the cheapest.
+
+    ``dense`` and ``dense_setting`` are of the plan in which dense attention solves most.
+    """
     rows = pd.concat(plans).reset_index(drop=True)
-    budget, cost = (
-        next(name for name in map(str, rows) if name.startswith(what)) for what in ("budget_", "cost_")
-    )
-    ranked = rows.assign(worse=-rows.accuracy.round(9)).sort_values(
-        ["task", budget, "worse", cost], kind="stable"
-    )
-    found = ranked.drop_duplicates(["task", budget]).drop(columns="worse").reset_index(drop=True)
+    names = [next(name for name in map(str, rows) if name.startswith(what)) for what in ("budget_", "cost_")]
+    keys, rows["worse"] = ["task", names[0]], -rows.accuracy.round(9)
+    found = rows.sort_values([*keys, "worse", names[1]], kind="stable").drop_duplicates(keys)
+    dense = rows.sort_values("dense", ascending=False, kind="stable").drop_duplicates(keys).sort_values(keys)
+    for name in ("dense", "dense_setting"):
+        found[name] = dense[name].to_numpy()
+    found = found.drop(columns="worse").reset_index(drop=True)
     found.attrs = plans[0].attrs
     return found

@@ -72,7 +72,7 @@ def decided(row: Mapping[Any, Any], problems: int = 1000) -> dict[str, str]:
     if not row["setting"]:
         return {"run": row["note"], "solves": "", f"bill for {problems:,}": "", "how sure": ""}
     many, cut = row["n_trials"], "" if pd.isna(row["cap"]) else f", cut at {row['cap']:,.0f} tokens"
-    tries = f"{'up to ' * (row['draws'] < many)}{many} answer{'s' * (many != 1)} a problem{cut}"
+    tries = f"{'up to ' * (row['draws'] < many)}{many} answer{'s' * (many != 1)} a problem{' at once' * (row['draws'] >= many > 1)}{cut}"
     best = f"; at best {percent(row['best_case'])} %" if row["best_case"] > row["accuracy"] else ""
     money = f"${row['usd'] * problems:,.3g}\n" if row["usd"] > 0 else ""
     hours = f"{row['cost_s'] * problems / 3600:,.3g} device-hours"
