@@ -136,13 +136,12 @@ class ModelShape:
 
     def told(self, n: float, bytes_per_element: float = 2) -> str:
         """What stands in for D and r where layers differ: the bytes of ``n`` tokens, held and read by a step, in words."""
-        sums = [sum(map(float, kinds.values())) for kinds in (self.stored(n), self.read(n))]
-        megabytes = [total * bytes_per_element / 1e6 for total in sums]
-        held, read = (f"{size:,.0f}" if size >= 10 else f"{size:.2g}" for size in megabytes)
+        kinds = self.stored(n), self.read(n)
+        held, read = (sum(map(float, kind.values())) * bytes_per_element / 1e6 for kind in kinds)
         return (
             f"{self.name} has no D and no r: {self.n_whole} of its {self.n_layers} layers attend to the whole context. Formulas "
             "with D or r, and their squares, are those of equal full layers; its own numbers are summed over its layers. "
-            f"At {n:,.0f} tokens a sequence of it holds {held} MB, and its step reads {read} MB."
+            f"At {n:,.0f} tokens a sequence of it holds {held:,.{2 * (held < 10)}f} MB, and its step reads {read:,.{2 * (read < 10)}f} MB."
         )
 
     # --- parameters -----------------------------------------------------------------------------
