@@ -16,9 +16,11 @@ import pytest
 from kinetics_lab import HARDWARE, cli, plan
 from kinetics_lab.cli.shared import public
 from kinetics_lab.cost.clock import parse_clock
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.precision import find_precision
-from kinetics_lab.planner.offers import with_predicted
+from kinetics_lab.planner.offers import PUBLIC, with_predicted
 from kinetics_lab.planner.page import CACHES, SETS, WEIGHTS, page_files, planner_data
+from kinetics_lab.planner.price import published
 from kinetics_lab.planner.serve import commands
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +92,7 @@ def questions(count: int) -> list[dict]:
         kinds = [kind for kind in KINDS[name] if kind != "topk" or topk != "out"]
         asked.append({
             "data": name, "predicted": name == "aime24" and draw.random() < 0.25, "hardware": device, "devices": draw.choice([None, None, None, 2, 4, 8]),
-            "clock": timed, "weights": "" if timed else draw.choice(["", "", *WEIGHTS]), "kv": "" if timed else draw.choice(["", *CACHES]),
+            "clock": timed, "weights": "" if timed else draw.choice(["", "", "published", "published", *WEIGHTS]), "kv": "" if timed else draw.choice(["", *CACHES]),
             "strategy": strategy, "hit": draw.choice([1, 0.9, 0.5]), "false_alarm": draw.choice([0, 0.1, 0.4]), "check": draw.choice([None, 0.05]),
             "models": draw.choice([[], [], draw.sample(sorted(models), draw.randint(1, len(models)))]),
             "policies": draw.choice([[], [], draw.sample(kinds, draw.randint(1, len(kinds)))]), "topk": topk,
@@ -113,13 +115,15 @@ def expected(q: dict) -> dict:
         strategy = ":".join(
             map(str, ["verified", q["hit"], q["false_alarm"], *([q["check"]] if q["check"] else [])])
         )
-    named = q["weights"] or q["kv"]
+    sources = {name: name if name in MODELS else None for name in data.model.unique()} | PUBLIC[q["data"]][3]
+    told = q["weights"].replace("published", "") or None
+    told = find_precision(told, q["kv"] or None) if told or q["kv"] else None
     try:
         found = plan(
             with_predicted(data) if q["predicted"] else data, HARDWARE[q["hardware"]], [q["budget"] or 1e9], unit=q["unit"], strategy=strategy, models=q["models"], policies=q["policies"], topk=q["topk"],
             shapes=shapes, dense_layers=dense, devices=q["devices"], batch=q["batch"] or "fits", hourly=q["price"] or math.nan,
             clock=clock(f"fitted:{q['hardware']}:{q['clock']}") if q["clock"] else None,
-            precision=find_precision(q["weights"] or None, q["kv"] or None) if named else None,
+            precision=published(sources, q["kv"] or None) if q["weights"] == "published" else told,
             max_seconds=q["max_seconds"] or math.inf, max_tpot=q["max_tpot"] or math.inf, n_splits=1,
         )  # fmt: skip
     except ValueError as error:
@@ -228,7 +232,7 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
         type_into(page, "budget", "20")
         said = page.js(TEXT.format(".kl-calc-said"))
         assert said.startswith(
-            "A tie with qwen3-14b, dense (29 %) and qwen3-8b, dense (17 %). The first, 32 x qwen3-8b, block_topk:1024:16 (up to 32 answers, "
+            "A tie: 32 x qwen3-8b, block_topk:1024:16 (up to 32 answers, one after another until one is right: "
         )
         started = "[...document.querySelectorAll('#kl-planner th')].filter(e => e.textContent.startsWith('vLLM')).map(e => e.nextSibling.textContent)"
         none, line = page.js(started)
@@ -238,7 +242,10 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
             data, HARDWARE["h200"], [20], policies=["dense"], shapes=shapes, dense_layers=dense, n_splits=1
         ).to_dict("records")
         assert line == commands(row, "bf16", "bf16")["vLLM 0.33.0"]
-        assert "wins again in 50 % of resamples, so other problems may turn the order. " in said
+        assert (
+            "wins again in only 50 % of resamples, beside qwen3-14b, dense (29 %) and qwen3-8b, dense (17 %); "
+            "other problems may turn the order. "
+        ) in said
         assert said.endswith(
             "No engine serves block_topk:1024:16; dense attention reaches 88.7 % with 11 x qwen3-14b, dense."
         )

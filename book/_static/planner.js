@@ -123,8 +123,15 @@ const klPlanner = (() => {
 
   // --- what an answer costs, as planner/price.py -----------------------------------------------------
 
-  // How weights and cache are stored: as told, as the clock measured them, or all in the device's own precision.
-  function storing(data, q) {
+  // How a model's weights and cache are stored: as told, as published, as the clock measured them, or in the precision
+  // of the device.
+  function storing(data, q, model) {
+    const own = (name) => data.models[name].precision ?? data.stored.bf16;
+    if (q.weights === "published") {
+      const kv = unique(data.sets[q.data].settings.map(([name]) => q.kv || own(name).stored.kv));
+      const stored = law.precision(data, own(model), "", q.kv);
+      return { ...stored, weights: "as published", kv: kv.length > 1 ? "as published" : kv[0] };
+    }
     const told = q.weights || q.kv || q.clock;
     return law.precision(data, data.stored[told ? "bf16" : data.hardware[q.hardware].own], q.weights, q.kv);
   }
@@ -134,7 +141,7 @@ const klPlanner = (() => {
   function serve(data, set, one, q) {
     const model = data.models[one.model], device = data.hardware[q.hardware];
     const clock = data.clocks[`${q.hardware}:${q.clock}`];
-    const stored = storing(data, q), size = stored.size;
+    const stored = storing(data, q, one.model), size = stored.size;
     const rate = device.peaks[stored.rate] ?? device.peak, tokens = sum(one.mean);
     const held = sum(one.mean.map((length, p) => one.prompt[p] * length + one.square[p] / 2));
     const context = Math.max(held / Math.max(tokens, 1), 1), given = q.batch === "within" ? null : q.batch;
@@ -267,7 +274,7 @@ const klPlanner = (() => {
     const dense = best(candidates.filter((one) => one.setting.policy === "dense"), budget), chosen = best(mine, budget);
     const result = { left_out: leftOut(ran, considered, refused), n_settings: mine.length,
       dense: dense ? dense.value : NaN, dense_setting: text(dense), rivals: [] };
-    const started = (one) => one ? start(data, storing(data, q), one) : [];
+    const started = (one) => one ? start(data, storing(data, q, one.setting.model), one) : [];
     if (chosen) return { ...result, ...told(chosen, q), ...rivalry(weights, mine, budget, chosen, set.ends, data.tie),
       start: started(chosen), start_dense: started(dense) };
     const cheapest = mine.reduce((a, b) => b.price < a.price ? b : a);
@@ -332,8 +339,10 @@ const klPlanner = (() => {
     const judged = { when: (q) => q.strategy === "verified" };
     const dollars = (seconds) => Number((seconds * data.first.price / 3600).toPrecision(2));
     const fitted = "was fitted with weights and cache in BF16: leave those as the device";
-    const { clock, ...choices } = law.choices(data, "as the device", "datasheet, adding up");
+    const { clock, weights, ...choices } = law.choices(data, "as the device", "datasheet, adding up");
+    const published = ["published", "as published"];
     const fields = law.fields(place, { ...choices,
+      weights: { options: (q) => [...weights.options(q), published], usual: (q) => data.sets[q.data].weights },
       data: { options: () => Object.entries(data.sets).map(([name, { title }]) => [name, title]) },
       budget: { usual: (q) => (q.unit === "usd" ? dollars : Number)(data.sets[q.data].budget) },
       models: { options: (q) => unique(data.sets[q.data].settings.map(([model]) => model))
@@ -379,8 +388,8 @@ const klPlanner = (() => {
       const today = found.policy === "dense" || isNaN(found.dense) ? "" : ` No engine serves ${found.policy}; `
         + `dense attention reaches ${percent(found.dense, 1)} with ${found.dense_setting}.`;
       if (!found.rivals.length) return `Run ${run}: it solves ${solves}.${today}`;
-      return `A tie with ${found.rivals.join(" and ")}. The first, ${run}, solves ${solves}, and wins again in `
-        + `${percent(found.again)} of resamples, so other problems may turn the order.${today}`;
+      return `A tie: ${run} solves ${solves}, the most, but wins again in only ${percent(found.again)} of `
+        + `resamples, beside ${found.rivals.join(" and ")}; other problems may turn the order.${today}`;
     }
 
     function details(found, q) {

@@ -24,7 +24,7 @@ def plan(
     strategy: Annotated[str, Option(help="what is done with answers: until-right, best-of, majority, or "
                                          "verified:HIT:FALSE_ALARM[:COST] (a judge's rates; a check's cost as a share of an answer's)")] = "until-right",
     hardware: Hardware = "h200",
-    weights: Annotated[str | None, Option(help="how weights are stored: bf16, fp8, nvfp4, mxfp4, int4 (bf16)")] = None,
+    weights: Annotated[str | None, Option(help="how weights are stored: bf16, fp8, nvfp4, mxfp4, int4, or published (each model as its checkpoint) (bf16)")] = None,
     kv: Annotated[str | None, Option(help="how the KV cache is stored (bf16)")] = None,
     clock: Annotated[str | None, Option(help="kernels that NVIDIA's collector measured, h200:vllm for example (the device's peak rates)")] = None,
     price: Annotated[float, Option(help="dollars an hour a device (chapter 35 has list prices)")] = float("nan"),
@@ -59,18 +59,23 @@ def plan(
     from kinetics_lab.cost.clock import parse_clock
     from kinetics_lab.cost.precision import find_precision
     from kinetics_lab.planner import offers, text
+    from kinetics_lab.planner.price import published
 
     table, known, dense = (offers.load(traces), lab.MODELS, 0) if traces else public(data)
     if not traces:
         print(f"kinetics-lab: no --traces: planning with {offers.PUBLIC[data][0]}", file=sys.stderr)
-    shapes = {**known, **offers.own_models(offers.name_models(model, table))}
+    named = offers.name_models(model, table)
+    shapes = {**known, **offers.own_models(named)}
+    sources: Any = {name: name if name in lab.MODELS else None for name in table.model.unique()}
+    sources |= named if traces else offers.PUBLIC[data][3] | named
+    told = find_precision(None if weights == "published" else weights, kv) if weights or kv else None
     sequences: Any = batch
     with suppress(ValueError):  # "fits" and "endless" stay
         sequences = float(sequences)
     found = lab.plan(offers.with_predicted(table) if predicted else table, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, models=models, policies=policies,
                      topk=topk, trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
                      clock=parse_clock(clock) if clock else None, hourly=price, devices=devices, share_prompt=share_prompt,
-                     precision=find_precision(weights, kv) if weights or kv else None,
+                     precision=published(sources, kv) if weights == "published" else told,
                      max_seconds=max_seconds_per_answer, max_tpot=max_tpot)  # fmt: skip
     for line in text.left_out(found):
         print(f"kinetics-lab: left out: {line}", file=sys.stderr)

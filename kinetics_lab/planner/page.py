@@ -26,7 +26,7 @@ from kinetics_lab.errors import require
 from kinetics_lab.laws.resample import interval, problem_weights
 from kinetics_lab.planner.offers import PUBLIC, load, offered, why_not_all, with_predicted
 from kinetics_lab.planner.plan import TIE
-from kinetics_lab.planner.price import counts
+from kinetics_lab.planner.price import counts, published
 from kinetics_lab.planner.serve import AS_IT_IS, ENGINES, checkpoint
 
 #: The questions that the pages open with, as arguments of ``kinetics-lab cost`` and ``kinetics-lab plan``.
@@ -36,7 +36,7 @@ WEIGHTS, CACHES = ("bf16", "fp8", "nvfp4", "mxfp4", "int4"), ("bf16", "fp8")
 #: Public results -> what they are called on the planner's page, and the budget (s) to begin with.
 SETS = {
     "aime24": ("AIME 2024, six sizes of Qwen3", 5.0),
-    "otis": ("OTIS Mock AIME 2024 and 2025, large open-weight models", 100.0),
+    "otis": ("OTIS Mock AIME, large open-weight models", 100.0),
     "ladder": ("Walks in graphs, the tiny reasoners of Part IV", 1e-6),
 }
 DIGITS = "".join(chr(code) for code in range(35, 126) if chr(code) not in "<>&\\'")[:81]  # of packed numbers
@@ -65,13 +65,18 @@ def planner_data(sets: Mapping[str, Set]) -> dict[str, Any]:
     shapes = {name: known[name] for data, known, _ in sets.values() for name in data.model.unique()}
     known = {name: with_predicted(data) if name == "aime24" else data for name, (data, _, _) in sets.items()}
     found = {name: _set(name, data, sets[name][2]) for name, data in known.items()}
-    policies = dict.fromkeys(text for data in known.values() for text in data.policy)
+    tables, own = (
+        _tables(shapes, dict.fromkeys(text for data in known.values() for text in data.policy)),
+        published(PUBLIC["otis"][3]),
+    )
+    for name, one in own.items():
+        tables["models"][name] |= {"precision": _stored(one)} if name in shapes else {}
     start = {
         "engines": ENGINES,
         "as_it_is": AS_IT_IS,
         "checkpoints": {name: checkpoint(name) for name in shapes},
     }
-    return _tables(shapes, policies) | {"sets": found, "digits": DIGITS, "tie": TIE, "first": PLANNED} | start
+    return tables | {"sets": found, "digits": DIGITS, "tie": TIE, "first": PLANNED} | start
 
 
 def page_files(sets: Mapping[str, Set]) -> dict[str, bytes]:
@@ -111,7 +116,7 @@ def _set(name: str, data: pd.DataFrame, dense: int) -> dict[str, Any]:
     drawn = np.rint(problem_weights(len(problems), 1000) * len(problems)).ravel()
     require(drawn.max() < 9, f"{name}: a resample must hold a problem at most 8 times", drawn.max())
     ends = interval(np.linspace(0, 1, 1001), len(problems))  # of an interval, as quantiles
-    return {"title": SETS[name][0], "budget": SETS[name][1], "task": PUBLIC[name][1], "dense_layers": dense, "problems": problems,
+    return {"title": SETS[name][0], "budget": SETS[name][1], "task": PUBLIC[name][1], "dense_layers": dense, "weights": "published" if PUBLIC[name][3] else "", "problems": problems,
             "prompts": prompts, "settings": settings, "ends": [float(end) for end in ends],
             "resamples": _packed([drawn.reshape(-1, 2) @ [9, 1]], [1])}  # fmt: skip
 

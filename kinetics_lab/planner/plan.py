@@ -140,8 +140,10 @@ def _terms(
 ) -> dict[Any, Any]:  # fmt: skip
     """On what terms a plan holds, for its text."""
     kept = stored(hardware, precision, clock)
-    weights = "each model's own" if isinstance(precision, Mapping) else kept.weights
-    told = {"device": hardware.name, "weights": weights, "kv": kept.kv, "batch": batch}
+    told = {"device": hardware.name, "weights": kept.weights, "kv": kept.kv, "batch": batch}
+    if isinstance(precision, Mapping):
+        caches = {one.kv for one in precision.values()}
+        told |= {"weights": "as published", "kv": caches.pop() if len(caches) == 1 else "as published"}
     measured = bool(clock and clock.measured)
     return told | {"reserve": reserve, "clock": clock.label if clock else "peak rates", "measured": measured}
 

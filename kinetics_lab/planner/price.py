@@ -18,9 +18,9 @@ import pandas as pd
 from kinetics_lab.cost.clock import Calibrated, Clock, Measured
 from kinetics_lab.cost.fit import ALONE, Fit, fit
 from kinetics_lab.cost.hardware import Hardware
-from kinetics_lab.cost.models import MODELS
+from kinetics_lab.cost.models import CONFIGS, MODELS
 from kinetics_lab.cost.policies import Dense, parse_policy
-from kinetics_lab.cost.precision import Precision
+from kinetics_lab.cost.precision import Precision, find_precision
 from kinetics_lab.cost.request import cost_parts
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon.grid import OutsideGridWarning
@@ -108,6 +108,15 @@ def answers(
     if not parts:
         raise NothingFitsError(f"no model can be served: {'; '.join(dict.fromkeys(refused.values()))}")
     return pd.concat(parts, ignore_index=True), refused
+
+
+def published(sources: Mapping[str, str | None], kv: str | None = None) -> dict[str, Precision]:
+    """How each model is published, of names in MODELS or paths of a ``config.json`` (BF16 where neither says); its cache in ``kv``, if given."""
+
+    def own(source: str | None) -> str | None:
+        return source if source in CONFIGS or source not in MODELS else None
+
+    return {name: find_precision(None, kv, own(source)) for name, source in sources.items()}
 
 
 def stored(hardware: Hardware, precision: Stored, clock: Clock | None, model: Any = "") -> Precision:

@@ -19,7 +19,7 @@ ENGINES: dict[str, tuple[str, str, str, str, dict[str, str], dict[str, str]]] = 
     "SGLang 0.5.23": ("sglang serve --model-path", "--tp-size", "--max-running-requests", "--mem-fraction-static",
                       {"fp8": "fp8", "mxfp8": "mxfp8"}, {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}),
 }  # fmt: skip
-AS_IT_IS = ("bf16", "paper")  # of weights and caches that need no flag
+AS_IT_IS = ("bf16", "paper", "as published")  # weights and caches that need no flag
 
 
 def checkpoint(model: str) -> str:
