@@ -618,7 +618,8 @@ def test_each_model_may_be_stored_in_its_own_precision():
         pd.testing.assert_frame_equal(same, own[own.model == model].reset_index(drop=True))
     assert mixed.groupby("model").batch.first().nunique() == 3
     found = plan(data, H200, [50], precision=kept, **FEW)
-    assert "weights each model's own" in text(found)
+    assert "weights as published, KV cache as published" in text(found)
+    assert " --dtype bfloat16 " in text(found)
 
 
 def test_the_better_of_two_ways_for_each_budget(summary):

@@ -57,29 +57,37 @@ def plan(
     """
     import kinetics_lab as lab
     from kinetics_lab.cost.clock import parse_clock
-    from kinetics_lab.cost.precision import find_precision
     from kinetics_lab.planner import offers, text
-    from kinetics_lab.planner.price import published
 
     table, known, dense = (offers.load(traces), lab.MODELS, 0) if traces else public(data)
     if not traces:
         print(f"kinetics-lab: no --traces: planning with {offers.PUBLIC[data][0]}", file=sys.stderr)
     named = offers.name_models(model, table)
     shapes = {**known, **offers.own_models(named)}
-    sources: Any = {name: name if name in lab.MODELS else None for name in table.model.unique()}
-    sources |= named if traces else offers.PUBLIC[data][3] | named
-    told = find_precision(None if weights == "published" else weights, kv) if weights or kv else None
     sequences: Any = batch
     with suppress(ValueError):  # "fits" and "endless" stay
         sequences = float(sequences)
     found = lab.plan(offers.with_predicted(table) if predicted else table, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, models=models, policies=policies,
                      topk=topk, trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
                      clock=parse_clock(clock) if clock else None, hourly=price, devices=devices, share_prompt=share_prompt,
-                     precision=published(sources, kv) if weights == "published" else told,
+                     precision=_precision(weights, kv, table, named if traces else offers.PUBLIC[data][3] | named),
                      max_seconds=max_seconds_per_answer, max_tpot=max_tpot)  # fmt: skip
     for line in text.left_out(found):
         print(f"kinetics-lab: left out: {line}", file=sys.stderr)
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))
+
+
+def _precision(weights: str | None, kv: str | None, table: Any, named: dict[str, str]) -> Any:
+    """How weights and cache are stored: of all models, of each as published, or None: in the device's own precision."""
+    from kinetics_lab.cost.models import MODELS
+    from kinetics_lab.cost.precision import find_precision
+    from kinetics_lab.planner.price import published
+
+    if weights == "published":
+        return published(
+            {name: name if name in MODELS else None for name in table.model.unique()} | named, kv
+        )
+    return find_precision(weights, kv) if weights or kv else None
 
 
 def _columns(given: list[str]) -> dict[str, str]:

@@ -117,9 +117,11 @@ def pdf(
     """Build the book as one PDF, with Chromium. Prints its path."""
     from kinetics_lab.book.build import build_book, print_pdf
 
-    built = Path("_build", "single")
+    built = build_book(
+        Path(), file, Path("_build", "single"), builder="singlehtml", extra=made_for_the_book()
+    )
     with sole_writer(out):
-        print_pdf(build_book(Path(), file, built, builder="singlehtml", extra=made_for_the_book()), out)
+        print_pdf(built, out)
     print(out.resolve())
 
 

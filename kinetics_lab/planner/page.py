@@ -70,7 +70,8 @@ def planner_data(sets: Mapping[str, Set]) -> dict[str, Any]:
         published(PUBLIC["otis"][3]),
     )
     for name, one in own.items():
-        tables["models"][name] |= {"precision": _stored(one)} if name in shapes else {}
+        if name in shapes:
+            tables["models"][name]["precision"] = _stored(one)
     start = {
         "engines": ENGINES,
         "as_it_is": AS_IT_IS,
