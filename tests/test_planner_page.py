@@ -266,7 +266,7 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
         type_into(page, "predicted", "yes")
         said = page.js(TEXT.format(".kl-calc-said"))
         assert said.startswith("A tie: 32 x qwen3-14b, block_topk:1024:16 (")
-        assert ", solves a predicted 90.7 % " in said
+        assert " solves a predicted 90.7 % " in said
         assert "qwen3-14b, block_topk:1024:16: never run; " in page.js(TEXT.format("#kl-planner table"))
         assert page.js(TEXT.format("#kl-planner code")).endswith("--predicted")
         type_into(page, "predicted", "")
