@@ -1,6 +1,9 @@
 """Models of many families against other counts of them: transformers on no memory, its caches, published totals, hand."""
 
+import contextlib
 import json
+import os
+import random
 import re
 import tomllib
 from importlib import resources
@@ -480,6 +483,45 @@ def test_every_class_default_is_the_reader_s(model_type):
     values = MORE.get(model_type, {})
     shape = from_hf_config({"architectures": [names[model_type]], "model_type": model_type} | values)
     assert counted(model_type, values)[0] == shape.n_params
+
+
+SIZES = {"num_hidden_layers": [2, 4, 6], "hidden_size": [256, 512, 1024], "intermediate_size": [128, 384, 1000],
+         "moe_intermediate_size": [64, 160], "vocab_size": [262144, 300001], "num_attention_heads": [4, 8, 16],
+         "num_key_value_heads": [1, 2, 4], "head_dim": [32, 64, 128], "tie_word_embeddings": [False, True]}  # fmt: skip
+FUZZ_SETS = int(os.environ.get("FUZZ_SETS", "4"))
+
+
+@pytest.mark.slow  # half a minute: a few models of every class are built with sizes drawn at random, without memory
+@pytest.mark.parametrize("model_type", sorted({t for row in families._ROWS for t in row[3].split()} - ODD))
+def test_transformers_counts_the_same_for_any_sizes(model_type):
+    names, dice, same = text_classes(), random.Random(model_type), 0
+    if model_type not in names:
+        pytest.skip("transformers has no class of this type that generates text")
+    transformers = pytest.importorskip("transformers")
+    known = transformers.AutoConfig.for_model(model_type).to_dict()
+    if not getattr(
+        transformers, names[model_type]
+    )._tied_weights_keys:  # the class ignores what its file says
+        del known["tie_word_embeddings"]
+    for _ in range(FUZZ_SETS):
+        drawn = {name: dice.choice(values) for name, values in SIZES.items() if name in known}
+        values = MORE.get(model_type, {}) | drawn
+        values |= {"num_hidden_layers": known["num_hidden_layers"]} if model_type in MORE else {}
+        try:
+            total = counted(model_type, values)[0]
+        except Exception:  # a class may ask for sizes that suit each other
+            continue
+        given = {"architectures": [names[model_type]], "model_type": model_type} | values
+        if values.get("num_attention_heads", 8) % (2 * values.get("num_key_value_heads", 1)):
+            with contextlib.suppress(
+                ValueError
+            ):  # a window may have twice as many KV heads: no whole group of them
+                assert total == from_hf_config(given).n_params, values
+            continue
+        assert total == from_hf_config(given).n_params, values
+        same += 1
+    if not same:
+        pytest.skip("none of the drawn sizes suits the class")
 
 
 SMALL = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -73,7 +73,7 @@ def mimo_v2(c: Fields) -> ModelShape:
     c.suppose(layer_types=["*L"[bool(one)] for one in near])
     heads, dim, v_dim = c("num_attention_heads"), c("head_dim"), c("v_head_dim")
     other = {
-        "heads": c("swa_num_attention_heads", default=heads), "kv_heads": c("swa_num_key_value_heads", default=8),
+        "heads": c("swa_num_attention_heads", default=heads), "kv_heads": c("swa_num_key_value_heads", default=2 * c("num_key_value_heads")),
         "head_dim": c("swa_head_dim", default=dim), "v_dim": c("swa_v_head_dim", default=v_dim), "sinks": True,
     }  # fmt: skip
     return grouped(c, near=other, v_dim=v_dim, first=1, experts={"routing_bias": True})

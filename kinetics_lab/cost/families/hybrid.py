@@ -25,7 +25,7 @@ def olmo_hybrid(c: Fields) -> ModelShape:
     c.suppose(linear_num_key_heads=heads, linear_num_value_heads=heads)
     c.suppose(linear_key_head_dim=int(0.75 * c("hidden_size") / c("linear_num_key_heads")))
     c.suppose(linear_value_head_dim=2 * c("linear_key_head_dim"))
-    kinds = c.kinds("layer_types", every=4, other="linear")
+    kinds = c.kinds("layer_types", every=min(4, c.count()), other="linear")  # the last of fewer than four
     return stack(c, kinds, {"full": gqa(c, qk="wide"), "linear": _gated_delta(c)})
 
 
