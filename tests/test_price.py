@@ -25,9 +25,9 @@ from kinetics_lab.cost.step import prefill_seconds, step_parts, step_seconds
 from kinetics_lab.data import read_table
 from kinetics_lab.laws.frontier import mean_allocation, uniform_allocation
 from kinetics_lab.laws.resample import cost_to_solve
-from kinetics_lab.planner.offers import load, with_caps, with_votes
+from kinetics_lab.planner.offers import load, public, with_caps, with_votes
 from kinetics_lab.planner.plan import better, plan
-from kinetics_lab.planner.price import counts, price
+from kinetics_lab.planner.price import counts, price, published
 from kinetics_lab.planner.serve import checkpoint, commands
 from kinetics_lab.planner.strategy import BestOf, Majority, UntilRight, parse_strategy, vote
 from kinetics_lab.planner.text import left_out, text
@@ -541,6 +541,24 @@ def test_commands_parse():
         "Qwen/Qwen3-0.6B",
         "PATH/OF/mine",
     )
+
+
+def test_groups_of_devices_that_share_the_answers_out_are_started_as_such():
+    """Kimi K2 on eight H200: data parallel attention holds what eight copies of its latent cache do not."""
+    data = public("otis")[0].query("model == 'kimi-k2.6'")
+    kept = published({"kimi-k2.6": "kimi-k2.5"})
+    shapes = public("otis")[1]
+    [row] = plan(data, H200, [100], shapes=shapes, precision=kept, **FEW).to_dict("records")
+    room = fit(shapes["kimi-k2.6"], H200, kept["kimi-k2.6"], 30_000)
+    assert (row["groups"], row["devices"], str(room.layout)) == (8, 8, "data parallel 8")
+    vllm, sglang = commands(row, "as published", "bf16").values()
+    assert (
+        f"--tensor-parallel-size 1 --data-parallel-size 8 --max-num-seqs {-(-int(row['batch']) // 8)} "
+        in vllm
+    )
+    assert sglang == "none: no flag known here shares the answers out to 8 groups of devices"
+    flags = read_table("engine_flags").query("engine == 'vllm'").flag
+    assert {"--tensor-parallel-size", "--data-parallel-size", "--max-num-seqs"} <= {*flags}
 
 
 def test_a_setting_without_a_flag_says_so():

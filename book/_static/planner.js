@@ -161,7 +161,7 @@ const klPlanner = (() => {
       const timed = clock && (1 - share) * step(batch, way, one.reads) + share * step(batch, way, dense);
       const each = one.mean.map((length, p) =>
         clock ? length * timed * devices / batch : spread * (alone[p] + length * weights));
-      return { batch, devices, tpot: timed ?? sum(each) / Math.max(tokens, 1) * batch / devices,
+      return { batch, devices, groups: way.data, tpot: timed ?? sum(each) / Math.max(tokens, 1) * batch / devices,
         ttft: one.prompt.map((n) => prompts[n].first),
         each: each.map((spent, p) => spent + prompts[one.prompt[p]].work) };
     }
@@ -229,14 +229,18 @@ const klPlanner = (() => {
   // Engines and the lines that start them, as planner/serve.py.
   function start(data, stored, { setting, side }) {
     const plain = (name, known) => name in known || data.as_it_is.includes(name);
-    return Object.entries(data.engines).map(([engine, [begin, devices, batch, memory, weights, kv]]) => {
+    const { groups } = side;
+    return Object.entries(data.engines).map(([engine, [begin, devices, batch, memory, weights, kv, spread]]) => {
       const odd = !plain(stored.weights, weights) ? stored.weights : !plain(stored.kv, kv) && stored.kv;
       if (setting.policy !== "dense") return [engine, `none: no flag makes it read as ${setting.policy} does `
         + "(`kinetics-lab generate --policy` can)"];
       if (odd) return [engine, `none: no flag known here turns a BF16 checkpoint into ${odd}`];
-      const words = [begin, data.checkpoints[setting.model], `--dtype bfloat16 ${devices} ${side.devices}`,
+      if (groups > 1 && !spread)
+        return [engine, `none: no flag known here shares the answers out to ${groups} groups of devices`];
+      const words = [begin, data.checkpoints[setting.model], `--dtype bfloat16 ${devices} ${side.devices / groups}`,
+        groups > 1 && `${spread} ${groups}`,
         weights[stored.weights] && `--quantization ${weights[stored.weights]}`,
-        kv[stored.kv] && `--kv-cache-dtype ${kv[stored.kv]}`, `${batch} ${side.batch}`, `${memory} ${1 - RESERVE}`];
+        kv[stored.kv] && `--kv-cache-dtype ${kv[stored.kv]}`, `${batch} ${Math.ceil(side.batch / groups)}`, `${memory} ${1 - RESERVE}`];
       return [engine, words.filter(Boolean).join(" ")];
     });
   }

@@ -4,7 +4,7 @@ A plan is a table with a row for each task and budget and these columns: ``task`
 ``setting`` and what it consists of, ``model``, ``policy``, ``cap``, ``n_trials`` (own settings for each problem: the most frequent
 one), ``share`` of problems that get it; ``oracle``: no engine can run it; ``accuracy`` with ``low`` and ``high``, and ``best_case``
 (of a vote whose answers are not known; ``accuracy`` is its worst case); ``cost_*``, ``tokens`` and ``draws``, means over problems;
-``devices``, ``batch``, ``ttft_s``, ``tpot_s``, ``answer_s``, ``usd`` and ``usd_per_mtok`` (see `price`). Uniform allocation only: share of resamples in which
+``devices``, ``batch``, ``groups``, ``ttft_s``, ``tpot_s``, ``answer_s``, ``usd`` and ``usd_per_mtok`` (see `price`). Uniform allocation only: share of resamples in which
 this model and policy win ``again``; ``runner_up``, the best setting of another model or policy, its
 ``runner_up_accuracy``, and the share in which the choice ``beats`` it (of equal ones the cheapest wins); ``rivals``, where the choice wins again
 in under 60 %: a tie with them. ``seen`` and ``unseen``: accuracy if chosen on one half of the trials and judged on the same and on the
@@ -42,7 +42,7 @@ from kinetics_lab.planner.strategy import parse_strategy
 UNITS = {"s": "device seconds", "eflops": "eFLOPs", "usd": "dollars"}
 KEYS = [*SETTING]
 TIE = 0.6  # a choice that wins again in fewer resamples is none
-MEANS = ("accuracy", "best_case", "cost", "tokens", "draws", "devices", "batch", "ttft", "tpot", "answer_s", "usd")  # fmt: skip
+MEANS = ("accuracy", "best_case", "cost", "tokens", "draws", "devices", "batch", "groups", "ttft", "tpot", "answer_s", "usd")  # fmt: skip
 _NONE: dict[str, Any] = {  # a row, in the order of its columns, of a budget that nothing fits
     "setting": "", "model": "", "policy": "", "cap": np.nan, "n_trials": 0, "share": 0.0, "oracle": False,
     **dict.fromkeys(("accuracy", "low", "high", *MEANS[1:], "usd_per_mtok", "again"), np.nan), "runner_up": "",

@@ -73,7 +73,7 @@ def answers(
         prefill: count the reading of the prompt. options: of ``decode_cost`` (dense_layers, ...), and ``combine``.
 
     Columns beside the summary's: ``each``, ``wave`` and ``once``, the eFLOPs of an answer, of what answers side by side share, and of what
-    all to a problem do; ``devices``, ``batch``; ``ttft`` and ``tpot``, seconds to the first and per further token; ``inside``, whether
+    all to a problem do; ``devices``, ``batch``, ``groups`` of devices that share the answers out; ``ttft`` and ``tpot``, seconds to the first and per further token; ``inside``, whether
     the clock has measured there.
     """
     number = isinstance(batch, (int, float)) and 0 < batch < np.inf
@@ -97,7 +97,7 @@ def answers(
             why, sides, used = "", [np.inf], devices or 1
         try:
             for side in () if why else sides:
-                here = rows.assign(devices=used, batch=side)
+                here = rows.assign(devices=used, batch=side, groups=room.layout.data)
                 parts.append(_answer(here, room, clock, context, share_prompt, prefill, options))
         except ValueError as error:
             if clock is None:

@@ -23,9 +23,8 @@ from kinetics_lab.traces.table import COLUMNS, check_traces
 from kinetics_lab.traces.trial import TraceFileError
 
 LONGEST = 2**27  # bytes of what memory holds as a whole: a line, a cell, a document, a sample of an archive
-PACKED = (
-    100  # times its size in the file may a column hold, if that is over 8 LONGEST; texts are packed 10 times
-)
+#: Times its size in the file that a column may hold, if that is over 8 LONGEST; texts are packed 10 times.
+PACKED = 100
 MOST = 10_000_000  # trials: their table then takes about 1 GB
 KNOWN = re.compile(r"\.(jsonl|json|csv|tsv|parquet|eval)(\.gz)?$")
 Records = Iterator[tuple[int, Record | ValueError]]
@@ -199,12 +198,9 @@ def _rows_at_once(data: Any, metadata: Any) -> int:
             raise TraceFileError(f"{told}, which no text does; above {LONGEST >> 17} MiB it is not read")
         if column.physical_type == "BYTE_ARRAY":
             data.seek(min(filter(None, (column.dictionary_page_offset, column.data_page_offset))))
-            head = data.read(
-                8
-            )  # as Thrift writes it: a page's kind (4: a dictionary), its bytes when unpacked
-            more = next(
-                (i for i, byte in enumerate(head[3:]) if byte < 128), 0
-            )  # seven bits a byte, lowest first
+            # as Thrift writes it: a page's kind (4: a dictionary), then its bytes when unpacked, seven bits a byte, lowest first
+            head = data.read(8)
+            more = next((i for i, byte in enumerate(head[3:]) if byte < 128), 0)
             large = sum((byte & 127) << 7 * i for i, byte in enumerate(head[3 : 4 + more])) >> 1
             most = max(most, large if head[:3] == b"\x15\x04\x15" else 1)
             if most > LONGEST:
