@@ -115,63 +115,35 @@ def _name(node: ast.AST) -> str:
 
 def _reads(nodes: list[ast.AST]) -> set[str]:
     """Patterns of the names of data files that the readers of ``kinetics_lab.data`` are asked for here."""
-    calls = {id(node.func): node for node in nodes if isinstance(node, ast.Call)}
-    taken = {id(node.value): node.slice for node in nodes if isinstance(node, ast.Subscript)}
-    below = {id(node.left): node.right for node in nodes if isinstance(node, ast.BinOp)}
-    values, found = _constants(nodes), set[str]()
+    above = {id(part): node for node in nodes for part in ast.iter_child_nodes(node)}
+    found = set[str]()
     for node in nodes:
         if isinstance(node, ast.alias) and node.asname and node.name in READERS:
             found |= {"*", MEASURED}  # under another name
-        if not isinstance(node, ast.Name | ast.Attribute) or (reader := _name(node)) not in READERS:
-            continue
-        call = calls.get(id(node))
-        if call is None:
-            asked = None
-        elif reader == "data_dir":
-            asked = below.get(id(call))
-        elif reader == "manifest":
-            asked = taken.get(id(call))
-        else:
-            asked = next(iter([*call.args, *(key.value for key in call.keywords if key.arg == "name")]), None)
-        wanted = _beginnings(asked, values)
-        if reader == "data_dir":
-            wanted = {MEASURED} if wanted == {MEASURED} else {"*", MEASURED}
-        found |= wanted
+        elif isinstance(node, ast.Name | ast.Attribute) and (reader := _name(node)) in READERS:
+            call = above.get(id(node))
+            called = isinstance(call, ast.Call) and call.func is node
+            found |= _asked(reader, call if called else None, above.get(id(call)))
     return found
 
 
-def _constants(nodes: list[ast.AST]) -> dict[str, list[ast.expr]]:
-    """What names stand for that are bound by plain assignments and loops over written lists, and in no other way."""
-    values: dict[str, list[ast.expr]] = {}
-    plain: set[int] = set()
-    for node in nodes:
-        pairs: list[tuple[ast.expr, list[ast.expr]]] = []
-        if isinstance(node, ast.Assign):
-            pairs = [(target, [node.value]) for target in node.targets]
-        elif isinstance(node, ast.AnnAssign) and node.value is not None:
-            pairs = [(node.target, [node.value])]
-        elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.Tuple | ast.List):
-            pairs = [(node.target, node.iter.elts)]
-        for target, given in pairs:
-            if isinstance(target, ast.Name):
-                plain.add(id(target))
-                values.setdefault(target.id, []).extend(given)
-    stores = (n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
-    other = {node.id for node in stores if id(node) not in plain}
-    other |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-    other |= {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
-    return {name: given for name, given in values.items() if name not in other}
-
-
-def _beginnings(asked: ast.expr | None, values: Mapping[str, list[ast.expr]], depth: int = 3) -> set[str]:
-    """Patterns of what an expression may stand for; ``*`` where that is not written."""
+def _asked(reader: str, call: ast.AST | None, around: ast.AST | None) -> set[str]:
+    """Patterns of what one call of a reader gives, by what stands ``around`` it; all where the names are not written."""
+    asked: ast.AST | None = None
+    match reader, call, around:
+        case "data_dir", ast.Call(), ast.BinOp(right=ast.Constant(value=text)) if text == MEASURED:
+            return {MEASURED}
+        case "data_dir", _, _:
+            return {"*", MEASURED}
+        case "manifest", ast.Call(), ast.Subscript(slice=asked):
+            pass
+        case "read_table" | "data_path", ast.Call(), _:
+            asked = next(iter([*call.args, *(key.value for key in call.keywords if key.arg == "name")]), None)
     match asked:
         case ast.Constant(value=str(text)):
             return {text}
         case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
             return {f"{text}*"}
-        case ast.Name(id=name) if name in values and depth:
-            return set[str]().union(*(_beginnings(value, values, depth - 1) for value in values[name]))
     return {"*"}
 
 
