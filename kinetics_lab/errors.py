@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,11 +34,8 @@ def counts(value: Any, what: str, least: float = 0, unit: str = "") -> np.ndarra
         found = np.asarray(value, float)
     except (OverflowError, TypeError, ValueError):
         found = np.full((), np.nan)
-    require(
-        (found >= least) & (found <= MOST),
-        f"{what} must be >= {least} and finite{unit}, at most {MOST:g}",
-        value,
-    )
+    rule = f"{what} must be >= {least} and finite{unit}, at most {MOST:g}"
+    require((found >= least) & (found <= MOST), rule, value)
     return found
 
 
@@ -82,6 +80,11 @@ def printable(text: object) -> str:
         return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
     return "\n".join(map(shown, str(text).split("\n")))
+
+
+def report(line: object) -> None:
+    """A line of progress, or a warning, on standard error as it happens."""
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def check_name(name: object, what: str) -> None:

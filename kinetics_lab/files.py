@@ -7,14 +7,16 @@ import math
 import os
 import re
 import secrets
-import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+
+from kinetics_lab.errors import report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +88,7 @@ def locked(path: Path, busy: Exception | None = None) -> Iterator[None]:
         if busy:
             raise type(busy)(f"{busy}{holder(path)}") from None
         if other := holder(path):
-            print(f"waiting for another process{other}", file=sys.stderr, flush=True)
+            report(f"waiting for another process{other}")
         lock.acquire()
     with lock:
         lock.release()  # the second of the two that are held now
@@ -129,17 +131,16 @@ def yaml_loader() -> Any:
     """A loader class of YAML 1.1, but that 1e5 is a number, a date is a text, and no name is given twice."""
     import yaml
 
+    def refuse(node: Any, wrong: Iterable[str]) -> None:
+        for told in wrong:
+            raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark)
+
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for number, name in enumerate(names):
-                if name in names[:number]:
-                    told = f"{name!r} is given twice"
-                    raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark)
+            names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            refuse(node, (f"{name!r} is given twice" for name, count in names.items() if count > 1))
             made = super().construct_mapping(node, deep)
-            if odd := [key for key in made if not isinstance(key, str)]:
-                told = f"a name must be text; got {odd[0]!r}"
-                raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark)
+            refuse(node, (f"a name must be text; got {key!r}" for key in made if not isinstance(key, str)))
             return made
 
         def construct_document(self, node: Any) -> Any:
@@ -153,9 +154,8 @@ def yaml_loader() -> Any:
                     sizes[id(node)] = 1 + sum(map(size, parts))
                 return sizes[id(node)]
 
-            if size(node) > MOST_VALUES:
-                told = f"with its aliases written out it has more than {MOST_VALUES:,} values"
-                raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark)
+            told = f"with its aliases written out it has more than {MOST_VALUES:,} values"
+            refuse(node, [told] if size(node) > MOST_VALUES else [])
             return super().construct_document(node)
 
     float_tag, digits = "tag:yaml.org,2002:float", list("-+0123456789")
