@@ -89,9 +89,7 @@ def test_dense_layers_stay_dense_and_the_others_do_not() -> None:
     dense = greedy(hf.Decoder(model, parse_policy("dense"), 1, 64), PROMPT, 20)
     assert greedy(hf.Decoder(model, sparse, 1, 64, dense_layers=3), PROMPT, 20) == dense
     assert greedy(hf.Decoder(model, sparse, 1, 64), PROMPT, 20) != dense
-    kinds = [
-        str(layer.cache.policy) for layer in hf.Decoder(model, sparse, 1, 64, dense_layers=1).cache.layers
-    ]
+    kinds = [str(cache.policy) for cache in hf.Decoder(model, sparse, 1, 64, dense_layers=1).cache.layers]
     assert kinds == ["dense", "local:2", "local:2"]
 
 
@@ -101,7 +99,7 @@ def test_the_kernels_pages_decode_the_same_tokens(text, monkeypatch) -> None:
     plain = greedy(hf.Decoder(model, parse_policy(text), 2, 48), PROMPT, 10)
     monkeypatch.setattr(hf, "open_cache", caches.PagedCache)
     decoder = hf.Decoder(model, parse_policy(text), 2, 48)
-    assert isinstance(decoder.cache.layers[0].cache, caches.PagedCache)
+    assert isinstance(decoder.cache.layers[0], caches.PagedCache)
     assert greedy(decoder, PROMPT, 10) == plain
 
 

@@ -97,10 +97,8 @@ class AnswerFile:
         name = line["problem"]
         text, finished = self.openings[name] + line["prediction"][0], line["stopped"] == "end"
         found = self.grade(text, self.problems[name].answer, finished=finished)
-        return line | {
-            "score": None if found.correct is None else 100.0 * found.correct,
-            "error": found.error,
-        }
+        score = None if found.correct is None else 100.0 * found.correct
+        return line | {"score": score, "error": found.error}
 
     def _write(self) -> None:
         write_text(self.path, "".join(map(_json, (self.metadata, *self.lines))))

@@ -175,11 +175,8 @@ class PagedCache:
         block = page_block(policy)
         if not isinstance(policy, Dense):
             most = kinetics_kernels.configs.MAX_SELECT * (1 if isinstance(policy, TopK) else block)
-            require(
-                max_tokens <= most,
-                f"policy {policy} reaches {most} tokens on a GPU; prompt and answer",
-                max_tokens,
-            )
+            rule = f"policy {policy} reaches {most} tokens on a GPU; prompt and answer"
+            require(max_tokens <= most, rule, max_tokens)
         page = math.gcd(block, 16)
         self.cache = kinetics_kernels.PagedKVCache(
             batch, n_kv_heads, head_dim, max_tokens, page_size=page, block_size=block,

@@ -130,8 +130,8 @@ def _problem(record: dict[str, Any], named: bool) -> Problem:
     require(isinstance(answer, str) and bool(answer.rpartition("####")[2].strip()), rule, answer)
     name = record.get("id") if named else None
     rule = "id must be a text or a whole number"
-    require(name is None or (isinstance(name, str | int) and not isinstance(name, bool)), rule, name)
-    require(name is None or bool(str(name).strip()), rule, name)
+    fine = isinstance(name, str | int) and not isinstance(name, bool) and bool(str(name).strip())
+    require(name is None or fine, rule, name)
     name = problem_id(text) if name is None else str(name)
     return Problem(name, text, str(answer).rpartition("####")[2].strip())
 

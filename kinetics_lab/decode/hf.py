@@ -1,6 +1,6 @@
 """Hugging Face transformers with our caches: its model code, our attention, decoding any number of requests at once.
 
-Nothing of a model is copied: the library calls the attention registered here and fills the caches it is given.
+Nothing of a model is copied: the library calls the attention registered here, which fills the caches it is given.
 """
 
 from __future__ import annotations
@@ -29,11 +29,8 @@ except ImportError:
 
 NAME = "kinetics"  # of our attention in the library's registry
 
-#: Families whose attention is plain GQA over the whole context: the library's model_type and config class.
-KNOWN = {
-    "qwen2.5": ("qwen2", "Qwen2Config"), "qwen3": ("qwen3", "Qwen3Config"),
-    "qwen3-moe": ("qwen3_moe", "Qwen3MoeConfig"), "llama3": ("llama", "LlamaConfig"),
-}  # fmt: skip
+#: Families whose attention is plain GQA over the whole context, by the library's names of them.
+KNOWN = {"qwen2.5": "qwen2", "qwen3": "qwen3", "qwen3-moe": "qwen3_moe", "llama3": "llama"}
 
 
 def attention(
@@ -45,57 +42,33 @@ def attention(
     query: ``[batch, heads, 1, head_dim]``; returns ``[batch, 1, heads, head_dim]``, as the library wants it.
     """
     if caches is not None:
-        return _attend(caches, module, query, scaling), None
+        return _attend(caches, module, query, key, value, scaling), None
     given = (module, query, key, value, attention_mask)
     return sdpa_attention_forward(*given, scaling=scaling, **kwargs)
 
 
 # The compiler stays out of what is kept apart from layer to layer: it would compile every layer by itself.
 @torch.compiler.disable
-def _attend(caches: PolicyCache, module: Any, query: Tensor, scaling: float | None) -> Tensor:
-    return caches.layers[module.layer_idx].attend(query[:, :, 0], scaling)[:, None]
+def _attend(
+    caches: PolicyCache, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+) -> Tensor:
+    cache = caches.layers[module.layer_idx]
+    cache.append(key[:, :, 0], value[:, :, 0], caches.active)
+    return cache.attend(query[:, :, 0], scaling)[:, None]
 
 
 transformers.AttentionInterface.register(NAME, attention)
 
 
-class _Layer(CacheLayerMixin):
-    """A layer whose memory is there before its first token; ``max_tokens`` is what it can hold, -1 for no one answer."""
+@dataclass(frozen=True)
+class PolicyCache:
+    """Caches of all layers; ``active [batch]`` int32 says which requests take the token of the next step."""
 
-    max_tokens = -1
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing is left to lay out."""
-
-    def get_max_length(self) -> int:
-        return self.max_tokens
+    layers: Sequence[Any]
+    active: Tensor
 
 
-class PolicyLayer(_Layer):
-    """One layer's cache in the form that the library calls: ``update`` appends the new token."""
-
-    def __init__(self, cache: Any, active: Tensor) -> None:
-        super().__init__()
-        self.cache, self.active = cache, active
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        self.cache.append(key_states[:, :, 0], value_states[:, :, 0], self.active)
-        return key_states, value_states
-
-    def attend(self, q: Tensor, scale: float | None) -> Tensor:
-        return self.cache.attend(q, scale)
-
-    # The library asks these to make masks and positions that a caller did not give.
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        raise ValueError("requests of different lengths have no common mask: their attention must be ours")
-
-    def get_seq_length(self) -> int:
-        raise ValueError("requests of different lengths have no common length: position_ids must be given")
-
-
-class InPlaceLayer(_Layer):
+class InPlaceLayer(CacheLayerMixin):
     """A layer of the library's own attention: ``keys, values [batch, KV heads, tokens, head_dim]``, all of them full.
 
     A step overwrites the last token where the library's classes would copy the cache or mask it.
@@ -105,38 +78,35 @@ class InPlaceLayer(_Layer):
         super().__init__()
         self.keys, self.values, self.max_tokens = keys, values, keys.shape[2]
 
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is left to lay out."""
+
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         self.keys[:, :, -1:], self.values[:, :, -1:] = key_states, value_states
         return self.keys, self.values
 
+    # The library asks these to make masks and positions that a caller did not give.
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.max_tokens, 0
 
     def get_seq_length(self) -> int:
         return self.max_tokens - 1
 
-
-class _Cache(Cache):
-    @torch.compiler.disable  # as for :func:`_attend`
-    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return super().update(*args, **kwargs)
+    def get_max_length(self) -> int:
+        return self.max_tokens
 
 
-class PolicyCache(_Cache):
-    """Caches of all layers; ``active [batch]`` int32 says which requests take the token of the next step."""
-
-    def __init__(self, layers: Sequence[Any], active: Tensor) -> None:
-        super().__init__(layers=[PolicyLayer(cache, active) for cache in layers])
-        self.active = active
-
-
-class InPlaceCache(_Cache):
+class InPlaceCache(Cache):
     """Full caches of all layers for the library's own attention, to be timed beside ours."""
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
         super().__init__(layers=[InPlaceLayer(*layer) for layer in layers])
+
+    @torch.compiler.disable  # as for :func:`_attend`
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return super().update(*args, **kwargs)
 
 
 @torch.no_grad()
@@ -145,8 +115,9 @@ def step(model: Any, tokens: Tensor, positions: Tensor, caches: PolicyCache | In
 
     Attention is ours over a :class:`PolicyCache`, the library's over its own classes.
     """
-    ours = {"caches": caches} if isinstance(caches, PolicyCache) else {}
-    out = model(input_ids=tokens, position_ids=positions, past_key_values=caches, use_cache=True, **ours)
+    ours = isinstance(caches, PolicyCache)
+    how = {"caches": caches, "use_cache": False} if ours else {"past_key_values": caches, "use_cache": True}
+    out = model(input_ids=tokens, position_ids=positions, **how)
     return out.logits[:, -1]
 
 
@@ -199,8 +170,8 @@ class Decoder:
 
     def fill(self, slot: int, prompt: Prompt) -> None:
         """Begin the request of this slot anew, after this prompt."""
-        for layer, (k, v) in zip(self.cache.layers, prompt.layers, strict=True):
-            layer.cache.fill(k, v, slice(slot, slot + 1))
+        for cache, (k, v) in zip(self.cache.layers, prompt.layers, strict=True):
+            cache.fill(k, v, slice(slot, slot + 1))
 
     def step(self, tokens: Sequence[int], positions: Sequence[int], active: Sequence[bool]) -> Tensor:
         """Logits ``[slots, vocabulary]`` after one token for each active slot; others' rows mean nothing.
@@ -249,7 +220,7 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
 
 def check_config(config: Any) -> None:
     """ValueError unless the model's attention is plain GQA over the whole context."""
-    among(sorted(kind for kind, _ in KNOWN.values()), config.model_type, "model_type")
+    among(sorted(KNOWN.values()), config.model_type, "model_type")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     rule = "every layer must be full_attention (no sliding window)"
     require(kinds == {"full_attention"}, rule, sorted(kinds))
@@ -262,7 +233,7 @@ def shape_of(model: Any) -> ModelShape:
 
 def config_of(shape: ModelShape) -> Any:
     """The library's config of a shape: Qwen3 (dense and MoE), Qwen2.5, Llama 3. ValueError for other families."""
-    _, kind = lookup(KNOWN, shape.family, "model family")
+    kind = lookup(KNOWN, shape.family, "model family")
     values: dict[str, Any] = {
         "num_hidden_layers": shape.n_layers, "num_attention_heads": shape.n_q_heads, "vocab_size": shape.vocab,
         "num_key_value_heads": shape.n_kv_heads, "head_dim": shape.head_dim, "hidden_size": shape.hidden,
@@ -272,7 +243,7 @@ def config_of(shape: ModelShape) -> Any:
         values |= {"num_experts": shape.n_experts, "num_experts_per_tok": shape.n_active_experts,
                    "moe_intermediate_size": shape.expert_ffn, "norm_topk_prob": True,
                    "mlp_only_layers": list(range(shape.n_dense_layers))}  # fmt: skip
-    return getattr(transformers, kind)(**values)
+    return transformers.AutoConfig.for_model(kind, **values)
 
 
 def random_model(
