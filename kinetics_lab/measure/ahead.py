@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -53,34 +54,21 @@ class NoValues(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Target:
-    """What Triton asks a driver before it compiles, answered for a GPU that this process never opens."""
-
-    def __init__(self, capability: int) -> None:
-        self.capability = capability
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", self.capability, 32)
-
-
 @functools.cache
 def only_compile(capability: int, multiprocessors: int) -> None:
     """From now on launches in this process compile for such a GPU, and nothing runs."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from kinetics_kernels import configs
+    from triton.backends.compiler import GPUTarget
     from triton.backends.nvidia import driver
     from triton.runtime import driver as active
     from triton.runtime.jit import JITFunction
 
-    active.set_active(Target(capability))
+    # What Triton asks a driver before it compiles, answered for a GPU that this process never opens.
+    active.set_active(SimpleNamespace(
+        get_current_device=lambda: 0, get_current_stream=lambda device: 0,
+        get_current_target=lambda: GPUTarget("cuda", capability, 32),
+    ))  # fmt: skip
     configs.multiprocessors = lambda device: multiprocessors
     run, launchers = JITFunction.run, set[str]()
 

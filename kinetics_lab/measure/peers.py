@@ -127,8 +127,5 @@ PEERS: dict[str, Callable[..., Any]] = {
     "sdpa": sdpa, "flex": flex, "flashinfer": flashinfer, "flashinfer_paged": flashinfer_paged, "flash_attn": flash_attn,
 }  # fmt: skip
 COMPILED = ("flex", "flashinfer_paged")  # anew for every case, or for every group and page size
-RAGGED_PEERS = (
-    "flashinfer",
-    "flashinfer_paged",
-    "flash_attn",
-)  # SDPA needs one length, FlexAttention minutes to compile
+#: Those that take unequal lengths: SDPA needs one, FlexAttention minutes to compile.
+RAGGED_PEERS = ("flashinfer", "flashinfer_paged", "flash_attn")

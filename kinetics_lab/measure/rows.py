@@ -61,12 +61,8 @@ class Rows:
 
 
 def rows(
-    gpu: str,
-    suite: str,
-    measurements: str | Path | None = None,
-    remeasure: bool = False,
-    device: str = "cuda",
-) -> Rows:
+    gpu: str, suite: str, measurements: str | Path | None = None, remeasure: bool = False, device: str = "cuda"
+) -> Rows:  # fmt: skip
     """The rows of ``suite`` that a ``gpu`` ("nvidia-h200") has left, or every case's limit where it left none.
 
     ``measurements``: the folder of rows, by default the book's own. ``remeasure``: time the suite now, on this
@@ -103,11 +99,12 @@ def rows(
             return Rows(gpu, title, True, good, rates, said, folder)
     limits = pd.DataFrame([case | found.predict(case, rates) for case in found.cases_on(device, memory)])
     tried = f"; {len(table)} cases were tried and failed: {table['error'].iloc[0]}" if len(table) else ""
-    gpu_command = "make gpu, on a machine with this GPU"
+    on_gpu, on_host = "make gpu, on a machine with this GPU", "kinetics-lab measure --device host"
+    shown = f"the limit of each case of the suite “{suite}”: its bytes and FLOP on {gpu} at {rates}"
     said = {
-        "Shown": f"the limit of each case of the suite “{suite}”: its bytes and FLOP on {gpu} at {rates}",
+        "Shown": shown,
         "Measured": f"nothing{tried}",
-        "To measure": gpu_command if device == "cuda" else "kinetics-lab measure --device host",
+        "To measure": on_gpu if device == "cuda" else on_host,
     }
     return Rows(gpu, "Predicted, not yet measured on this GPU", False, limits, rates, said, folder)
 
@@ -155,20 +152,9 @@ def check(path: str | Path) -> None:
     suite = lookup(SUITES, path.stem, f"{path}: suite")
     table = read_rows(path.parent.parent, path.parent.name, suite.name)
     case, counted = list(suite.cases(False)[0]), ["bytes", "flops", "limit_us"]
-    told = [
-        "device",
-        "gpu",
-        "commit",
-        "dirty",
-        "kernels_digest",
-        "torch",
-        "triton",
-        "driver",
-        "date",
-        "error",
-        "share_of_limit",
-    ]
     rates = ["rate_bytes_per_s", "rate_flops_per_s"]
+    code = ["commit", "dirty", "kernels_digest", "torch", "triton"]
+    told = [*code, "device", "gpu", "driver", "date", "error", "share_of_limit"]
     missing = sorted({*case, *counted, *told, *rates, suite.headline} - set(table))
     require(not missing, f"{path}: columns of {suite.name} must be there", missing)
     good, on_host = table[table["error"].isna()], table["device"].eq(HOST)
@@ -178,9 +164,8 @@ def check(path: str | Path) -> None:
         for row in current.to_dict("records")
     ], index=current.index, columns=counted)  # fmt: skip
     commits = table["commit"].astype("string")
-    there = {
-        one: digest_at(one) for one in commits[commits.str.fullmatch("[0-9a-f]{40}").fillna(False)].unique()
-    }
+    named = commits.str.fullmatch("[0-9a-f]{40}").fillna(False)
+    there = {one: digest_at(one) for one in commits[named].unique()}
     source = commits.map(there).where(~on_host)  # a host's lies elsewhere
     same, unknown_there = source.eq(table["kernels_digest"]), source.isna()
     ends = [good[suite.headline.replace("_us", end)] for end in ("_p20_us", "_us", "_p80_us")]
@@ -188,7 +173,7 @@ def check(path: str | Path) -> None:
         ("gpu", f"that of the folder {path.parent.name}", table["gpu"].map(folder_of).eq(path.parent.name)),
         ("suite", "the name of the file", table["suite"].eq(suite.name)),
         ("device", "cuda or host: a rehearsal is no measurement", table["device"].isin(["cuda", HOST])),
-        ("commit", "the 40 digits of a commit", commits.str.fullmatch("[0-9a-f]{40}")),
+        ("commit", "the 40 digits of a commit", named),
         ("kernels_digest", "that of the source at the row's commit", unknown_there | same),
         ("dirty", "False: measured by code that is committed", table["dirty"].eq(False) | table["dirty"].isna() & same),
         ("kernels_digest", "12 hexadecimal digits", table["kernels_digest"].str.fullmatch("[0-9a-f]{12}")),

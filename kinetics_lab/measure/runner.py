@@ -9,7 +9,6 @@ other versions or sources stay beside it, labelled by theirs.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kinetics_lab.errors import sentence, unknown
+from kinetics_lab.errors import report, sentence, unknown
 from kinetics_lab.files import write_table
 from kinetics_lab.measure.bench import HOST, MOVED, Bench, Row, kernels_digest
 from kinetics_lab.measure.limits import GPUS, Rates, datasheet_rates, listed, memory_of
@@ -121,11 +120,6 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     write_table(path, table.astype(dict.fromkeys(texts, "string")))  # also while every value is missing
 
 
-def tell(line: str) -> None:
-    """Progress goes to standard error, as it happens."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def kept_rows(suite: Suite, out: Path, bench: Bench) -> list[Row]:
     """All rows that its file has, as they were written."""
     table = read_rows(out, bench.folder, suite.name).drop(columns="current", errors="ignore")
@@ -149,7 +143,7 @@ def left(suite: Suite, out: Path, bench: Bench) -> tuple[list[Row], list[Row]]:
 
 
 def run_suite(
-    suite: Suite, out: Path, bench: Bench, deadline: float = math.inf, say: Callable[[str], None] = tell,
+    suite: Suite, out: Path, bench: Bench, deadline: float = math.inf, say: Callable[[str], None] = report,
     todo: list[Row] | None = None,
 ) -> bool:  # fmt: skip
     """Measure ``todo``, or all that is :func:`left`, a line of progress each; True when none is left of it.
@@ -160,8 +154,11 @@ def run_suite(
     """
     rates = datasheet_rates(bench.folder) if suite.name == "roofline" else measured_rates(out, bench.folder)
     rows, count = kept_rows(suite, out, bench), len(suite.cases_on(bench.device))
-    rated: Row = {"rate_bytes_per_s": rates.bandwidth, "rate_flops_per_s": rates.matrix}
-    rated["rates_from"] = rates.source
+    rated = {
+        "rate_bytes_per_s": rates.bandwidth,
+        "rate_flops_per_s": rates.matrix,
+        "rates_from": rates.source,
+    }
     if todo is None:
         todo = [case for cases in left(suite, out, bench) for case in cases]
     say(f"{suite.name}: {len(todo)} of {count} cases to measure, limits from rates: {rates.source}")
@@ -179,9 +176,8 @@ def run_suite(
             share = predicted["limit_us"] / us
             measured |= {"share_of_limit": share, "bytes_per_s": predicted["bytes"] / us * 1e6}
             result = f"{us:.1f} us, {share:.0%} of the limit"
-        date = datetime.now(UTC).isoformat(timespec="seconds")
         row = case | predicted | rated | measured | {"error": error} | suite.stamp | bench.provenance()
-        row |= {"date": date}
+        row["date"] = datetime.now(UTC).isoformat(timespec="seconds")
         rows = [old for old in rows if not is_of(old, case, suite, bench)] + [row]
         write_rows(out / bench.folder / f"{suite.name}.parquet", rows)
         say(f"{suite.name} {number}/{len(todo)} {words(case)}: {result} ({time.monotonic() - start:.1f} s)")
@@ -219,12 +215,12 @@ def dry_run(suites: Iterable[Suite], out: Path, gpu: str = "") -> list[str]:
     lines = [f"limits of {gpu} at {rates}; seconds are estimated from them, before kernels are compiled"]
     total = 0.0
     for suite in suites:
-        cases = suite.cases_on("cuda", memory)
-        predicted = [(case, suite.predict(case, rates)) for case in cases]
-        costs = [(expected_seconds(p), p["memory_bytes"] / 1e9) for _, p in predicted]
-        seconds, peak = sum(s for s, _ in costs), max(gb for _, gb in costs)
+        each = [(case, suite.predict(case, rates)) for case in suite.cases_on("cuda", memory)]
+        seconds = sum(expected_seconds(found) for _, found in each)
+        peak = max(found["memory_bytes"] for _, found in each) / 1e9
         total += seconds
-        lines.append(f"{suite.name}: {len(predicted)} cases, {seconds:.0f} s, up to {peak:.1f} GB")
-        for (case, p), (s, gb) in zip(predicted, costs, strict=True):
-            lines.append(f"  {words(case)}: limit {p['limit_us']:.1f} us, {s:.1f} s, {gb:.1f} GB")
+        lines.append(f"{suite.name}: {len(each)} cases, {seconds:.0f} s, up to {peak:.1f} GB")
+        for case, found in each:
+            needs = f"{expected_seconds(found):.1f} s, {found['memory_bytes'] / 1e9:.1f} GB"
+            lines.append(f"  {words(case)}: limit {found['limit_us']:.1f} us, {needs}")
     return [*lines, f"all: {total:.0f} s = {total / 60:.1f} min"]

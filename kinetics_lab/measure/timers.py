@@ -13,7 +13,8 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,10 @@ class WallTimer:
     broken = ""  # why nothing can be timed in this process any more
     seen: Row = dict.fromkeys(ASKED)  # of the device while the last calls were timed
 
-    def watch(self) -> None:
-        """Begin to look at clocks and power; :meth:`watched` ends it."""
-
-    def watched(self) -> None:
-        """Note in ``seen`` what the device did under load."""
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note in ``seen`` what the device does under the load of this while."""
+        yield
 
     def warm(self) -> None:
         """Keep the device busy for a while: its clocks fell while a case was compiled, and need tens of milliseconds."""
@@ -91,8 +91,6 @@ class CudaTimer(WallTimer):
 
     least, most, target_s = 20, 100, 0.25
 
-    looking: subprocess.Popen[str] | None = None
-
     def __init__(self, uuid: str) -> None:
         import torch
 
@@ -101,25 +99,20 @@ class CudaTimer(WallTimer):
         self.buffer = torch.randn(l2, device="cuda")  # fp32: four times the cache
         self.sink = torch.zeros((), device="cuda")
 
-    def watch(self) -> None:
-        query = f"--query-gpu={','.join(ASKED.values())} --format=csv,noheader,nounits"
-        command = f"nvidia-smi -i {self.uuid} {query}".split()
-        try:
-            self.looking = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            )
-        except OSError:  # no such command here
-            self.looking = None
-
-    def watched(self) -> None:
+    @contextmanager
+    def watching(self) -> Iterator[None]:
         """As above; the GPU is kept busy until nvidia-smi has looked, for it is slower than a short case."""
-        self.seen = dict.fromkeys(ASKED)
-        if self.looking:
-            end = time.perf_counter() + 5.0
-            while self.looking.poll() is None and time.perf_counter() < end:
+        query = f"--query-gpu={','.join(ASKED.values())} --format=csv,noheader,nounits"
+        command, looking = f"nvidia-smi -i {self.uuid} {query}".split(), None
+        with suppress(OSError):  # no such command here
+            looking = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        yield
+        self.seen, end = dict.fromkeys(ASKED), time.perf_counter() + 5.0
+        if looking:
+            while looking.poll() is None and time.perf_counter() < end:
                 self.load()
-            self.looking.kill()
-            self.seen = told(self.looking.communicate()[0])
+            looking.kill()
+            self.seen = told(looking.communicate()[0])
 
     def load(self) -> None:
         import torch
@@ -194,11 +187,10 @@ def time_together(
     timer.warm()
     trial_s = sum(timer.seconds(timer.sample(run, reset[name])) for name, (run, _) in runs.items())
     samples: dict[str, list[Any]] = {name: [] for name in runs}
-    timer.watch()
-    for _ in range(rounds(trial_s, timer)):
-        for name, (run, _) in runs.items():
-            samples[name].append(timer.sample(run, reset[name]))
-    timer.watched()
+    with timer.watching():
+        for _ in range(rounds(trial_s, timer)):
+            for name, (run, _) in runs.items():
+                samples[name].append(timer.sample(run, reset[name]))
     timed = {name: summary(map(timer.seconds, samples[name]), how) for name, (_, how) in runs.items()}
     return timed | failed
 

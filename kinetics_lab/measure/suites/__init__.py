@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import lookup, report, require
 from kinetics_lab.files import locked
 from kinetics_lab.measure.bench import HOST, LEAST_FP8, Bench, open_bench
-from kinetics_lab.measure.runner import Suite, expected_seconds, left, measured_rates, run_suite, tell
+from kinetics_lab.measure.runner import Suite, expected_seconds, left, measured_rates, run_suite
 from kinetics_lab.measure.suites.attention import BUDGETS, DENSE, FP8, PAPER, TOPK
 from kinetics_lab.measure.suites.layers import LAYER, VALIDATE
 from kinetics_lab.measure.suites.ragged import RAGGED
@@ -40,7 +40,7 @@ def chosen_suites(names: str, device: str = "cuda") -> list[Suite]:
 
 
 def measure(
-    names: str, out: Path, *, budget_s: float = math.inf, device: str = "cuda", say: Callable[[str], None] = tell
+    names: str, out: Path, *, budget_s: float = math.inf, device: str = "cuda", say: Callable[[str], None] = report
 ) -> list[Path]:  # fmt: skip
     """Run suites on this machine's GPU ("cuda") or processor ("host"), at most ``budget_s`` seconds; their files.
 

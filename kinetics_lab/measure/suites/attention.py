@@ -10,17 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from kinetics_lab.errors import sentence
+from kinetics_lab.measure import limits
 from kinetics_lab.measure.bench import Bench, Row
-from kinetics_lab.measure.limits import (
-    SHAPE,
-    Rates,
-    attention_case,
-    block_size,
-    block_topk_case,
-    kv_bytes,
-    lengths_of,
-    limits,
-)  # fmt: skip
+from kinetics_lab.measure.limits import Rates, attention_case, block_topk_case
 from kinetics_lab.measure.peers import COMPILED, PEERS, RAGGED_PEERS
 from kinetics_lab.measure.runner import Suite
 from kinetics_lab.measure.timers import Call
@@ -47,10 +39,10 @@ def filled_cache(case: Row, bench: Bench) -> tuple[Any, Any, dict[str, Call]]:
     from kinetics_kernels import PagedKVCache
 
     torch.manual_seed(0)
-    batch, kv_heads, group, head_dim, context, page = (case[name] for name in SHAPE)
+    batch, kv_heads, group, head_dim, context, page = (case[name] for name in limits.SHAPE)
     q = random_tensor(bench, batch, kv_heads * group, head_dim)
-    block = block_size(case)
-    lengths = lengths_of(case)
+    block = limits.block_size(case)
+    lengths = limits.lengths_of(case)
     *owned, width = (math.ceil(tokens / block) * block // page for tokens in (*lengths, context))  # pages
     full, used = (torch.tensor(x, dtype=torch.int32, device=q.device) for x in (lengths, owned))
     table = torch.zeros(batch, width, dtype=torch.int32, device=q.device)
@@ -96,9 +88,10 @@ def _dense_cases(on_gpu: bool) -> list[Row]:
 
 
 def _dense_limits(case: Row, rates: Rates) -> Row:
-    found = limits(case, rates)
+    found = limits.limits(case, rates)
     return found | {
-        "memory_bytes": found["memory_bytes"] + kv_bytes(case),  # PyTorch's attention reads a contiguous copy
+        "memory_bytes": found["memory_bytes"]
+        + limits.kv_bytes(case),  # PyTorch's attention reads a contiguous copy
         "round_us": (1 + len(PEERS)) * found["limit_us"],
     }
 
@@ -151,7 +144,7 @@ def _topk_cases(on_gpu: bool) -> list[Row]:
 
 def _topk_limits(case: Row, rates: Rates) -> Row:
     """The limit is that of scoring and attention; append and selection are overhead, to be kept small."""
-    found = limits(case, rates)
+    found = limits.limits(case, rates)
     append = case["batch"] * case["kv_heads"] * 18 * case["head_dim"]
     parts = {name: rates.us(found[f"{name}_bytes"]) for name in ("score", "attend")}
     # score, attend and the step; scoring once more before a selection; two selections, as long as scoring
@@ -212,13 +205,13 @@ def _fp8_cases(on_gpu: bool) -> list[Row]:
 
 def _fp8_limits(case: Row, rates: Rates) -> Row:
     """Keys and values at one byte, mean keys at two as before; the limit in 16 bits beside."""
-    sixteen = limits(case, rates)
+    sixteen = limits.limits(case, rates)
     moved = sixteen["score_bytes"] + sixteen["attend_bytes"] // 2
     limit = rates.us(moved, sixteen["flops"])
     return sixteen | {
         "attend_bytes": sixteen["attend_bytes"] // 2, "bytes": moved, "limit_us": limit, "bf16_limit_us": sixteen["limit_us"],
         "speedup_limit": sixteen["limit_us"] / limit, "round_us": limit + sixteen["limit_us"],
-        "memory_bytes": sixteen["memory_bytes"] + kv_bytes(case),  # fp8, and half of 16 bits while it is made
+        "memory_bytes": sixteen["memory_bytes"] + limits.kv_bytes(case),  # fp8, and half of 16 bits while it is made
     }  # fmt: skip
 
 

@@ -16,14 +16,7 @@ from kinetics_lab.errors import sentence
 from kinetics_lab.measure import timers
 from kinetics_lab.measure.bench import Bench, Row
 from kinetics_lab.measure.runner import Suite
-from kinetics_lab.measure.suites.model import (
-    filling,
-    host_cases,
-    model_cases,
-    model_limits,
-    policy_of,
-    shape_named,
-)
+from kinetics_lab.measure.suites import model as suite
 from kinetics_lab.measure.timers import Call
 
 
@@ -37,14 +30,6 @@ class NoAttention:
         return q
 
 
-@functools.lru_cache(maxsize=1)
-def _host_model(shape: ModelShape) -> Any:
-    """A model for a processor, which takes longer to fill it with random numbers than to time it."""
-    from kinetics_lab.decode import hf
-
-    return hf.random_model(shape)
-
-
 def _paged_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tuple[list[Any], Call]:
     """Full caches of all layers, and what makes them one token short again."""
     import torch
@@ -52,7 +37,9 @@ def _paged_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tupl
     from kinetics_lab.decode.caches import PagedCache
 
     context, sizes = case["context"], (case["batch"], shape.n_kv_heads, shape.head_dim, case["context"])
-    layers = [PagedCache(policy_of(case), *sizes, dtype=dtype, device=device) for _ in range(shape.n_layers)]
+    layers = [
+        PagedCache(suite.policy_of(case), *sizes, dtype=dtype, device=device) for _ in range(shape.n_layers)
+    ]
     for layer in layers:
         cache = layer.cache
         cache.k.normal_()
@@ -76,7 +63,14 @@ def _host_layers(case: Row, shape: ModelShape, dtype: Any, device: str) -> tuple
     from kinetics_lab.decode.host import HostCache
 
     sizes = case["batch"], shape.n_kv_heads, shape.head_dim, case["context"], case["block"]
-    return [HostCache(policy_of(case), *sizes) for _ in range(shape.n_layers)], lambda: None
+    return [HostCache(suite.policy_of(case), *sizes) for _ in range(shape.n_layers)], lambda: None
+
+
+@functools.lru_cache(maxsize=1)  # a processor takes longer to fill one with random numbers than to time it
+def _host_model(shape: ModelShape) -> Any:
+    from kinetics_lab.decode import hf
+
+    return hf.random_model(shape)
 
 
 def _model_of(shape: ModelShape, bench: Bench) -> Any:
@@ -86,11 +80,10 @@ def _model_of(shape: ModelShape, bench: Bench) -> Any:
 
     if bench.on_host:
         return _host_model(shape)
-    if not bench.on_gpu:
-        return hf.random_model(shape, **bench.kind)
     torch.compiler.reset()  # another model's shapes are not generalised over
     model = hf.random_model(shape, **bench.kind)
-    hf.compile_layers(model)
+    if bench.on_gpu:
+        hf.compile_layers(model)
     return model
 
 
@@ -100,7 +93,7 @@ def _measure_model(case: Row, bench: Bench) -> Row:
 
     from kinetics_lab.decode import hf
 
-    shape, batch, context = shape_named(case["model"]), case["batch"], case["context"]
+    shape, batch, context = suite.shape_named(case["model"]), case["batch"], case["context"]
     dtype, device = bench.kind["dtype"], bench.kind["device"]
     torch.manual_seed(0)
     model = _model_of(shape, bench)
@@ -138,4 +131,5 @@ def _measure_model(case: Row, bench: Bench) -> Row:
     return row
 
 
-MODEL = Suite("model", 1, "sparse_us", model_cases, model_limits, _measure_model, host_cases, filling)
+MODEL = Suite("model", 1, "sparse_us", suite.model_cases, suite.model_limits, _measure_model, suite.host_cases,
+              suite.filling)  # fmt: skip
