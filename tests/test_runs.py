@@ -65,7 +65,7 @@ def no_kernel(monkeypatch):
     """Runs that execute nothing: a list of the notebooks that would have been."""
     ran = []
 
-    def work(notebook, parameters, part, *_):
+    def work(notebook, parameters, part, *_, **how):
         ran.append(notebook)
         book = read_notebook(notebook)
         book.metadata.papermill = {}
@@ -400,7 +400,7 @@ def test_a_run_is_whole_and_free_of_machine_paths(one, project):
     result = run_notebook(one, {"n": 7}, out=project / "deep" / "run", progress=False)
     assert sorted(p.name for p in result.folder.iterdir()) == ["10_one.ipynb", "claims.jsonl", "run.json"]
     assert outputs(result.executed) == "7 qwen3-8b True True\n"
-    assert result.claims == [{"notebook": "10_one", "id": "a", "value": 7}]
+    assert json.loads(result.claims) == {"id": "a", "value": 7}
     record = json.loads((result.folder / "run.json").read_text())
     assert record["notebook"] == "notebooks/10_one.ipynb"
     assert record["parameters"] == {"n": 7}
@@ -530,7 +530,7 @@ def test_execute_all_reuses_runs_and_hands_claims_to_their_collector(project, no
     first = execute_all(notebooks, None, "cache")
     assert [run.notebook for run in first] == notebooks
     assert not any(run.reused for run in first)
-    assert json.loads(outputs(first[0].executed)) == {"notebook": "10_one", "id": "a", "value": 3}
+    assert json.loads(outputs(first[0].executed)) == {"id": "a", "value": 3}
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in told] == ["[1/3]", "[2/3]", "[3/3]"]
     assert re.fullmatch(r"\[3/3\] 05_score \d+\.\d s", told[-1])

@@ -73,7 +73,7 @@ def no_kernel(monkeypatch):
     """The tiny notebook's work without a kernel: a list of the n that ran; 13 fails until a file `mended` is there."""
     ran = []
 
-    def work(notebook, parameters, part, *_):
+    def work(notebook, parameters, part, *_, **how):
         n = parameters.get("n", 1)
         ran.append(n)
         book = read_notebook(notebook)
@@ -427,8 +427,8 @@ def test_code_that_changes_under_way_stops_the_sweep(project, grid, monkeypatch,
     """A point that ran while the code changed is of neither state of it: it is not kept."""
     work = runs.execute
 
-    def edit(*given):
-        work(*given)
+    def edit(*given, **how):
+        work(*given, **how)
         cells = read_notebook("notebooks/tiny.ipynb")
         cells.cells[2].source += "\n"
         nbformat.write(cells, "notebooks/tiny.ipynb")
@@ -445,11 +445,11 @@ def test_code_that_changes_under_way_stops_the_sweep(project, grid, monkeypatch,
 def test_a_full_disk_stops_the_sweep_with_a_path(grid, project, monkeypatch, no_kernel):
     work = runs.execute
 
-    def full(notebook, parameters, part, *rest):
+    def full(notebook, parameters, part, *rest, **how):
         if parameters["n"] == 2:
             no_kernel.append(2)
             raise OSError(28, "No space left on device")
-        work(notebook, parameters, part, *rest)
+        work(notebook, parameters, part, *rest, **how)
 
     monkeypatch.setattr(runs, "execute", full)
     out, path = project / "out", grid("axes: {n: [1, 2, 3, 4]}")
@@ -520,8 +520,13 @@ def test_dask_gives_each_worker_a_gpu_of_its_own(grid, project, monkeypatch):
 def test_a_scheduler_of_your_own(grid, project, no_kernel, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    given = []
-    monkeypatch.setattr(runs, "kernel_manager", lambda env, *_: given.append(env) or nullcontext())
+    given, work = [], runs.execute
+
+    def told(notebook, parameters, part, root, env, *rest, **how):
+        given.append(env)
+        work(notebook, parameters, part, root, env, *rest, **how)
+
+    monkeypatch.setattr(runs, "execute", told)
     options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
     with distributed.LocalCluster(resources={"GPU": 1}, **options) as cluster:
         asked = {"executor": "dask", "scheduler": cluster.scheduler_address, "resources": {"GPU": 1}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
@@ -16,7 +15,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
-from kinetics_lab.errors import absent, require
+from kinetics_lab.errors import absent, report, require
 
 Submit = Callable[..., Future[Any]]  # takes a function and its arguments
 What = TypeVar("What")
@@ -78,24 +77,21 @@ def tidy(executed: Path, notebook: Path, root: Path) -> None:
 
 
 def execute(
-    notebook: Path, parameters: Mapping[str, Any], part: Path, kernel: str, progress: bool, manager: type
-) -> None:
-    """Run every cell with papermill; a cell that raises and a kernel that dies end in NotebookError."""
+    notebook: Path, parameters: Mapping[str, Any], part: Path, root: Path, env: Mapping[str, str],
+    started: Callable[[int], None] | None, *, kernel: str, progress: bool,
+) -> None:  # fmt: skip
+    """Run every cell with papermill, from ``root``; a cell that raises and a kernel that dies end in NotebookError."""
     import papermill
     from nbclient.exceptions import CellControlSignal
 
     executed = part / notebook.name
+    files = str(notebook.resolve()), str(executed)
+    # a polite request to the kernel to end gets lost now and then and costs 2.5 s
+    options: dict[str, Any] = {"kernel_name": kernel, "language": "python", "shutdown_kernel": "immediate"}
     try:
-        papermill.execute_notebook(
-            str(notebook.resolve()),
-            str(executed),
-            parameters,
-            kernel_name=kernel,
-            language="python",
-            progress_bar=progress,
-            kernel_manager_class=manager,
-            shutdown_kernel="immediate",  # a polite request gets lost now and then and costs 2.5 s
-        )
+        with kernel_manager(env, root, started) as manager:
+            options |= {"progress_bar": progress, "kernel_manager_class": manager}
+            papermill.execute_notebook(*files, parameters, **options)
     except papermill.PapermillExecutionError as error:
         number = error.cell_index + (0 if parameters else 1)  # papermill put one cell in for parameters
         cell = f"cell {number} ({error.source.strip().splitlines()[0]!r}...)"
@@ -104,6 +100,7 @@ def execute(
     except (CellControlSignal, RuntimeError) as error:
         told = f"{notebook}: the kernel failed: {error}; the run so far is {executed}"
         raise NotebookError(told) from error
+    tidy(executed, notebook, root)
 
 
 # ---- workers --------------------------------------------------------------------------------------------------
@@ -185,16 +182,15 @@ def _dask(
 ) -> Iterator[Submit]:
     from distributed import Client, KilledWorker, LocalCluster
 
-    options: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": "ERROR"}
+    options: dict[str, Any] = {"n_workers": count, "threads_per_worker": 1, "resources": resources}
+    options |= {"dashboard_address": None, "silence_logs": "ERROR"}
     with ExitStack() as stack:
-        cluster = scheduler or stack.enter_context(
-            LocalCluster(n_workers=count, resources=resources, **options)
-        )
+        cluster = scheduler or stack.enter_context(LocalCluster(**options))
         client = stack.enter_context(Client(cluster))
         offers = [each["resources"] for each in client.scheduler_info(n_workers=-1)["workers"].values()]
         wanted = resources or {}
         if not any(all(offer.get(name, 0) >= n for name, n in wanted.items()) for offer in offers):
-            print(f"waiting for a worker: the scheduler has none with {wanted}", file=sys.stderr, flush=True)
+            report(f"waiting for a worker: the scheduler has none with {wanted}")
         pool = client.get_executor(pure=False, resources=resources)
         try:
             yield partial(pool.submit, _on_dask, devices)

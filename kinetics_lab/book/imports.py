@@ -165,14 +165,15 @@ def dependencies(
     fixed = {name: _digest(source.encode()) for name, source in sources.items()}
     home = modules()[PACKAGE].parent
     for folder in {path.parent for path in paths.values()}:  # a room's own data, beside its code
-        beside = (path for path in folder.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc"))
-        fixed |= {str(path.relative_to(home)): _digest(path.read_bytes()) for path in beside}
-    if any(fact.kernels for fact in every):
-        fixed |= {f"{KERNELS}/{name}": digest for name, digest in _kernel_sources().items()}
+        beside = _digests(folder, "*", (".py", ".pyc"))
+        fixed |= {str(folder.relative_to(home) / name): digest for name, digest in beside.items()}
+    if any(fact.kernels for fact in every) and (spec := find_spec(KERNELS)):
+        for place in spec.submodule_search_locations or ():
+            found = _digests(Path(place), "**/*", (".pyc",))
+            fixed |= {f"{KERNELS}/{name}": digest for name, digest in found.items()}
     reads = set[str]().union(*(fact.reads for fact in every))
     if MEASURED in reads:
-        rows = sorted((data_dir() / MEASURED).glob("*/*.parquet"))
-        fixed |= {f"{path.parent.name}/{path.name}": _digest(path.read_bytes()) for path in rows}
+        fixed |= _digests(data_dir() / MEASURED, "*/*.parquet")
     texts = set[str]().union(*(fact.texts for fact in every))
     entries = manifest() if (data_dir() / "MANIFEST.toml").is_file() else {}
     told = {name: _digest(json.dumps(entry, sort_keys=True).encode()) for name, entry in entries.items()}
@@ -199,16 +200,10 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _kernel_sources() -> dict[str, str]:
-    """SHA-256 of every file of the kernels that Python would import here."""
-    spec = find_spec(KERNELS)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    files = [(path, folder) for folder in folders for path in Path(folder).rglob("*") if path.is_file()]
-    return {
-        str(path.relative_to(folder)): _digest(path.read_bytes())
-        for path, folder in files
-        if path.suffix != ".pyc"
-    }
+def _digests(folder: Path, pattern: str, without: tuple[str, ...] = ()) -> dict[str, str]:
+    """SHA-256 of the folder's files by their path in it, but of those whose names end in ``without``."""
+    files = (path for path in folder.glob(pattern) if path.is_file() and path.suffix not in without)
+    return {str(path.relative_to(folder)): _digest(path.read_bytes()) for path in files}
 
 
 def _words(value: Any) -> Iterator[str]:

@@ -70,11 +70,9 @@ def read_notebook(path: Path | str) -> Any:
 
 def project_root(path: Path | str) -> Path:
     """Nearest folder above ``path`` with a ``pyproject.toml`` or ``_config.yml``, else the file's own folder."""
-    path = Path(path).resolve()
-    for folder in path.parents:
-        if (folder / "pyproject.toml").exists() or (folder / "_config.yml").exists():
-            return folder
-    return path.parent
+    above = Path(path).resolve().parents
+    marks = "pyproject.toml", "_config.yml"
+    return next((folder for folder in above if any((folder / mark).exists() for mark in marks)), above[0])
 
 
 def declared_parameters(notebook: Path | str) -> dict[str, Any]:
@@ -232,9 +230,8 @@ def _sections(path: Path | str) -> dict[str, Any]:
         among(SECTIONS, section, f"{path}: section")
     for section, kind in SECTIONS.items():
         given = kind() if spec.get(section) is None else spec[section]
-        whole = isinstance(given, kind)
-        if kind is list and whole:
-            whole = all(isinstance(each, dict) and each for each in given)
+        parts = given if kind is list and isinstance(given, list) else []
+        whole = isinstance(given, kind) and all(isinstance(each, dict) and each for each in parts)
         require(whole, f"{path}: `{section}` {LOOKS[kind]}", given)
         spec[section] = given
     rule = f"{path} must name its notebook, `notebook: notebooks/NN_name.ipynb`"

@@ -49,22 +49,19 @@ def hand_over(result: Result) -> Result:
     mapping of names to plain values becomes ``result.json``, one row, null where a number is not finite. Raises ValueError for column names that are
     no text, not unique or begin like a sweep's own (``param.``, ``sweep.``); OSError with the path.
     """
-    names: list[Any] = list(result)
-    if isinstance(result, pd.DataFrame):
-        named = [name for name in result.index.names if name is not None]
-        names = named + names
+    table = result if isinstance(result, pd.DataFrame) else None
+    index: list[Any] = [] if table is None else list(table.index.names)
+    named: list[Any] = [name for name in index if name is not None]
+    names: list[Any] = [*named, *result]
     require(all(isinstance(name, str) for name in names), "a result's columns must be named by text", names)
     require(len(set(names)) == len(names), "a result's columns must differ in name", names)
     taken = [name for name in names if name.startswith(RESERVED)]
     require(not taken, f"columns that begin with {' or '.join(RESERVED)} are a sweep's own", taken)
-    if folder := os.environ.get("KINETICS_RUN_DIR"):
-        if isinstance(result, pd.DataFrame):
-            unnamed = [i for i, name in enumerate(result.index.names) if name is None]
-            table = result.reset_index(unnamed, drop=True) if unnamed else result
-            table = table.reset_index() if named else table
-            write_table(Path(folder, TABLE), table)
-        else:
-            write_text(Path(folder, ROW), json.dumps(_plain(dict(result)), allow_nan=False) + "\n")
+    folder = os.environ.get("KINETICS_RUN_DIR")
+    if folder and table is not None:
+        write_table(Path(folder, TABLE), table.reset_index(named) if named else table)
+    elif folder:
+        write_text(Path(folder, ROW), json.dumps(_plain(dict(result)), allow_nan=False) + "\n")
     return result
 
 

@@ -24,15 +24,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from kinetics_lab.book.execute import (
-    QUIET,
-    NotebookError,
-    execute,
-    kernel_manager,
-    local_workers,
-    outcomes,
-    tidy,
-)
+from kinetics_lab.book.execute import QUIET, NotebookError, execute, local_workers, outcomes
 from kinetics_lab.book.imports import dependencies
 from kinetics_lab.book.parameters import check_parameters, project_root, read_notebook, read_parameters
 from kinetics_lab.book.results import collects_claims, declared_result
@@ -63,11 +55,10 @@ class RunResult:
         return self.folder / self.notebook.name
 
     @property
-    def claims(self) -> list[dict[str, Any]]:
-        """What the notebook recorded, in order, each with the notebook's stem added."""
+    def claims(self) -> str:
+        """What the notebook recorded, in order, a line of JSON each."""
         path = self.folder / "claims.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [{"notebook": self.notebook.stem, **json.loads(line)} for line in lines]
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 @cache
@@ -161,12 +152,11 @@ def run_notebook(
         }
         _write_record(part, record)
         began = time.perf_counter()
-        with kernel_manager({**(env or {}), "KINETICS_RUN_DIR": str(part)}, root, started) as manager:
-            execute(notebook, parameters, part, kernel, progress, manager)
+        given = {**(env or {}), "KINETICS_RUN_DIR": str(part)}
+        execute(notebook, parameters, part, root, given, started, kernel=kernel, progress=progress)
         if result and not (part / result).exists():
             raise NotebookError(f"{notebook} declares {result} and did not hand it over; the run is {part}")
         seconds = round(time.perf_counter() - began, 2)
-        tidy(part / notebook.name, notebook, root)
         _write_record(part, record | {"seconds": seconds})
         _remove(out)
         part.rename(out)
@@ -256,8 +246,7 @@ def execute_all(
     collectors = [path for path in paths if collects_claims(path)]
     execute_batch([path for path in paths if path not in collectors], None)
     if collectors and not failures:
-        claims = (claim for path in paths if path in results for claim in results[path].claims)
-        lines = "".join(json.dumps(claim) + "\n" for claim in claims)
+        lines = "".join(results[path].claims for path in paths if path in results)
         merged = cache / f"claims-{hashlib.sha256(lines.encode()).hexdigest()[:12]}.jsonl"
         with locked(cache / ".locks" / "claims"):
             write_text(merged, lines)

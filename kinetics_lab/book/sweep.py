@@ -11,7 +11,6 @@ import html
 import json
 import os
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +30,7 @@ from kinetics_lab.book.pages import ALONE
 from kinetics_lab.book.parameters import Grid, read_grid
 from kinetics_lab.book.results import declared_result, read_result
 from kinetics_lab.book.runs import cached_run, run_keys
-from kinetics_lab.errors import among, printable, require, sentence
+from kinetics_lab.errors import among, report, require, sentence
 from kinetics_lab.files import is_ours, locked, write_table, write_text
 
 KIND = "kinetics-lab sweep"
@@ -95,16 +94,12 @@ def sweep(
         gather(points, out)  # no table of another grid or of older code is left to be read if this is stopped
         again = ("left", "failed") if retry else ("left",)
         todo = {place: point for place, point in points.items() if _state(place) in again}
-        _run(grid, todo, pool, _tell if progress else lambda _: None)
+        _run(grid, todo, pool, report if progress else lambda _: None)
         results = gather(points, out)
         pages = [_page(grid, points, out)] if summary else []
     failed = {place.name: _why(place) for place in points if _state(place) == "failed"}
     done = sum(_state(place) == "done" for place in points)
     return SweepResult(out, len(points), done, failed, results, pages)
-
-
-def _tell(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
 
 
 # ---- the points -----------------------------------------------------------------------------------------------
