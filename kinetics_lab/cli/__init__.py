@@ -15,7 +15,7 @@ import kinetics_lab
 from kinetics_lab.cli import ask, chapters, machine
 from kinetics_lab.cli.cost import cost
 from kinetics_lab.cli.shared import Command
-from kinetics_lab.errors import absent, printable
+from kinetics_lab.errors import absent, printable, report
 
 NAME = "kinetics-lab"
 app = typer.Typer(
@@ -49,7 +49,7 @@ for command in (
 
 
 def _tell(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(printable(f"{NAME}: warning: {message}"), file=sys.stderr)
+    report(f"{NAME}: warning: {message}")
 
 
 class _Printable:
@@ -87,5 +87,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == 130:  # what typer makes of Ctrl-C
         message = f"{NAME}: stopped"
     if message:
-        print(printable(message), file=sys.stderr)
+        report(message)
     return code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from kinetics_lab.cli.shared import NONE, Hardware, public
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import lookup, report, require
 from kinetics_lab.files import sole_writer
 
 
@@ -61,7 +60,7 @@ def plan(
 
     table, known, dense = (offers.load(traces), lab.MODELS, 0) if traces else public(data)
     if not traces:
-        print(f"kinetics-lab: no --traces: planning with {offers.PUBLIC[data][0]}", file=sys.stderr)
+        report(f"kinetics-lab: no --traces: planning with {offers.PUBLIC[data][0]}")
     named = offers.name_models(model, table)
     shapes = {**known, **offers.own_models(named)}
     sequences: Any = batch
@@ -73,7 +72,7 @@ def plan(
                      precision=_precision(weights, kv, table, named if traces else offers.PUBLIC[data][3] | named),
                      max_seconds=max_seconds_per_answer, max_tpot=max_tpot)  # fmt: skip
     for line in text.left_out(found):
-        print(f"kinetics-lab: left out: {line}", file=sys.stderr)
+        report(f"kinetics-lab: left out: {line}")
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))
 
 

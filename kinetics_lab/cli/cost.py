@@ -79,7 +79,9 @@ def _answer(given: dict[str, Any]) -> dict[str, Any]:
     whole = sum(parts.values(), lab.Cost(0.0, 0.0))
     prompts = 1 if given["share_prompt"] else n_trials
     found = {
-        "fits": _told(room), "batch": batch, "flops": float(whole.flops), "bytes": float(whole.bytes),
+        "fits": {"devices": 0 if room.reason else room.devices, "layout": str(room.layout), "batch": room.batch,
+                 "weight_bytes": room.weights, "sequence_bytes": room.sequence, "reason": room.reason},
+        "batch": batch, "flops": float(whole.flops), "bytes": float(whole.bytes),
         "parts": {name: {"flops": float(part.flops), "bytes": float(part.bytes)} for name, part in parts.items()},
         "seconds": float(sum(step_seconds(device, precision, parts, given["combine"]).values())),
         "prefill_flops": prompts * float(sum(prefill_flops(shape, n_in, given["cached"]).values())),
@@ -114,11 +116,6 @@ def _batch(text: str) -> float | None:
         return float(int(text))
     except (ValueError, OverflowError):
         raise ValueError(f"--batch must be a whole number, fits or endless; got {text!r}") from None
-
-
-def _told(room: Fit) -> dict[str, Any]:
-    return {"devices": 0 if room.reason else room.devices, "layout": str(room.layout), "batch": room.batch,
-            "weight_bytes": room.weights, "sequence_bytes": room.sequence, "reason": room.reason}  # fmt: skip
 
 
 def _step(clock: Any, room: Fit, policy: Any, batch: float, given: dict[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,6 @@ def names(module: str, attribute: str) -> Callable[[], list[str]]:
 
 
 Hardware = Annotated[str, typer.Option(help="accelerator", autocompletion=names("cost.hardware", "HARDWARE"))]
-Precision = Annotated[str | None, typer.Option(help="bf16, fp8, ... (the accelerator's own)")]
 Policy = Annotated[str, typer.Option(help="attention: dense, topk:512, block_topk:512:32, ...")]
 
 

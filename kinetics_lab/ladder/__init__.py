@@ -32,8 +32,8 @@ class Size:
         return replace(plain, name=self.name, family="ladder", lookup=3 * self.width)
 
 
-_ROWS = (("w16", 16, 1, 1), ("w24", 24, 2, 1), ("w32", 32, 2, 1), ("w64", 64, 4, 2), ("w128", 128, 8, 4))
-SIZES = {row[0]: Size(*row) for row in (*_ROWS, ("w256", 256, 16, 4))}
+_ROWS = ((16, 1, 1), (24, 2, 1), (32, 2, 1), (64, 4, 2), (128, 8, 4), (256, 16, 4))
+SIZES = {size.name: size for size in (Size(f"w{row[0]}", *row) for row in _ROWS)}
 
 
 def model_name(size: str, seed: int) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.data import read_table
-from kinetics_lab.errors import absent, lookup, require
+from kinetics_lab.errors import absent, lookup, report, require
 from kinetics_lab.files import locked, sole_writer, write_table, write_text
 from kinetics_lab.ladder import Preset, model_name, preset
 from kinetics_lab.ladder.task import support, verify
@@ -164,7 +164,7 @@ def _traces(plan: Preset, home: Path, models: Models, show: bool) -> pd.DataFram
             tables.append(_kept(part, made))
             if show:
                 result = f"{tables[-1].correct.mean():.3f} right, {time.monotonic() - begun:.0f} s"
-                print(f"{name} {task} {text}: {result}", file=sys.stderr, flush=True)
+                report(f"{name} {task} {text}: {result}")
     return check_traces(pd.concat(tables, ignore_index=True))
 
 
