@@ -128,7 +128,7 @@ def tokens_that_are_not_counted() -> str:
     policy, shape = BlockTopK(128, 128, sink=4, last_block=True), MODELS["qwen3-8b"]
     one = shape.kv_bytes_per_token(2)
     moved = cost_parts(shape, policy, 10**6, 1, bytes_per_element=2)["attention"].bytes
-    return f"with $B = b = 128$, {float(moved) / one:.1f} tokens in the mean where 128 are priced"
+    return f"with $B = b = 128$, {float(moved) / one:.1f} tokens on average where 128 are priced"
 
 
 @says
@@ -171,6 +171,23 @@ def pairs_of_fits() -> str:
         used = 100 * per_token * a * at**b * (c * at**d - 212 + worth) / (1e12 * at)
         shares += [used.min(), used.max()]
     return "cost {:.0f} to {:.0f} % and {:.0f} to {:.0f} % of the cost they belong to".format(*shares)
+
+
+@says
+def two_figures_of_the_same_curves() -> str:
+    """Dense Long-CoT curves as drawn: those with steps beside those read from the panel of eFLOPs, at the costs that both have."""
+    stepped, smooth = read_table("longcot_curves"), read_table("longcot_flops_eflops")
+    stepped, smooth = stepped[stepped.policy == "dense"], smooth[smooth.axis == "eflops"]
+    apart = dict[str, float]()
+    for model, other in smooth.groupby("model"):
+        own, other = stepped[stepped.model == model], other.sort_values("tera")
+        both = own[own.tera_eflops.between(other.tera.min(), other.tera.max())]
+        there = np.interp(np.log(both.tera_eflops), np.log(other.tera), other.accuracy)
+        apart[str(model)] = float(np.abs(there - both.as_plotted).max())
+    most = max(apart, key=apart.__getitem__)
+    return (
+        f"differ by up to {100 * apart[most]:.0f} points of accuracy at equal cost, most for {most.title()}"
+    )
 
 
 @says

@@ -269,7 +269,7 @@ const klPlanner = (() => {
       }
       if (!found.length) {
         const { side, answer_s } = slow.at(-1);
-        refused[who(setting)] = `too slow: ${digits(1e3 * side.tpot)} ms a token, ${digits(answer_s)} s to an answer`;
+        refused[who(setting)] = `too slow: ${digits(1e3 * side.tpot)} ms a token, ${digits(answer_s)} s a problem`;
       }
       return found;
     });
@@ -290,7 +290,7 @@ const klPlanner = (() => {
     if (candidates.length) return "No setting with this attention can be served.";
     if (!slow.length) return `No model can be served: ${unique(Object.values(refused)).join("; ")}.`;
     return `No setting keeps the limits: the fastest takes ${least((one) => one.side.tpot)} s a token, the shortest `
-      + `${least((one) => one.answer_s)} s to an answer.`;
+      + `${least((one) => one.answer_s)} s a problem.`;
   }
 
   // How the winner fares against every other model and policy on problems drawn anew.
@@ -380,7 +380,7 @@ const klPlanner = (() => {
       const answers = n_trials > 1 ? `${n_trials} answers` : "1 answer";
       if (atOnce(q)) return `${answers} side by side, all paid for`;
       return `up to ${answers}, one after another until one is ${q.strategy === "verified" ? "accepted" : "right"}: `
-        + `${digits(draws)} in the mean`;
+        + `${digits(draws)} on average`;
     }
 
     function verdict(found, q) {
@@ -413,8 +413,9 @@ const klPlanner = (() => {
           : `${percent(found.dense, 1)} with ${found.dense_setting}`],
         ["Cost a problem", `${digits(seconds)} s of one device${dollars}`],
         ["Answers a problem", `${drawing(found, q)}; ${digits(found.tokens)} tokens`],
-        ["Time to an answer", `${digits(found.answer_s)} s in the mean${atOnce(q) ? " at most" : ""}; `
-          + `${digits(found.ttft_s)} s to the first token, ${digits(1e3 * found.tpot_s)} ms for each further one`],
+        ["Time to answer a problem", `${digits(found.answer_s)} s on average${atOnce(q) ? " at most" : ""}`
+          + `${found.n_trials > 1 ? ", for all answers drawn" : ""}; an answer's first token comes after `
+          + `${digits(found.ttft_s)} s, each further one after ${digits(1e3 * found.tpot_s)} ms`],
         ["Runs on", `${found.devices} ${q.hardware}, ${law.count(found.batch)} answers side by side`],
         ...found.start, ...(found.policy === "dense" ? [] : found.start_dense.map(([engine, line]) =>
           [`${engine}, dense attention`, line])),
@@ -424,13 +425,21 @@ const klPlanner = (() => {
           "computing after memory is read, which is no bound")]];
     }
 
-    function list(reasons, q) {
-      const by = group(Object.keys(reasons), (name) => reasons[name]);
-      if (q.topk === "out" && sparse(q)) by["no engine offers it"] = ["oracle top-k"];
-      if (!Object.keys(by).length) return;
+    // What was left out, by reason; of many for one reason their number, which unfolds.
+    function list(found, q) {
+      const reasons = { ...found, ...(q.topk === "out" && sparse(q) ? { "oracle top-k": "no engine offers it" } : {}) };
+      const names = Object.keys(reasons);
+      if (!names.length) return;
       law.make("p", left, "Left out:");
       const lines = law.make("ul", left);
-      for (const [why, names] of Object.entries(by)) law.make("li", lines, `${names.join("; ")}: ${why}.`);
+      const tell = (list, some) => Object.entries(group(some, (name) => reasons[name]))
+        .forEach(([why, all]) => law.make("li", list, `${all.join("; ")}: ${why}.`));
+      for (const [why, some] of Object.entries(group(names, (name) => reasons[name].split(":")[0]))) {
+        if (some.length < 4) { tell(lines, some); continue; }
+        const fold = law.make("details", law.make("li", lines));
+        law.make("summary", fold, `${law.count(some.length)} choices: ${why}`);
+        tell(law.make("ul", fold), some);
+      }
     }
 
     show();

@@ -27,7 +27,7 @@ def plan(
     kv: Annotated[str | None, Option(help="how the KV cache is stored (bf16)")] = None,
     clock: Annotated[str | None, Option(help="kernels that NVIDIA's collector measured, h200:vllm for example (the device's peak rates)")] = None,
     price: Annotated[float, Option(help="dollars an hour a device (chapter 35 has list prices)")] = float("nan"),
-    max_seconds_per_answer: Annotated[float, Option(help="limit of the time to an answer")] = float("inf"),
+    max_seconds_per_answer: Annotated[float, Option(help="limit of the mean time to answer a problem")] = float("inf"),
     max_tpot: Annotated[float, Option(help="limit of the time per output token, s")] = float("inf"),
     model: Annotated[list[str], Option(metavar="NAME=SHAPE ...", help="shape of a model in the traces: a known name or a "
                                        "config.json (its NAME= only where several are unknown)")] = NONE,

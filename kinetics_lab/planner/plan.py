@@ -75,7 +75,7 @@ def plan(
         topk: oracle top-k, which no engine offers: "out" leaves it out; "scan" scores every key and pays for it; "free" is
             the paper's price, which no engine can have.
         trials, caps: numbers of answers N (empty: every one); lengths (tokens) to cut answers at, if ``data`` are traces.
-        max_seconds, max_tpot: limits of a service: seconds to an answer (mean over problems, at most), and per output token.
+        max_seconds, max_tpot: limits of a service: seconds to answer a problem (mean, at most), and per output token.
             With ``batch="within"`` each setting gets the largest batch that keeps them: the one that fits, or a power of two below it.
         n_boot, level: bootstrap over problems. n_splits: halvings of the trials. seed: of both.
         hardware: one device. options: of `price` and `answers`: hourly, shapes, precision, batch, devices, reserve, clock, ...
@@ -162,12 +162,12 @@ def _within(
     most = priced[keep].groupby([*SERVER, "n_trials"], dropna=False).batch.transform("max")
     served = keep.groupby([priced[name] for name in SERVER], dropna=False).transform("any")
     for key, rows in priced[~served].groupby(SERVER, dropna=False, sort=False):
-        quickest = f"{rows.tpot.min() * 1e3:.3g} ms a token, {mean[rows.index].min():.3g} s to an answer"
+        quickest = f"{rows.tpot.min() * 1e3:.3g} ms a token, {mean[rows.index].min():.3g} s a problem"
         refused[key] = f"too slow: {quickest}"
     if not keep.any():
         limits = {"max_seconds": max_seconds, "max_tpot": max_tpot}
         kept = " and ".join(f"{name}={limit:g}" for name, limit in limits.items() if limit < np.inf)
-        fastest = f"{priced.tpot.min():.3g} s a token, the shortest {mean.min():.3g} s to an answer"
+        fastest = f"{priced.tpot.min():.3g} s a token, the shortest {mean.min():.3g} s a problem"
         raise NothingFitsError(f"no setting keeps {kept}; the fastest takes {fastest}")
     return priced[keep][priced.batch[keep] == most].reset_index(drop=True)  # of several batches the largest
 

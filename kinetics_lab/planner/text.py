@@ -22,7 +22,7 @@ LEGEND = """
 accuracy  share of problems (%) that are solved, and its {level:.0%} interval (bootstrap over problems)
 halves    setting chosen on half of the answers, scored on the same / on the other half (N <= half)
 dense     the most that dense attention reaches for the same budget, allocated the same way
-answers   drawn per problem, in the mean; "7 x" a model draws at most seven"""
+answers   drawn per problem, on average; "7 x" a model draws at most seven"""
 UNIFORM = """
 again     share of resamples (%) that choose this model and policy again; below: the best setting of
           another model or policy, and the share in which the choice beats it"""
@@ -48,7 +48,7 @@ def served(row: Mapping[Any, Any]) -> str:
     if row["batch"] == float("inf"):
         parts = ["endless batch"]
     else:
-        times = f"{row['ttft_s']:.2g} s to the first token, {row['tpot_s']:.2g} a token, {row['answer_s']:.3g} to an answer"
+        times = f"{row['ttft_s']:.2g} s to the first token, {row['tpot_s']:.2g} s a token, {row['answer_s']:.3g} s a problem"
         parts = [f"{row['devices']:.0f} device{'s' * (row['devices'] != 1)}, batch {row['batch']:.0f}", times]
     if row["usd"] > 0:
         parts.append(f"${row['usd']:.3g} (${row['usd_per_mtok']:.3g}/Mtok)")
@@ -77,13 +77,15 @@ def decided(row: Mapping[Any, Any], problems: int = 1000) -> dict[str, str]:
     money = f"${row['usd'] * problems:,.3g}\n" if row["usd"] > 0 else ""
     hours = f"{row['cost_s'] * problems / 3600:,.3g} device-hours"
     beyond = "\n(times extrapolated)" * ("extrapolated" in row["note"])
-    sure = f"chosen in {often(row['again'])} % of resamples"
-    sure = f"a tie with {row['rivals']}" if row["rivals"] else sure
+    wait = float(f"{row['answer_s']:.3g}")
+    sure = (
+        f"a tie with {row['rivals']}" if row["rivals"] else f"chosen in {often(row['again'])} % of resamples"
+    )
     second = row["runner_up"] and f"\nnext: {row['runner_up']}, {percent(row['runner_up_accuracy'])} %"
     return {
         "run": f"{row['model']}, {row['policy']}\n{tries}\n{served(row).split(';')[0]}",
         "solves": f"{percent(row['accuracy'])} %\n{percent(row['low'], 0)} to {percent(row['high'], 0)} %{best}",
-        f"bill for {problems:,}": f"{money}{hours}\n{row['answer_s']:,.3g} s to an answer{beyond}",
+        f"bill for {problems:,}": f"{money}{hours}\nanswered after {wait:,g} s{beyond}",
         "how sure": sure + second,
     }  # fmt: skip
 
