@@ -160,3 +160,33 @@ def test_a_page_gets_its_words_or_is_refused():
 
 def test_claims_are_where_quotations_are_looked_up():
     assert len(tomllib.loads(CLAIMS)["claim"]) > 50
+
+
+MATHS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
+GREEK = r"\\(?:alpha|beta|ell|lambda|omega|Phi|rho|sigma|tau|varepsilon)\b"
+
+
+def letters(text: str) -> set[str]:
+    """The letters of a text's formulas, without words, names of functions and environments."""
+    formulas = " ".join(map("".join, MATHS.findall(text)))
+    formulas = re.sub(r"\\(?:text|operatorname|mathrm|begin|end|mathcal|mathbb)\{[^{}]*\}", " ", formulas)
+    return {*re.findall(GREEK, formulas)} | {
+        *re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+|_\{?[A-Za-z,\\]+\}?", " ", formulas))
+    }
+
+
+def test_the_letters_of_a_formula_are_told_from_its_words():
+    assert letters(r"costs $2 P L_\text{in} + e^{-\beta^\ast}$ and `x`, not $5") == {"P", "L", "e", "\\beta"}
+
+
+@each_notebook
+def test_the_page_of_notation_has_every_letter(path):
+    """In the first column of one of its tables."""
+    rows = [
+        line
+        for line in (ROOT / "book" / "notation.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    listed = set().union(*(letters(row.split(" | ")[0]) for row in rows))
+    used = letters("\n".join(c.source for c in read_notebook(path).cells if c.cell_type == "markdown"))
+    assert used <= listed, path.stem

@@ -377,7 +377,8 @@ const klPlanner = (() => {
 
     // How the answers are drawn, of which a setting names the most.
     function drawing({ n_trials, draws }, q) {
-      const answers = n_trials > 1 ? `${n_trials} answers` : "1 answer";
+      const answers = n_trials > 1 ? `${n_trials} answers` : "one answer";
+      if (n_trials === 1) return answers;
       if (atOnce(q)) return `${answers} side by side, all paid for`;
       return `up to ${answers}, one after another until one is ${q.strategy === "verified" ? "accepted" : "right"}: `
         + `${digits(draws)} on average`;

@@ -1,4 +1,4 @@
-"""The likelihood of power laws y = a x^b + c (its maximum and what lies near it: :mod:`kinetics_lab.laws.regions`).
+"""The likelihood of power laws y = a x^b + c (its maximum and what lies near it: ``kinetics_lab.laws.regions``).
 
 The curve is handled as ``level + slope * h(t)`` with t = log(x / centre), h(t) = (exp(b t) - 1) / b: its value
 and steepness at the middle of the data, and its exponent. That form stays well conditioned where (a, b, c) do

@@ -50,7 +50,6 @@ _NONE: dict[str, Any] = {  # a row, in the order of its columns, of a budget tha
     **dict.fromkeys(("seen", "unseen", "spent", "dense"), np.nan), "dense_setting": "",
 }  # fmt: skip
 
-
 ALLOCATIONS: dict[str, Callable[..., Allocation]] = {
     "uniform": uniform_allocation, "oracle": oracle_allocation, "hindsight": mean_allocation,
 }  # fmt: skip
@@ -72,12 +71,13 @@ def plan(
             as no user does, and give it its own setting: "oracle" caps the cost of EACH problem, as in the paper (and may
             solve fewer than one setting for all, whose hard problems may cost more), "hindsight" the mean cost.
         models, policies: those to choose among, of policies also kinds ("block_topk"); empty: all in ``data``.
-        topk: oracle top-k, which no engine offers: "out" leaves it out; "scan" scores every key and pays for it; "free" is
-            the paper's price, which no engine can have.
-        trials, caps: numbers of answers N (empty: every one); lengths (tokens) to cut answers at, if ``data`` are traces.
+        topk: oracle top-k, which no engine offers: "out" leaves it out; "scan" scores every key and pays for it; "free" is the paper's price.
+        trials: numbers of answers N (empty: every one).
+        caps: lengths (tokens) to cut answers at, if ``data`` are traces.
         max_seconds, max_tpot: limits of a service: seconds to answer a problem (mean, at most), and per output token.
             With ``batch="within"`` each setting gets the largest batch that keeps them: the one that fits, or a power of two below it.
-        n_boot, level: bootstrap over problems. n_splits: halvings of the trials. seed: of both.
+        n_boot: resamples of the problems. n_splits: halvings of the trials. seed: of both.
+        level: share of the resamples that an interval holds.
         hardware: one device. options: of `price` and `answers`: hourly, shapes, precision, batch, devices, reserve, clock, ...
 
     Returns the table that this module describes. Raises ``ValueError`` naming the argument, its value and the rule.

@@ -56,12 +56,12 @@ def served(row: Mapping[Any, Any]) -> str:
 
 
 def advice(row: Mapping[Any, Any], run: str) -> str:
-    """What to ``run``, in bold; a tie says so first, and times beyond those measured are named."""
+    """What to ``run``, in bold; then whether it is a tie, and whether its times lie beyond those measured."""
     beyond = " Its times are extrapolated from those measured." * ("extrapolated" in row["note"])
     if not row["rivals"]:
         return f"**Run {run}.**{beyond}"
-    turn = f"It wins again in {often(row['again'])} % of resamples, so other problems may turn the order."
-    return f"**A tie with {row['rivals']}; of these, run {run}.** {turn}{beyond}"
+    turn = f"it wins again in {often(row['again'])} % of resamples, so other problems may turn the order."
+    return f"**Run {run}.** This is a tie with {row['rivals']}: {turn}{beyond}"
 
 
 def decided(row: Mapping[Any, Any], problems: int = 1000) -> dict[str, str]:
@@ -75,17 +75,15 @@ def decided(row: Mapping[Any, Any], problems: int = 1000) -> dict[str, str]:
     tries = f"{'up to ' * (row['draws'] < many)}{many} answer{'s' * (many != 1)} a problem{' at once' * (row['draws'] >= many > 1)}{cut}"
     best = f"; at best {percent(row['best_case'])} %" if row["best_case"] > row["accuracy"] else ""
     money = f"${row['usd'] * problems:,.3g}\n" if row["usd"] > 0 else ""
-    hours = f"{row['cost_s'] * problems / 3600:,.3g} device-hours"
+    hours, wait = row["cost_s"] * problems / 3600, float(f"{row['answer_s']:.3g}")
     beyond = "\n(times extrapolated)" * ("extrapolated" in row["note"])
-    wait = float(f"{row['answer_s']:.3g}")
-    sure = (
-        f"a tie with {row['rivals']}" if row["rivals"] else f"chosen in {often(row['again'])} % of resamples"
-    )
+    sure = f"chosen in {often(row['again'])} % of resamples"
+    sure = f"a tie with {row['rivals']}" if row["rivals"] else sure
     second = row["runner_up"] and f"\nnext: {row['runner_up']}, {percent(row['runner_up_accuracy'])} %"
     return {
         "run": f"{row['model']}, {row['policy']}\n{tries}\n{served(row).split(';')[0]}",
         "solves": f"{percent(row['accuracy'])} %\n{percent(row['low'], 0)} to {percent(row['high'], 0)} %{best}",
-        f"bill for {problems:,}": f"{money}{hours}\nanswered after {wait:,g} s{beyond}",
+        f"bill for {problems:,}": f"{money}{hours:,.3g} device-hours\nanswered after {wait:,g} s{beyond}",
         "how sure": sure + second,
     }  # fmt: skip
 
