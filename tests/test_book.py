@@ -475,7 +475,7 @@ def test_what_a_page_does_not_use_is_left_out():
     assert '<link rel="stylesheet" href="../_static/kl-icons.css" />' in plain
     assert "<summary><p>Show code</p></summary>" in plain
     assert '<div class="kl-parameters">\n<div>a,</div>\n<div>b</div>\n</div>' in plain
-    signs = "<p>75 % of 5 %, <code>5 % 2</code></p><pre><span>5 % 2</span></pre><p>a % b</p>"
+    signs = "<p>75 % of 5\xa0%, <code>5 % 2</code></p><pre><span>5 % 2</span></pre><p>a % b</p>"
     told = finished(f'<a href="_static/a"></a><body>{signs}</body>')
     assert "<p>75% of 5%, <code>5 % 2</code></p><pre><span>5 % 2</span></pre><p>a % b</p>" in told
     rich = finished(

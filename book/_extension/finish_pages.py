@@ -28,7 +28,7 @@ USED_BY = {"kl-charts.js": "kl-chart", "mathjax.js": 'class="math', "copybutton"
            "mystnb.": 'class="cell', "sphinx-design": 'class="sd-'}  # fmt: skip
 AWESOME = re.compile(r"\s*<(?:link|script)\b[^>]*fontawesome[^>]*>(?:</script>)?")
 # A percent sign apart from its number, outside of code and figures: it would fall on the next line.
-SIGNED = re.compile(r"(<(pre|code|script|style|svg)\b.*?</\2>)|(?<=\d) %(?=[\s<.,;:)])", re.DOTALL)
+SIGNED = re.compile(r"(<(pre|code|script|style|svg)\b.*?</\2>)|(?<=\d)[ \xa0]%(?=[\s<.,;:)])", re.DOTALL)
 LOADED = re.compile(
     r'\s*<(?:link|script)\b[^>]*(?:href|src)="[^"]*_static/([^"?]+)[^"]*"[^>]*>(?:</script>)?'
 )
