@@ -72,8 +72,7 @@ def plan(
             solve fewer than one setting for all, whose hard problems may cost more), "hindsight" the mean cost.
         models, policies: those to choose among, of policies also kinds ("block_topk"); empty: all in ``data``.
         topk: oracle top-k, which no engine offers: "out" leaves it out; "scan" scores every key and pays for it; "free" is the paper's price.
-        trials: numbers of answers N (empty: every one).
-        caps: lengths (tokens) to cut answers at, if ``data`` are traces.
+        trials, caps: numbers of answers N (trials; empty: every one), and lengths in tokens to cut answers at (caps), if ``data`` are traces.
         max_seconds, max_tpot: limits of a service: seconds to answer a problem (mean, at most), and per output token.
             With ``batch="within"`` each setting gets the largest batch that keeps them: the one that fits, or a power of two below it.
         n_boot: resamples of the problems. n_splits: halvings of the trials. seed: of both.
