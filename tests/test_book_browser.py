@@ -12,6 +12,7 @@ import functools
 import http.server
 import importlib.util
 import io
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from kinetics_lab import HARDWARE
 
 HERE = Path(__file__).parent
 
@@ -93,6 +96,25 @@ CUT_OFF = """[...document.querySelectorAll('.kl-live svg.marks')].flatMap(svg =>
     return r.left < box.left - 2 || r.right > box.right + 2 || r.top < box.top - 2 || r.bottom > box.bottom + 2;
   }).map(t => t.textContent);
 })"""
+# Names of rules that lie on a curve, a mark or another rule of a live chart.
+CROSSED = """[...document.querySelectorAll('.kl-live svg.marks')].flatMap(svg => {
+  const seen = what => [...svg.querySelectorAll(what)].filter(e => +getComputedStyle(e).opacity > 0);
+  const inside = (r, x, y) => x > r.left && x < r.right && y > r.top + 2 && y < r.bottom - 3;
+  const lines = seen('.mark-line.role-mark path').map(path => {
+    const at = path.getScreenCTM(), points = [];
+    for (let d = 0; d <= path.getTotalLength(); d += 2) points.push(path.getPointAtLength(d).matrixTransform(at));
+    return points;
+  });
+  const marks = seen('.mark-symbol.role-mark path, .mark-rule.role-mark line').map(e => e.getBoundingClientRect());
+  const names = seen('.mark-text.role-mark text').filter(t => ([].concat(t.__data__)[0].datum || {}).label === t.textContent);
+  return names.filter(t => t.textContent).filter(t => {
+    const r = t.getBoundingClientRect();
+    return lines.some(points => points.some(p => inside(r, p.x, p.y))) ||
+      marks.some(m => m.right > r.left && m.left < r.right && m.bottom > r.top + 2 && m.top < r.bottom - 3);
+  }).map(t => t.textContent);
+})"""
+# What figures say in their captions, axes, legends and marks.
+SAID = "[...document.querySelectorAll('figure.kl-chart :is(figcaption, svg text)')].map(e => e.textContent)"
 # Equations whose beginning is out of sight, and cannot be scrolled to.
 BEGINNINGS = """[...document.querySelectorAll('article div.math')].filter(box => {
   const drawn = box.querySelector('mjx-container svg');
@@ -182,6 +204,8 @@ class Visit:
     page_contrast: list[Any] = field(default_factory=list)
     phone_width: int = 0
     cut_off: dict[int, list[str]] = field(default_factory=dict)
+    crossed: dict[int, list[str]] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
     hidden: list[Any] = field(default_factory=list)
     beheaded: list[str] = field(default_factory=list)
     data: list[tuple[str, int, int]] = field(default_factory=list)
@@ -216,7 +240,7 @@ def visit(chromium: Any, path: Path) -> Visit:
             page.show_all()
             page.wait(SET, 20)
         seen.phone_width = max(seen.phone_width, page.js(WIDTH_OF_PAGE))
-        seen.cut_off[PHONE] = page.js(CUT_OFF)
+        seen.cut_off[PHONE], seen.crossed[PHONE] = page.js(CUT_OFF), page.js(CROSSED)
         seen.hidden = page.js(HIDDEN)
         seen.beheaded = page.js(BEGINNINGS)
         page.resize(1280, 900)
@@ -245,7 +269,7 @@ def look(page: Any, seen: Visit) -> None:
     )  # boxes that scroll are found anew after a change of width
     page.js(f"{AXE}; 0")
     seen.axe["light"] = page.js(FINDINGS)
-    seen.cut_off[1280] = page.js(CUT_OFF)
+    seen.cut_off[1280], seen.crossed[1280], seen.said = page.js(CUT_OFF), page.js(CROSSED), page.js(SAID)
     page.resize(1280, 900)
     for number in range(seen.figures):
         if page.js(TARGET.replace("NUMBER", str(number))):
@@ -389,6 +413,17 @@ def test_a_first_visit_stays_light(visits: dict[str, Visit]) -> None:
 @pytest.mark.parametrize("width", [1280, PHONE])
 def test_no_letter_of_a_chart_is_cut_off(visits: dict[str, Visit], width: int) -> None:
     assert {k: v.cut_off[width] for k, v in visits.items()} == {name: [] for name in visits}
+
+
+@pytest.mark.parametrize("width", [1280, PHONE])
+def test_names_of_rules_lie_on_no_curve(visits: dict[str, Visit], width: int) -> None:
+    assert {k: v.crossed[width] for k, v in visits.items() if v.crossed[width]} == {}
+
+
+def test_figures_call_devices_by_their_names(visits: dict[str, Visit]) -> None:
+    """No key of the data ("h200", "nvidia-h200", "rtx-pro-6000") stands in a figure."""
+    key = re.compile(rf"\b(nvidia-\w+|{'|'.join(HARDWARE)})\b")
+    assert {k: keys for k, v in visits.items() if (keys := [one for one in v.said if key.search(one)])} == {}
 
 
 def test_no_page_is_wider_than_a_phone(visits: dict[str, Visit]) -> None:

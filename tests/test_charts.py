@@ -87,7 +87,7 @@ def make(kind: str) -> Any:
             TABLE, "tokens", "model", "cost", **TEXT, value_title="ratio", log=True, midpoint=1e5, cell_format=".2e"
         ),
         "regions": lambda: charts.regions(
-            TABLE.assign(share=0.5), "tokens", "model", "model", **TEXT, sure="share", sort=["small", "large"]
+            TABLE.assign(share=0.8), "tokens", "model", "model", **TEXT, sure="share", sort=["small", "large"]
         ),
     }  # fmt: skip
     return made[kind]()
@@ -509,6 +509,31 @@ def test_a_name_keeps_its_colour_where_others_are_absent():
     assert len(set(all_of_them.values())) == 4
 
 
+def test_a_model_has_one_colour_in_all_figures():
+    def hues(names, **options):
+        table = pd.DataFrame({"x": [1.0, 2] * len(names), "y": 1.0, "m": np.repeat(names, 2)})
+        scale = charts.lines(table, "x", "y", "m", **TEXT, **options).to_dict()["layer"][0]["encoding"][
+            "color"
+        ]["scale"]
+        return dict(zip(scale["domain"], scale["range"], strict=True))
+
+    six = hues(list(style.MODELS), ordered=True)
+    assert list(six.values()) == style.palette("123456", ordered=True)
+    pair = hues(["qwen3-8b", "llama3-70b", "qwen3-32b"])
+    assert {name: pair[name] for name in ("qwen3-8b", "qwen3-32b")} == {
+        name: six[name] for name in ("qwen3-8b", "qwen3-32b")
+    }
+    assert pair["llama3-70b"] not in six.values()
+
+
+def test_steps_hold_a_value_and_round_numbers_of_a_log_axis_are_not_hidden():
+    line = charts.lines(TABLE, "tokens", "cost", "model", **TEXT, steps=True, log_x=True).to_dict()["layer"][
+        0
+    ]
+    assert line["mark"]["interpolate"] == "step-after"
+    assert "tickCount" not in line["encoding"]["x"]["axis"]
+
+
 def test_parts_of_bars_may_be_sizes():
     table = pd.DataFrame({"x": ["p"] * 4, "y": 1.0, "size": list("abcd")})
     hues = [
@@ -546,19 +571,51 @@ def test_the_rest_of_a_map_is_its_ground():
         charts.regions(table, "x", "y", "who", sort=names, rest="nobody", **TEXT)
 
 
-def test_cells_in_doubt_carry_a_stroke_that_the_legend_and_the_description_name():
+def test_cells_in_doubt_carry_signs_that_the_legend_and_the_description_name():
     import vl_convert
 
-    table = TABLE.assign(share=[0.2, 0.5, 0.9, 0.49, 1.0, 0.7])
+    table = TABLE.assign(share=[0.2, 0.5, 0.9, 0.49, 1.0, 0.8])
     made = charts.regions(table, "tokens", "model", "model", **TEXT, sure="share")
     drawn = vl_convert.vegalite_to_svg(made.to_dict(), vl_version="6.4")
     marks = [mark for mark in re.findall(r"<path[^>]*>", drawn) if 'aria-roledescription="point"' in mark]
-    assert len(marks) == 2  # of 0.2 and 0.49
-    assert f">{style.DOUBT}<" in drawn
-    assert made.to_dict()["description"] == f"{ABOUT} A stroke marks cells that are {style.DOUBT}."
-    sure = charts.regions(table.assign(share=0.5), "tokens", "model", "model", **TEXT, sure="share").to_dict()
+    assert [mark.count("M") for mark in marks] == [2, 1, 2]  # crosses for 0.2 and 0.49, a stroke for 0.5
+    assert all(f">{word}<" in drawn for word in style.DOUBT)
+    told = (
+        "A cross marks cells that are less than half sure. A stroke marks cells that are less than 80% sure."
+    )
+    assert made.to_dict()["description"] == f"{ABOUT} {told}"
+    sure = charts.regions(table.assign(share=0.8), "tokens", "model", "model", **TEXT, sure="share").to_dict()
     assert sure["description"] == ABOUT
-    assert style.DOUBT not in json.dumps(sure)
+    assert not any(word in json.dumps(sure) for word in style.DOUBT)
+    assert '"opacity"' not in json.dumps(made.to_dict()["layer"])  # paleness says nothing
+
+
+def test_ordered_names_stand_in_their_regions_where_these_have_most_room():
+    rows = ["aaab", "aaab", "accc", "accc"]
+    table = pd.DataFrame(
+        [(x, y, f"size-{rows[y][x]}") for y in range(4) for x in range(4)], columns=["x", "y", "who"]
+    )
+    sizes = [f"size-{one}" for one in "abc"]
+    layers = charts.regions(table, "x", "y", "who", sort=sizes, ordered=True, **TEXT).to_dict()
+    (cells,) = layers["datasets"].values()
+    said = {one["_label"]: (one["x"], one["_run"]) for one in cells if one["_label"]}
+    assert said == {"A": (1, 3), "B": (3, 1), "C": (2, 3)}, "the middle of three"
+    assert all(one["who"] == f"size-{one['_label'].lower()}" for one in cells if one["_label"])
+
+
+def test_intervals_of_one_row_stand_one_below_the_other():
+    import vl_convert
+
+    pair = CLAIMS.assign(lo=CLAIMS.factor - 0.1, hi=CLAIMS.factor + 0.1)
+    heights = []
+    for table in (CLAIMS, pair):  # one interval a row; two
+        made = charts.compare(
+            table, "family", "factor", "source", x_title="x", description=ABOUT, lo="lo", hi="hi"
+        )
+        drawn = vl_convert.vegalite_to_svg(made.to_dict(), vl_version="6.4")
+        marks = [mark for mark in re.findall(r"<path[^>]*>", drawn) if 'aria-roledescription="point"' in mark]
+        heights.append(len({re.search(r"translate\([\d.]+,([\d.]+)\)", mark)[1] for mark in marks}))
+    assert heights == [2, 4]
 
 
 def test_a_drawing_is_one_picture_with_its_words_and_a_description():

@@ -23,6 +23,7 @@ def test_figures_are_in_si_units_and_have_a_source(name):
     assert 3e10 <= hw.link < 1e12
     assert 1e10 < hw.memory < 1e12
     assert len(hw.source) > 10
+    assert hw.title == hw.called != name  # as people call it
     assert set(hw.peaks) <= set(ELEMENT_BYTES)
     if "fp8" in hw.peaks:  # dense beside dense
         assert hw.peaks["fp8"] == pytest.approx(2 * hw.peaks["bf16"], rel=0.02)
@@ -36,7 +37,7 @@ def test_several_devices_scale_everything_but_intensity():
         8 * one.memory,
     )
     assert eight.intensity == one.intensity
-    assert (eight.n_devices, eight.name) == (8, "8 x h200")
+    assert (eight.n_devices, eight.name, eight.title) == (8, "8 x h200", "8 × H200 SXM")
     assert eight.at("fp8").peak_flops == 8 * one.at("fp8").peak_flops
 
 
@@ -65,8 +66,8 @@ def test_bad_requests_say_what_would_be_right(call, message):
 def test_a_badge_says_device_precision_and_clock():
     labels = [find_hardware("h200").label, find_hardware("b200-paper", n_devices=8).label, "a <b> c"]
     shown = Badge(*labels)._repr_html_()
-    assert "<span>H200 · BF16 · datasheet (ideal rates)</span>" in shown
-    assert "<span>8 × B200-PAPER · FP8 rate, BF16 bytes · datasheet (ideal rates)</span>" in shown
+    assert "<span>H200 SXM · BF16 · datasheet (ideal rates)</span>" in shown
+    assert "<span>8 × B200 as published · FP8 rate, BF16 bytes · datasheet (ideal rates)</span>" in shown
     assert "a &lt;b&gt; c" in shown
     with pytest.raises(ValueError, match="a badge needs texts"):
         Badge()

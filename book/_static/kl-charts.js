@@ -179,6 +179,54 @@
     });
   }
 
+  // Names of rules keep clear of curves, marks and each other: each moves to the first place beside its rule that is free.
+  function clear(picture) {
+    var frame = picture.querySelector("path.background"), plot = frame && frame.getBoundingClientRect(), taken = [];
+    function among(kind) {
+      return Array.from(picture.querySelectorAll(kind)).filter(function (part) { return +getComputedStyle(part).opacity > 0; });
+    }
+    function box(part) { return part.getBoundingClientRect(); }
+    function about(part) { return ([].concat(part.__data__)[0] || {}).datum || {}; }
+    var names = among(".mark-text.role-mark text").filter(function (part) {
+      return about(part).label === part.textContent && box(part).top > plot.top - 14;
+    });
+    if (!names.length) return;
+    var rules = among(".mark-rule.role-mark line");
+    among(".mark-line.role-mark path").forEach(function (path) {
+      var at = path.getScreenCTM(), long = path.getTotalLength();
+      for (var d = 0; d <= long; d += 3) {
+        var point = path.getPointAtLength(d).matrixTransform(at);
+        taken.push([point.x, point.y, point.x, point.y]);
+      }
+    });
+    among(".mark-symbol.role-mark path").map(box).forEach(function (r) { taken.push([r.left, r.top, r.right, r.bottom]); });
+    names.forEach(function (name) {
+      var own = rules.filter(function (rule) { return about(rule).label === name.textContent; })[0], old = box(name);
+      if (!own) return;
+      var line = box(own), level = line.width > line.height, places = [[old.left, old.top]], w = old.width, h = old.height, k;
+      var left = plot.left + 2, right = plot.right - w - 2, above = line.top - h + 1, below = line.bottom + 1;
+      if (level) {
+        var rows = below + h < plot.bottom ? [above, below] : [above];
+        rows.forEach(function (y) { places.push([left, y], [right, y]); });
+        for (k = 1; k < 12; k++) rows.forEach(function (y) { places.push([left + (right - left) * k / 12, y]); });
+      } else {
+        for (k = plot.top; k < plot.bottom - h; k += h / 2) {
+          [line.right + 4, line.left - 4 - w].forEach(function (x) { if (x > plot.left - 2 && x + w < plot.right + 2) places.push([x, k]); });
+        }
+      }
+      var others = rules.filter(function (rule) { return rule !== own; }).map(box);
+      function met(place) {
+        var x = place[0], y = place[1] + 2, low = y + h - 5;
+        function hit(r) { return r[2] > x - 1 && r[0] < x + w + 1 && r[3] > y && r[1] < low; }
+        return taken.filter(hit).length + 9 * others.filter(function (r) { return hit([r.left, r.top, r.right, r.bottom]); }).length;
+      }
+      var best = places.map(function (place) { return [met(place), place]; }).reduce(function (a, b) { return b[0] < a[0] ? b : a; })[1];
+      var moved = name.getAttribute("transform").match(/translate\(([-\d.]+)[ ,]([-\d.]+)\)/);
+      name.setAttribute("transform", "translate(" + (+moved[1] + best[0] - old.left) + "," + (+moved[2] + best[1] - old.top) + ")");
+      taken.push([best[0], best[1] + 2, best[0] + w, best[1] + h - 3]);
+    });
+  }
+
   // The description of a figure, with what its control is set to.
   function told(figure) {
     var spec = figure.klSpec;
@@ -212,7 +260,7 @@
     }
     return Object.keys(found).map(function (name) {
       var rows = figure.klSpec.datasets[name], read = found[name].read;
-      var columns = Object.keys(rows[0]);
+      var columns = Object.keys(rows[0]).filter(function (column) { return column[0] !== "_"; }); // see charts/parts.py, inscribed
       var moved = compiled.filter(function (one) { // what the control filters or computes
         return param && root(one) === name && JSON.stringify(one.transform || []).indexOf(param) > 0;
       })[0];
@@ -302,7 +350,10 @@
       clearTimeout(waiting);
       waiting = setTimeout(function () {
         var picture = figure.querySelector(".kl-live svg.marks");
-        if (picture) picture.setAttribute("aria-label", told(figure));
+        if (picture) {
+          picture.setAttribute("aria-label", told(figure));
+          clear(picture);
+        }
         if (box.open) fill(figure);
       }, 100);
     }
@@ -335,6 +386,7 @@
       figure.klWidth = width;
       describe(live, spec.description);
       readByKeys(figure, live.querySelector("svg.marks"), result.view);
+      clear(live.querySelector("svg.marks"));
       figure.klRefresh();
       old.remove();
       live.classList.remove("kl-waiting");

@@ -33,7 +33,7 @@ class Hardware:
 
     ``peaks``: dense FLOP/s by precision (integer operations count as FLOP); ``bandwidth``: bytes/s;
     ``memory``: bytes that the device reports; all three are of all devices together. ``link``: bytes/s that one device
-    sends to the others of its node, one direction (0: not known).
+    sends to the others of its node, one direction (0: not known). ``called``: its name among people.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Hardware:
     precision: str = "bf16"
     n_devices: int = 1
     link: float = 0.0
+    called: str = ""
 
     def __post_init__(self) -> None:
         lookup(self.peaks, self.precision, f"{self.name}: precision")
@@ -51,11 +52,16 @@ class Hardware:
         _positive(f"{self.name}:", dict(self.peaks) | {"bandwidth": self.bandwidth} | known)
 
     @property
+    def title(self) -> str:
+        """What pages call the device: "H200 SXM", "8 × H200 SXM"."""
+        one = self.called or self.name.rpartition(" x ")[2].upper()
+        return f"{self.n_devices} × {one}" if self.n_devices > 1 else one
+
+    @property
     def label(self) -> str:
         """The device, its precision and whose rates these are, for the badge of a page."""
-        name, precision = self.name.upper().replace(" X ", " × "), self.precision.upper()
-        precision = "FP8 rate, BF16 bytes" if precision == "PAPER" else precision
-        return f"{name} · {precision} · datasheet (ideal rates)"
+        precision = "FP8 rate, BF16 bytes" if self.precision == "paper" else self.precision.upper()
+        return f"{self.title} · {precision} · datasheet (ideal rates)"
 
     @property
     def peak_flops(self) -> float:
@@ -117,7 +123,7 @@ def _device(path: Path, name: str, table: Any) -> Hardware:
     where = f"{path}: [{name}]"
     require(isinstance(table, Mapping), f"{where} must be a table", table)
     for key in table:
-        lookup(dict.fromkeys([*MEMORY, "peaks", "bandwidth", "link", "source"]), key, f"{where} key")
+        lookup(dict.fromkeys([*MEMORY, "name", "peaks", "bandwidth", "link", "source"]), key, f"{where} key")
     for key in ("peaks", "bandwidth", "source"):
         require(key in table, f"{where} needs {key}; it has", [*table])
     units = [unit for unit in MEMORY if unit in table]
@@ -140,6 +146,7 @@ def _device(path: Path, name: str, table: Any) -> Hardware:
         str(table["source"]),
         "bf16" if "bf16" in peaks else next(iter(peaks)),
         link=table.get("link", 0) * 1e9,
+        called=str(table.get("name", "")),
     )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kinetics_lab.book.charts import parts
 from kinetics_lab.book.charts.parts import Names, Range, Rules
-from kinetics_lab.book.charts.style import BAR, DASHES, DOUBT, GROUND, INK, SERIES, SHAPES, SLASH
+from kinetics_lab.book.charts.style import BAR, DASHES, DOUBT, GROUND, INK, SERIES, SHAPES
 from kinetics_lab.book.charts.tables import Slider, begin, order, span
 from kinetics_lab.errors import among
 
@@ -23,13 +23,14 @@ def lines(
     x_domain: Range = None, y_domain: Range = None, dash: str | None = None, band: tuple[str, str] | None = None,
     points: bool = False, hollow: str | None = None, reference: Rules = (), reference_x: Rules = (),
     slider: Slider | None = None, sort: Names = None, ordered: bool = False, tooltip_columns: Sequence[str] | None = None,
+    steps: bool = False,
 ) -> alt.LayerChart:  # fmt: skip
     """One line a series; a click in the legend brings a series out, the pointer reads the nearest point.
 
     ``series`` gives the colour (in the order ``sort``; ``ordered`` takes the small-to-large palette),
     ``dash`` the line style, ``band`` two columns shaded around the line, ``points`` marks on every row, hollow where the
     column ``hollow`` is true (extrapolated, say).
-    ``reference`` draws named horizontal rules at values of y (a third value puts the name left), ``reference_x``
+    ``steps`` holds a value up to the next row. ``reference`` draws named horizontal rules at values of y (a third value puts the name left), ``reference_x``
     vertical ones. ``log_x`` may be 2. With a `Slider` that has an ``expr``, ``y`` is computed from the other columns and need not be in the
     table; give ``y_domain`` then, so that the axis stays put while the reader moves it.
     """
@@ -49,7 +50,7 @@ def lines(
         base = base.encode(detail=alt.Detail(field=dash, type="nominal"))
     base = slider.transform(base, y) if slider else base
     cut = x_domain is not None or y_domain is not None
-    line = base.mark_line(strokeWidth=2.5, clip=cut)
+    line = base.mark_line(strokeWidth=2.5, clip=cut, interpolate="step-after" if steps else "linear")
     if series is not None:
         pick = alt.selection_point(name="pick", fields=[series], bind="legend")
         line = line.encode(opacity=alt.condition(pick, alt.value(1), alt.value(0.15))).add_params(pick)
@@ -146,6 +147,7 @@ def compare(
     """Published beside ours: a row for each ``label``, a mark for each ``source``, an interval ``lo`` to ``hi``.
 
     ``sort`` orders the sources, ``sort_label`` the rows. Hollow are the first source, or the marks whose column ``hollow`` is true.
+    Where a row has several intervals, they stand one below the other.
     """
     if (lo is None) != (hi is None):
         raise ValueError(f"lo and hi must be given together; got lo={lo!r}, hi={hi!r}")
@@ -157,17 +159,22 @@ def compare(
     base = alt.Chart(data).encode(y=parts.category(alt.Y, data, label, None, sort_label))
     low = alt.X(field=value, type="quantitative", aggregate="min", title=x_title)
     gap = base.mark_rule(opacity=0.25, strokeWidth=1.5).encode(x=low, x2=alt.X2(field=value, aggregate="max"))
-    layers, shown = [gap], [label, source, value]
+    layers, shown, step = [gap], [label, source, value], 30
     if lo is not None and hi is not None:
         ends = zip(data[lo], data[hi], strict=True)
         data["interval"] = [f"{a:.4g} to {b:.4g}" if a <= b else "none" for a, b in ends]
         shown.append("interval")
-        reach = base.mark_rule(strokeWidth=5, opacity=0.35)
+        if (data[lo] < data[hi]).groupby(data[label]).sum().max() > 1:
+            base = base.encode(yOffset=alt.YOffset(field=source, type="nominal", sort=names))
+            layers, step = [], max(30, 11 * len(names) + 8)
+        reach = base.mark_rule(strokeWidth=2.5)
         layers.append(reach.encode(x=alt.X(field=lo, type="quantitative"), x2=alt.X2(field=hi), color=hue))
     xs = np.append(span(data, *[c for c in (value, lo, hi) if c]), [v for v, _ in reference_x])
     at_x = parts.position(alt.X, value, x_title, xs, log_x, x_domain)
     at_x["axis"]["grid"] = True
-    dots = base.mark_point(size=95, strokeWidth=2, opacity=1).encode(
+    if x_domain is None:  # whole marks and intervals
+        at_x["scale"]["padding"] = 8
+    dots = base.mark_point(size=95 if step == 30 else 60, strokeWidth=2, opacity=1).encode(
         x=at_x,
         color=hue,
         shape=parts.named(alt.Shape, source, names, ["diamond", *SHAPES], key),
@@ -177,7 +184,7 @@ def compare(
     if hollow is not None:
         dots = dots.encode(fillOpacity=alt.condition(alt.datum[hollow] == "True", alt.value(0), alt.value(1)))
     chart = alt.layer(*layers, dots, *parts.rules((), reference_x, above=True))
-    return parts.finish(chart.properties(height=alt.Step(30)), title, description)
+    return parts.finish(chart.properties(height=alt.Step(step, **{"for": "position"})), title, description)
 
 
 def heatmap(
@@ -242,15 +249,18 @@ def regions(
     sort_x: Names = None, sort_y: Names = None, slider: Slider | None = None, rest: str | None = None,
     hollow: str | None = None,
 ) -> alt.Chart | alt.LayerChart:  # fmt: skip
-    """Who wins where: a cell for each (x, y) in the colour of ``name``; the paler, the less ``sure`` (0 to 1).
+    """Who wins where: a cell for each (x, y) in the colour of ``name``; where names are ``ordered``, they stand in the map.
 
-    A stroke stands in cells that are less than half sure, a ring in those whose column ``hollow`` is true (extrapolated,
-    say). A cell may be missing: nobody wins there. Cells named ``rest`` are grey. Numeric rows grow upwards; the slider
-    must be a filter.
+    A stroke stands in cells that are less than 80% ``sure`` (0 to 1), a cross in those less than half sure, a ring in those
+    whose column ``hollow`` is true (extrapolated, say). A cell may be missing: nobody wins there. Cells named ``rest`` are
+    grey. Numeric rows grow upwards; the slider must be a filter.
     """
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
     data = begin(table, [x, y, name, sure, hollow], texts, slider)
     hue = parts.colour(data, name, sort, ordered, symbolType="square", symbolStrokeWidth=0)
+    if ordered:
+        choices = data.groupby(slider.column, sort=False) if slider else [("", data)]
+        data = pd.concat([parts.inscribed(one, x, y, name, sort_x, sort_y) for _, one in choices])
     if rest is not None:
         names = order(data, name, sort)
         among(names, rest, f"{name}, rest:")
@@ -260,24 +270,38 @@ def regions(
         color=hue,
         tooltip=parts.tooltips(data, {x: x_title, y: y_title}, [name, sure, x, y, hollow]),
     )
-    drawn: list[Any] = [cells]
+    signs: list[Any] = []
     if sure is not None:
         shares = span(data, sure)
         if ((shares < 0) | (shares > 1)).any():
             raise ValueError(
                 f"column {sure!r} must lie between 0 and 1; got {shares.min():g} to {shares.max():g}"
             )
-        faint = alt.Scale(domain=[0.3, 1], range=[0.4, 1], clamp=True)
-        drawn = [cells.encode(opacity=alt.Opacity(field=sure, type="quantitative", scale=faint, legend=None))]
-        if shares.min() < 0.5:
-            description += f" A stroke marks cells that are {DOUBT}."
-            doubt = cells.transform_filter(alt.datum[sure] < 0.5).transform_calculate(_doubt=f"'{DOUBT}'")
-            key = parts.legend([DOUBT], symbolStrokeColor=INK, orient="bottom", offset=4)
-            sign = parts.named(alt.Shape, "_doubt", [DOUBT], [SLASH], key)
-            drawn.append(doubt.mark_point(size=60, strokeWidth=1.5).encode(shape=sign))
+        half, most = DOUBT
+        seen = [
+            word
+            for word, least in ((half, 0), (most, 0.5))
+            if ((least <= shares) & (shares < DOUBT[word][0])).any()
+        ]
+        if seen:
+            words = {
+                half: f"A cross marks cells that are {half}.",
+                most: f"A stroke marks cells that are {most}.",
+            }
+            description = " ".join([description, *map(words.get, seen)])
+            which = f"datum[{json.dumps(sure)}] < 0.5 ? '{half}' : '{most}'"
+            doubt = cells.transform_filter(alt.datum[sure] < 0.8).transform_calculate(_doubt=which)
+            key = parts.legend(seen, symbolStrokeColor=INK, orient="bottom", offset=4)
+            sign = parts.named(alt.Shape, "_doubt", seen, [DOUBT[word][1] for word in seen], key)
+            signs.append(doubt.mark_point(size=60, strokeWidth=1.5).encode(shape=sign))
     if hollow is not None:
-        drawn.append(cells.transform_filter(alt.datum[hollow] == "True").mark_point(size=40, strokeWidth=1.5))
-    marks = [one.encode(color=alt.value(INK), opacity=alt.value(1)) for one in drawn[1:]]
-    rects = drawn[0].mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
+        signs.append(cells.transform_filter(alt.datum[hollow] == "True").mark_point(size=40, strokeWidth=1.5))
+    if ordered:
+        room = f"width / {data[x].nunique()} * datum._run > 8 * length(datum._label)"  # on a phone some names have none
+        size = alt.ExprRef(expr=f"{room} ? 12 : 0")
+        text = cells.transform_filter("datum._label").mark_text(fontSize=size, fontWeight="bold")
+        signs.append(text.encode(text=alt.Text(field="_label", type="nominal")))
+    marks = [one.encode(color=alt.value(INK)) for one in signs]
+    rects = cells.mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
     layers = [slider.transform(one, name) if slider else one for one in (rects, *marks)]
     return parts.finish(alt.layer(*layers) if marks else layers[0], title, description, slider)

@@ -11,7 +11,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.book.charts.style import SERIES, SIZES, WIDTH, palette
+from kinetics_lab.book.charts.style import BESIDE, HEIGHT, MODELS, SERIES, SIZES, WIDTH, palette
 from kinetics_lab.book.charts.tables import Slider, binary, numeric, order, plain, span
 
 Names = Sequence[Any] | None
@@ -70,7 +70,9 @@ def position(
     limits = tuple(domain) if domain is not None else (values.min(), values.max()) if len(values) else None
     axis: dict[str, Any] = {"labelExpr": NUMBER}
     scale: dict[str, Any] = {"nice": domain is None and not log}
-    if channel is alt.X:  # fewer labels on a phone
+    if (
+        channel is alt.X and not log
+    ):  # fewer labels on a phone; on a log axis a count would hide round numbers
         axis["tickCount"] = alt.ExprRef(expr="ceil(width / 80)")
     if not log:  # said even with a domain, or a band's area would pull the axis to zero
         scale["zero"] = domain is None and channel is alt.Y
@@ -112,6 +114,8 @@ def colour(table: pd.DataFrame, column: str | None, sort: Names, ordered: bool, 
     # small to large: a name keeps its colour where others of ``sort`` are absent
     wanted = [plain(v) for v in sort] if ordered and sort is not None and len(sort) <= len(SIZES) else names
     hues = dict(zip(wanted, palette(wanted, ordered), strict=True))
+    if MODELS.keys() & set(names):
+        hues = dict(zip([name for name in names if name not in MODELS], BESIDE, strict=False)) | MODELS
     return named(alt.Color, column, names, [hues[name] for name in names], legend(names, **style))
 
 
@@ -150,6 +154,32 @@ def grid(
     if sort_y is None and numeric(table[y]):
         rows = rows[::-1]
     return {"x": category(alt.X, table, x, x_title, sort_x), "y": category(alt.Y, table, y, y_title, rows)}
+
+
+def inscribed(data: pd.DataFrame, x: str, y: str, name: str, sort_x: Names, sort_y: Names) -> pd.DataFrame:
+    """A map's cells with ``_label``, each name's short form once where its region has most room, and how many cells wide that is."""
+    cells = data.drop_duplicates([x, y]).pivot(index=y, columns=x, values=name)
+    cells = cells.reindex(index=order(data, y, sort_y), columns=order(data, x, sort_x))
+    grid, wide, high = cells.to_numpy(object), WIDTH / cells.shape[1], HEIGHT / cells.shape[0]
+
+    def alike(line: np.ndarray, at: int) -> int:
+        """How many cells around this one, equally many on both sides, have its name."""
+        ends = np.flatnonzero(line != line[at])
+        return int(
+            2 * min(at - max(ends[ends < at], default=-1), min(ends[ends > at], default=len(line)) - at) - 1
+        )
+
+    names, found = order(data, name, None), {}
+    family = str(names[0]).partition("-")[0] + "-"
+    family = family if all(str(one).startswith(family) for one in names) else ""
+    for one in names:
+        runs = [(alike(grid[i], j), alike(grid[:, j], i), i, j) for i, j in np.argwhere(grid == one)]
+        across, down, i, j = max(runs, key=lambda run: min(run[0] * wide, 4 * run[1] * high))
+        text = str(one).removeprefix(family).upper() if family else str(one)
+        if down * high > 11:
+            found[cells.index[i], cells.columns[j]] = text, across
+    told = [found.get(cell, (None, None)) for cell in zip(data[y], data[x], strict=True)]
+    return data.assign(_label=[text for text, _ in told], _run=[run for _, run in told])
 
 
 def within(chart: Any, **domains: Range) -> Any:

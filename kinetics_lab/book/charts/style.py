@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 SERIES = ("#3182ce", "#d9731a", "#0f9bab", "#dc4b5d", "#9267d6", "#2f9e5f", "#a8763e", "#d05aa8")
-SIZES = ("#85953f", "#14a06c", "#4a80c4", "#5468d8", "#9a50e0", "#b44f80", "#d8431c")  # small -> large
+# small -> large: neighbours differ in hue and in lightness, also for readers who tell red from green badly
+SIZES = ("#2ea566", "#556f6c", "#548ef3", "#6b58af", "#9a1ff9", "#b86bb9", "#f35512")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "wedge")
 DASHES: tuple[list[int], ...] = ([], [6, 4], [2, 3], [10, 3, 2, 3])
 BAR = "M-1,-0.12L1,-0.12L1,0.12L-1,0.12Z"  # in a legend, of a series that is a line alone
-DOUBT, SLASH = "less than half sure", "M-0.7,0.7L0.7,-0.7"  # of a cell, and its sign
+# of a cell: below which share of the resamples it has which sign
+DOUBT = {
+    "less than half sure": (0.5, "M-0.7,0.7L0.7,-0.7M-0.7,-0.7L0.7,0.7"),
+    "less than 80% sure": (0.8, "M-0.7,0.7L0.7,-0.7"),
+}
 GROUND = "rgba(128, 128, 128, 0.25)"  # on a light and on a dark page
 INK = "currentColor"
 WIDTH, HEIGHT = 640, 340
@@ -50,12 +53,24 @@ def theme() -> dict[str, Any]:
     }
 
 
+DROPPED = (3, 5, 1, 4, 2)  # of SIZES, where there are fewer names, in this order
+
+
 def palette(names: Sequence[Any], ordered: bool = False) -> list[str]:
     """One colour a series: well apart, or from small to large when ``ordered``. ValueError beyond the palette."""
     colours = SIZES if ordered else SERIES
     if len(names) > len(colours):
         raise ValueError(f"a chart takes at most {len(colours)} series; got {len(names)}: split the chart")
-    if not ordered:
-        return list(colours[: len(names)])
-    at = np.linspace(0, len(colours) - 1, len(names)) if len(names) > 1 else np.array([2.0])
-    return [colours[round(k)] for k in at]
+    left_out = DROPPED[: len(colours) - len(names)] if ordered else ()
+    return [one for k, one in enumerate(colours) if k not in left_out][: len(names)]
+
+
+# a model of the paper has one colour in all figures; others beside it take what is far from these
+MODELS = dict(
+    zip(
+        [f"qwen3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")],
+        palette("123456", True),
+        strict=True,
+    )
+)
+BESIDE = tuple(SERIES[k] for k in (6, 3, 2, 7, 1, 0, 5, 4))
