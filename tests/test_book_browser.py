@@ -633,6 +633,28 @@ def test_a_wide_table_is_a_list_of_cards_on_a_phone_and_a_table_elsewhere(
         page.wait("!document.querySelector('.kl-stack')")
 
 
+def test_a_long_list_of_cards_shows_all_its_rows_at_a_click(chromium: Any, tmp_path: Path) -> None:
+    head = f"<tr><th>model</th><th>{'w' * 40}a</th><th>{'w' * 40}b</th></tr>"
+    rows = "".join(f"<tr><th>{k}</th><td>1</td><td>2</td></tr>" for k in range(14))
+    table = f'<div><table class="dataframe"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    for name in ("kinetics.css", "kl-page.js"):
+        (tmp_path / name).write_bytes((HERE.parent / "book" / "_static" / name).read_bytes())
+    page_text = f'<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="kinetics.css"><article class="bd-article">{table}</article><script src="kl-page.js"></script>'
+    (tmp_path / "index.html").write_text(page_text, encoding="utf-8")
+    seen = "[[...document.querySelectorAll('tbody tr')].filter(r => r.offsetParent).length, document.querySelector('.kl-show-all').textContent]"
+    with chromium.page(PHONE, 844) as page:
+        page.goto(tmp_path / "index.html")
+        page.wait("!!document.querySelector('.kl-show-all')")
+        assert page.js(seen) == [8, "Show all 14 rows"]
+        for want in ([14, "Show the first 8 rows"], [8, "Show all 14 rows"]):
+            page.js("document.querySelector('.kl-show-all').click()")
+            assert page.js(seen) == want
+        page.resize(1280, 900)
+        page.wait("!document.querySelector('.kl-stack')")
+        assert page.js("document.querySelector('.kl-show-all').offsetParent") is None
+        assert page.js(seen)[0] == 14
+
+
 def test_one_switch_shows_all_code_and_hides_it(chromium: Any, built_book: Path) -> None:
     states = """(() => { const folded = [...document.querySelectorAll('div.cell details.hide')];
       const button = document.querySelector('.kl-code-switch');

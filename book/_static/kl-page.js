@@ -81,15 +81,35 @@
     });
   }
 
+  // Below a long list of cards a button that shows the rest of them; print shows them all.
+  function cut(table) {
+    var rows = table.tBodies.length ? table.tBodies[0].rows.length : 0, button = table.klButton;
+    if (rows < 12) return;
+    if (!button) {
+      button = table.klButton = document.createElement("button");
+      button.type = "button";
+      button.className = "kl-show-all";
+      button.addEventListener("click", function () { show(!table.classList.toggle("kl-cut")); });
+      table.insertAdjacentElement("afterend", button);
+    }
+    function show(all) {
+      button.setAttribute("aria-expanded", String(all));
+      button.textContent = all ? "Show the first 8 rows" : "Show all " + rows + " rows";
+    }
+    table.classList.add("kl-cut");
+    show(false);
+  }
+
   // A table that is wider than the page breaks its lines, and on a phone becomes a list of cards: no column is out of sight.
   function stackTables() {
     function fit(table) {
-      table.classList.remove("kl-stack", "kl-tight");
+      table.classList.remove("kl-stack", "kl-tight", "kl-cut");
       if (![table, table.parentElement].some(function (box) { return box.scrollWidth > box.clientWidth + 1; })) return;
       if (window.innerWidth > 600) { table.classList.add("kl-tight"); return; }
       if (!table.klNamed) nameCells(table);
       table.klNamed = true;
       table.classList.add("kl-stack");
+      cut(table);
     }
     var widths = new Map();
     var watcher = new ResizeObserver(function (seen) {

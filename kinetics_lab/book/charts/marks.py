@@ -14,7 +14,7 @@ from kinetics_lab.book.charts import parts
 from kinetics_lab.book.charts.parts import Names, Range, Rules
 from kinetics_lab.book.charts.style import BAR, DASHES, DOUBT, GROUND, INK, SERIES, SHAPES
 from kinetics_lab.book.charts.tables import Slider, begin, order, span
-from kinetics_lab.errors import among
+from kinetics_lab.errors import among, require
 
 
 def lines(
@@ -117,8 +117,7 @@ def stacked_bars(
     texts = {"x_title": x_title, "y_title": y_title, "description": description}
     data = begin(table, [x, *known_y, part], texts, slider)
     values = span(data, *known_y)
-    if (values < 0).any():
-        raise ValueError(f"column {y!r} must not be negative in stacked bars; got {values.min():g}")
+    require(values >= 0, f"column {y!r} must not be negative in stacked bars", values)
     totals, steady = np.empty(0), bool(slider and slider.column and not normalize)
     if steady and slider:  # room for the tallest bar of every choice
         totals = np.append(data.groupby([x, slider.column], observed=True)[y].sum().to_numpy(float), 0)
@@ -149,8 +148,7 @@ def compare(
     ``sort`` orders the sources, ``sort_label`` the rows. Hollow are the first source, or the marks whose column ``hollow`` is true.
     Where a row has several intervals, they stand one below the other.
     """
-    if (lo is None) != (hi is None):
-        raise ValueError(f"lo and hi must be given together; got lo={lo!r}, hi={hi!r}")
+    require((lo is None) == (hi is None), "lo and hi must be given together", [lo, hi])
     texts = {"x_title": x_title, "description": description}
     data = begin(table, [label, value, source, lo, hi, hollow], texts)
     names = order(data, source, sort)
@@ -221,8 +219,7 @@ def _shades(
 ) -> tuple[alt.Color, str]:
     """The colour of a heat map's cells, and the Vega expression that tells which cells are pale."""
     values = span(data, value)
-    if log and (values <= 0).any():
-        raise ValueError(f"column {value!r} must be positive for log colours; got {values.min():g}")
+    require((values > 0) | (not log), f"column {value!r} must be positive for log colours", values)
     warp, back = (np.log, np.exp) if log else (float, float)
     low, high = float(warp(values.min())), float(warp(values.max()))
     cell = f"datum[{json.dumps(value)}]"
@@ -273,27 +270,19 @@ def regions(
     signs: list[Any] = []
     if sure is not None:
         shares = span(data, sure)
-        if ((shares < 0) | (shares > 1)).any():
-            raise ValueError(
-                f"column {sure!r} must lie between 0 and 1; got {shares.min():g} to {shares.max():g}"
-            )
-        half, most = DOUBT
-        seen = [
-            word
-            for word, least in ((half, 0), (most, 0.5))
-            if ((least <= shares) & (shares < DOUBT[word][0])).any()
-        ]
-        if seen:
-            words = {
-                half: f"A cross marks cells that are {half}.",
-                most: f"A stroke marks cells that are {most}.",
-            }
-            description = " ".join([description, *map(words.get, seen)])
-            which = f"datum[{json.dumps(sure)}] < 0.5 ? '{half}' : '{most}'"
-            doubt = cells.transform_filter(alt.datum[sure] < 0.8).transform_calculate(_doubt=which)
-            key = parts.legend(seen, symbolStrokeColor=INK, orient="bottom", offset=4)
-            sign = parts.named(alt.Shape, "_doubt", seen, [DOUBT[word][1] for word in seen], key)
-            signs.append(doubt.mark_point(size=60, strokeWidth=1.5).encode(shape=sign))
+        require((shares >= 0) & (shares <= 1), f"column {sure!r} must lie between 0 and 1", shares)
+        doubts = {
+            one: place
+            for one, (*place, _, _) in DOUBT.items()
+            if ((shares >= place[0]) & (shares < place[1])).any()
+        }
+        description += "".join(f" {DOUBT[one][2]} marks cells that are {one}." for one in doubts)
+        key = parts.legend([*doubts, ""], symbolStrokeColor=INK, orient="bottom", offset=4)
+        shape = parts.named(alt.Shape, "_doubt", [*doubts], [DOUBT[one][3] for one in doubts], key)
+        for one, (least, below) in doubts.items():
+            unsure = cells.transform_filter((alt.datum[sure] >= least) & (alt.datum[sure] < below))
+            sign = unsure.transform_calculate(_doubt=f"'{one}'").mark_point(size=60, strokeWidth=1.5)
+            signs.append(sign.encode(shape=shape))
     if hollow is not None:
         signs.append(cells.transform_filter(alt.datum[hollow] == "True").mark_point(size=40, strokeWidth=1.5))
     if ordered:

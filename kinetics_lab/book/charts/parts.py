@@ -10,9 +10,11 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+from scipy.ndimage import distance_transform_edt
 
 from kinetics_lab.book.charts.style import BESIDE, HEIGHT, MODELS, SERIES, SIZES, WIDTH, palette
 from kinetics_lab.book.charts.tables import Slider, binary, numeric, order, plain, span
+from kinetics_lab.errors import require
 
 Names = Sequence[Any] | None
 Range = tuple[float, float] | None
@@ -65,14 +67,11 @@ def position(
     ``domain`` cuts the axis there; ``steady`` keeps it at all ``values`` whatever a control filters out.
     Raises ValueError for a log axis with values that are not positive.
     """
-    if log and len(values) and values.min() <= 0:
-        raise ValueError(f"column {column!r} must be positive for a log axis; got {values.min():g}")
+    require((values > 0) | (not log), f"column {column!r} must be positive for a log axis", values)
     limits = tuple(domain) if domain is not None else (values.min(), values.max()) if len(values) else None
     axis: dict[str, Any] = {"labelExpr": NUMBER}
     scale: dict[str, Any] = {"nice": domain is None and not log}
-    if (
-        channel is alt.X and not log
-    ):  # fewer labels on a phone; on a log axis a count would hide round numbers
+    if channel is alt.X and not log:  # fewer labels on a phone; a log axis would hide round numbers
         axis["tickCount"] = alt.ExprRef(expr="ceil(width / 80)")
     if not log:  # said even with a domain, or a band's area would pull the axis to zero
         scale["zero"] = domain is None and channel is alt.Y
@@ -157,29 +156,26 @@ def grid(
 
 
 def inscribed(data: pd.DataFrame, x: str, y: str, name: str, sort_x: Names, sort_y: Names) -> pd.DataFrame:
-    """A map's cells with ``_label``, each name's short form once where its region has most room, and how many cells wide that is."""
+    """A map's cells with ``_label``, the short form of a name where its region has most room, and ``_run``, that many cells."""
     cells = data.drop_duplicates([x, y]).pivot(index=y, columns=x, values=name)
     cells = cells.reindex(index=order(data, y, sort_y), columns=order(data, x, sort_x))
-    grid, wide, high = cells.to_numpy(object), WIDTH / cells.shape[1], HEIGHT / cells.shape[0]
-
-    def alike(line: np.ndarray, at: int) -> int:
-        """How many cells around this one, equally many on both sides, have its name."""
-        ends = np.flatnonzero(line != line[at])
-        return int(
-            2 * min(at - max(ends[ends < at], default=-1), min(ends[ends > at], default=len(line)) - at) - 1
-        )
-
-    names, found = order(data, name, None), {}
+    names, found, wide = order(data, name, None), {}, WIDTH / cells.shape[1]
     family = str(names[0]).partition("-")[0] + "-"
-    family = family if all(str(one).startswith(family) for one in names) else ""
+    family = family if all(str(one).startswith(family) for one in names) else "none"
     for one in names:
-        runs = [(alike(grid[i], j), alike(grid[:, j], i), i, j) for i, j in np.argwhere(grid == one)]
-        across, down, i, j = max(runs, key=lambda run: min(run[0] * wide, 4 * run[1] * high))
-        text = str(one).removeprefix(family).upper() if family else str(one)
-        if down * high > 11:
-            found[cells.index[i], cells.columns[j]] = text, across
-    told = [found.get(cell, (None, None)) for cell in zip(data[y], data[x], strict=True)]
-    return data.assign(_label=[text for text, _ in told], _run=[run for _, run in told])
+        inside, size = (
+            np.pad(cells.eq(one), 1),
+            (3 * HEIGHT / cells.shape[0], wide),
+        )  # a name is wider than tall
+        room = distance_transform_edt(inside, sampling=size)[1:-1, 1:-1]
+        i, j = np.unravel_index(room.argmax(), room.shape)
+        if room[i, j] > 33:
+            text = str(one).removeprefix(family)
+            text = text if text == one else text.upper()
+            found[cells.index[i], cells.columns[j]] = text, 2 * room[i, j] / wide - 1
+    told: list[Any] = [found.get(cell, (None, None)) for cell in zip(data[y], data[x], strict=True)]
+    _label, _run = zip(*told, strict=True)
+    return data.assign(_label=_label, _run=pd.Series(_run, data.index, object))
 
 
 def within(chart: Any, **domains: Range) -> Any:

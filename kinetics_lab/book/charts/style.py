@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kinetics_lab.errors import require
+
 SERIES = ("#3182ce", "#d9731a", "#0f9bab", "#dc4b5d", "#9267d6", "#2f9e5f", "#a8763e", "#d05aa8")
 # small -> large: neighbours differ in hue and in lightness, also for readers who tell red from green badly
 SIZES = ("#2ea566", "#556f6c", "#548ef3", "#6b58af", "#9a1ff9", "#b86bb9", "#f35512")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "wedge")
 DASHES: tuple[list[int], ...] = ([], [6, 4], [2, 3], [10, 3, 2, 3])
 BAR = "M-1,-0.12L1,-0.12L1,0.12L-1,0.12Z"  # in a legend, of a series that is a line alone
-# of a cell: below which share of the resamples it has which sign
+# of a cell: from and below which share of the resamples it has which sign
 DOUBT = {
-    "less than half sure": (0.5, "M-0.7,0.7L0.7,-0.7M-0.7,-0.7L0.7,0.7"),
-    "less than 80% sure": (0.8, "M-0.7,0.7L0.7,-0.7"),
+    "less than half sure": (0, 0.5, "A cross", "M-0.7,0.7L0.7,-0.7M-0.7,-0.7L0.7,0.7"),
+    "less than 80% sure": (0.5, 0.8, "A stroke", "M-0.7,0.7L0.7,-0.7"),
 }
 GROUND = "rgba(128, 128, 128, 0.25)"  # on a light and on a dark page
 INK = "currentColor"
@@ -59,8 +61,7 @@ DROPPED = (3, 5, 1, 4, 2)  # of SIZES, where there are fewer names, in this orde
 def palette(names: Sequence[Any], ordered: bool = False) -> list[str]:
     """One colour a series: well apart, or from small to large when ``ordered``. ValueError beyond the palette."""
     colours = SIZES if ordered else SERIES
-    if len(names) > len(colours):
-        raise ValueError(f"a chart takes at most {len(colours)} series; got {len(names)}: split the chart")
+    require(len(names) <= len(colours), f"a chart takes at most {len(colours)} series: split it", len(names))
     left_out = DROPPED[: len(colours) - len(names)] if ordered else ()
     return [one for k, one in enumerate(colours) if k not in left_out][: len(names)]
 

@@ -12,7 +12,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.errors import among, unknown
+from kinetics_lab.errors import among, require, unknown
 
 MAX_ROWS = 5000
 # Vega groups rows in objects, and finds there what JavaScript gives every object: such a name gets an invisible end.
@@ -37,19 +37,17 @@ def begin(
     ValueError for an empty text or table, for too many rows, and for a column that is unknown or Vega cannot name.
     """
     for name, text in texts.items():
-        if not str(text).strip():
-            raise ValueError(f"{name} must be a non-empty text; got {text!r}")
+        require(str(text).strip() != "", f"{name} must be a non-empty text", text)
     needed = [*columns, *(slider.columns() if slider else []), *(tooltip_columns or ())]
     wanted = list(dict.fromkeys(c for c in needed if c))
     for column in wanted:
         among(map(str, table.columns), column, "column")
-        if any(sign in column for sign in ".[]:'\"\\") or column == "count":
-            # Vega reads the signs as paths, and counts the rows of a group into a field "count"
-            raise ValueError(
-                f"column {column!r} needs a name without dots, brackets, colons, quotes; not 'count'"
-            )
-    if not 1 <= len(table) <= MAX_ROWS:
-        raise ValueError(f"a chart takes 1 to {MAX_ROWS} rows; got {len(table)}: thin it out first")
+        # Vega reads the signs as paths, and counts the rows of a group into a field "count"
+        taken = any(sign in column for sign in ".[]:'\"\\") or column == "count"
+        require(
+            not taken, "a column needs a name without dots, brackets, colons, quotes; not 'count'", column
+        )
+    require(1 <= len(table) <= MAX_ROWS, f"a chart takes 1 to {MAX_ROWS} rows", len(table))
     out = table[wanted].reset_index(drop=True)
     for column in [name for name in wanted if out[name].isin(TAKEN).any()]:
         out[column] = out[column].astype(object).map(plain)
@@ -106,12 +104,10 @@ class Slider:
     values: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"Slider.name must be a plain name such as 'intensity'; got {self.name!r}")
+        require(self.name.isidentifier(), "Slider.name must be a plain name such as 'intensity'", self.name)
         if self.column:
             return
-        if self.name not in self.expr:
-            raise ValueError(f"Slider.expr must use the slider's name {self.name!r}; got {self.expr!r}")
+        require(self.name in self.expr, f"Slider.expr must use the slider's name {self.name!r}", self.expr)
         if not (isinstance(self.value, int | float) and self.min <= self.value <= self.max and self.step > 0):
             raise ValueError(f"Slider {self.name!r} needs min <= value <= max and step > 0; got {self}")
 
@@ -120,8 +116,7 @@ class Slider:
         """A slider over ``values`` of ``column`` (a menu when they are text), starting at ``value`` or the first."""
         known = tuple(plain(v) for v in values)
         start = known[0] if value is None and known else plain(value)
-        if start not in known:
-            raise ValueError(f"Slider.filter value must be one of {list(known)}; got {value!r}")
+        require(start in known, f"Slider.filter value must be one of {list(known)}", value)
         return cls(name=f"choose_{column}", label=label, value=start, column=column, values=known)
 
     def _by_index(self) -> bool:
