@@ -43,7 +43,7 @@ def theme() -> dict[str, Any]:
             "font": FONT,
             "customFormatTypes": True,  # for names in tooltips
             "axis": {**text, **axis, "tickOpacity": 0.5, "titleFontWeight": "normal", "titlePadding": 8},
-            "axisX": {"grid": False, "labelAngle": 0, "labelOverlap": "greedy"},
+            "axisX": {"grid": False, "labelAngle": 0, "labelOverlap": "greedy", "labelSeparation": 6},
             "axisY": {**horizontal, "domain": False, "ticks": False, "labelPadding": 6},
             "legend": {**text, **legend, "symbolStrokeWidth": 2.5, "symbolOpacity": 1, "offset": 28},
             "title": {"color": INK, "fontSize": 15, "anchor": "start", "offset": 10},
@@ -67,11 +67,6 @@ def palette(names: Sequence[Any], ordered: bool = False) -> list[str]:
 
 
 # a model of the paper has one colour in all figures; others beside it take what is far from these
-MODELS = dict(
-    zip(
-        [f"qwen3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")],
-        palette("123456", True),
-        strict=True,
-    )
-)
-BESIDE = tuple(SERIES[k] for k in (6, 3, 2, 7, 1, 0, 5, 4))
+_NAMES = [f"qwen3-{size}b" for size in ("0.6", "1.7", "4", "8", "14", "32")]
+MODELS = dict(zip(_NAMES, palette(_NAMES, ordered=True), strict=True))
+BESIDE = tuple(SERIES[k] for k in (2, 7, 6, 3, 1, 0, 5, 4))
