@@ -90,7 +90,9 @@ def test_a_bill_adds_up():
     items = bill(row, 2000, 8)
     assert items["problems"] == "2,000"
     assert float(items["answers drawn"].replace(",", "")) == pytest.approx(2000 * row["draws"], abs=1)
-    assert float(items["hours on 8 devices"]) == pytest.approx(float(items["device-hours"]) / 8, rel=1e-2)
+    assert float(items["hours on 8 devices, every place filled"]) == pytest.approx(
+        float(items["device-hours"]) / 8, rel=1e-2
+    )
     assert float(items["dollars"][1:]) == pytest.approx(3.6 * float(items["device-hours"]), rel=1e-2)
 
 
@@ -120,7 +122,6 @@ def test_every_cell_of_the_table_is_the_plans_answer():
     terms = {
         "clock": parse_clock("h200:vllm"),
         "hourly": 3.99,
-        "policies": ["dense", "block_topk"],
         "batch": "within",
     }
     judges = {"a checker": "until-right", "a judge who errs": "verified:0.8:0.3", "no judge": "majority"}
@@ -140,13 +141,22 @@ def test_every_cell_of_the_table_is_the_plans_answer():
         "batch",
         "again",
         "runner_up",
-        "dense",
     ]
     for (judge, wait), rows in cells.groupby(["judge", "wait"]):
         ways = [judges[judge], *["best-of"] * (judge == "a checker" and limits[wait] < np.inf)]
         asked = terms | {"max_seconds": limits[wait], "n_splits": 1, "dense_layers": 1}
-        want = better([plan(load(), HARDWARE["h200"], budgets, strategy=way, **asked) for way in ways])
+        want, every = (
+            better(
+                [
+                    plan(load(), HARDWARE["h200"], budgets, strategy=way, policies=kinds, **asked)
+                    for way in ways
+                ]
+            )
+            for kinds in (["dense"], ["dense", "block_topk"])
+        )
         pd.testing.assert_frame_equal(rows[names].reset_index(drop=True), want[names], check_dtype=False)
+        assert rows.any_setting.tolist() == every.setting.tolist()
+        assert rows.any_accuracy.tolist() == every.accuracy.tolist()
         assert (want.answer_s.dropna() <= limits[wait]).all()
 
 

@@ -43,6 +43,11 @@ def often(share: float) -> str:
     return ">99" if 0.995 <= share < 1 else percent(share, 0)
 
 
+def rounded(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{float(f'{value:.3g}'):,.12g}"
+
+
 def served(row: Mapping[Any, Any]) -> str:
     """What a setting runs on, how long it takes and what it costs in money, as far as that is known."""
     if row["batch"] == float("inf"):
@@ -74,8 +79,8 @@ def decided(row: Mapping[Any, Any], problems: int = 1000) -> dict[str, str]:
     many, cut = row["n_trials"], "" if pd.isna(row["cap"]) else f", cut at {row['cap']:,.0f} tokens"
     tries = f"{'up to ' * (row['draws'] < many)}{many} answer{'s' * (many != 1)} a problem{' at once' * (row['draws'] >= many > 1)}{cut}"
     best = f"; at best {percent(row['best_case'])} %" if row["best_case"] > row["accuracy"] else ""
-    money = f"${row['usd'] * problems:,.3g}\n" if row["usd"] > 0 else ""
-    hours, wait = row["cost_s"] * problems / 3600, float(f"{row['answer_s']:.3g}")
+    money = f"${rounded(row['usd'] * problems)}\n" if row["usd"] > 0 else ""
+    hours = f"{rounded(row['cost_s'] * problems / 3600)} device-hours"
     beyond = "\n(times extrapolated)" * ("extrapolated" in row["note"])
     sure = f"chosen in {often(row['again'])} % of resamples"
     sure = f"a tie with {row['rivals']}" if row["rivals"] else sure
@@ -83,7 +88,7 @@ def decided(row: Mapping[Any, Any], problems: int = 1000) -> dict[str, str]:
     return {
         "run": f"{row['model']}, {row['policy']}\n{tries}\n{served(row).split(';')[0]}",
         "solves": f"{percent(row['accuracy'])} %\n{percent(row['low'], 0)} to {percent(row['high'], 0)} %{best}",
-        f"bill for {problems:,}": f"{money}{hours:,.3g} device-hours\nanswered after {wait:,g} s{beyond}",
+        f"bill for {problems:,}": f"{money}{hours}\nanswered after {rounded(row['answer_s'])} s{beyond}",
         "how sure": sure + second,
     }  # fmt: skip
 
@@ -96,11 +101,11 @@ def bill(row: Mapping[Any, Any], problems: int, devices: int) -> dict[str, str]:
         "problems": f"{problems:,}",
         "solved": "{:,.0f}, 95 % for others like these: {:,.0f} to {:,.0f}".format(*likely),
         "answers drawn": f"{row['draws'] * problems:,.0f}",
-        "tokens written": f"{row['tokens'] * problems / 1e6:,.3g} million",
-        "device-hours": f"{hours:,.3g}",
-        f"hours on {devices} device{'s' * (devices != 1)}": f"{hours / devices:,.3g}",
+        "tokens written": f"{rounded(row['tokens'] * problems / 1e6)} million",
+        "device-hours": rounded(hours),
+        f"hours on {devices} device{'s' * (devices != 1)}, every place filled": rounded(hours / devices),
     }
-    return found | ({"dollars": f"${row['usd'] * problems:,.3g}"} if row["usd"] > 0 else {})
+    return found | ({"dollars": f"${rounded(row['usd'] * problems)}"} if row["usd"] > 0 else {})
 
 
 def text(found: pd.DataFrame) -> str:
