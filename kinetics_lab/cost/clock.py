@@ -39,29 +39,24 @@ HELD = ("qwen3-1.7b", "qwen3-8b")  # models whose steps judge a fit and never en
 class Clock(Protocol):
     """What every clock can say. ``label`` names it for titles; ``measured`` tells whether kernels were timed."""
 
-    @property
-    def label(self) -> str: ...
+    measured: ClassVar[bool] = False
 
     @property
-    def measured(self) -> bool: ...
+    def label(self) -> str: ...
 
     def step(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, policy: Policy = DENSE, tp: int = 1) -> Parts:  # fmt: skip
         """Seconds of one decode step of ``batch`` sequences with ``context`` cached tokens, by part."""
 
     def inside(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, tp: int = 1) -> np.ndarray:
         """Whether a step lies within what was measured; a clock that computes has no outside."""
+        return np.ones(np.broadcast_shapes(np.shape(batch), np.shape(context)), bool)
 
     def prefill(self, shape: ModelShape, n_in: ArrayLike, tp: int = 1) -> np.ndarray:
         """Seconds to read one prompt of ``n_in`` tokens."""
 
 
-class _Everywhere:  # nothing is interpolated
-    def inside(self, shape: ModelShape, batch: ArrayLike, context: ArrayLike, tp: int = 1) -> np.ndarray:
-        return np.ones(np.broadcast_shapes(np.shape(batch), np.shape(context)), bool)
-
-
 @dataclass(frozen=True)
-class Datasheet(_Everywhere):
+class Datasheet(Clock):
     """Peak rates. ``combine``: "max" (arithmetic and traffic of a part overlap: a bound) or "add" (they do not).
 
     ``precision``: how weights and cache are stored (None: all in the hardware's own); ``layout``: how the model is spread
@@ -72,7 +67,6 @@ class Datasheet(_Everywhere):
     combine: str = "max"
     precision: Precision | None = None
     layout: Layout | None = None
-    measured: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
@@ -96,7 +90,7 @@ class Datasheet(_Everywhere):
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(Clock):
     """Kernels measured by NVIDIA's collector, summed.
 
     No engine's block top-k was measured over a grouped cache. A policy's attention and search then take what dense
@@ -130,7 +124,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Calibrated(_Everywhere):
+class Calibrated(Clock):
     """The law with four constants fitted to measured times: for shapes and policies that nobody timed.
 
     Each layer takes ``layer`` seconds to start; products read ``weights`` bytes/s, attention, search and states ``cache`` bytes/s, unless
@@ -148,7 +142,6 @@ class Calibrated(_Everywhere):
     p90: float = np.nan
     silicon: Silicon | None = field(default=None, compare=False)  # whose times were fitted, if a collector's
     layout: Layout | None = None
-    measured: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
@@ -212,13 +205,13 @@ class Calibrated(_Everywhere):
         return replace(law(fit.x), error=error, p90=p90)
 
 
-def measured_steps(silicon: Silicon, most: int = 512) -> pd.DataFrame:
+def measured_steps(silicon: Silicon) -> pd.DataFrame:
     """Steps of the dense Qwen3 models within what was measured: their work, as `Calibrated.fit` wants it, and ``seconds``.
 
-    Columns ``model``, ``batch`` (up to ``most``), ``context`` and ``parameters``, ``attention`` (seconds), too.
+    Columns ``model``, ``batch`` (up to 512), ``context`` and ``parameters``, ``attention`` (seconds), too.
     """
     sizes, parts = (BYTES[silicon.weights], BYTES[silicon.kv]), []
-    grid = np.meshgrid(2.0 ** np.arange(np.log2(most) + 1), 2.0 ** np.arange(9, 18))
+    grid = np.meshgrid(2.0 ** np.arange(10), 2.0 ** np.arange(9, 18))
     for shape in (one for one in MODELS.values() if one.family == "qwen3"):
         batch, context = (axis.ravel() for axis in grid)
         there = silicon.inside(shape, batch, context)
