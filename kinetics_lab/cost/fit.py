@@ -8,7 +8,7 @@ copies attention and splits the sequences instead. Routed experts are spread ove
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -123,14 +123,15 @@ def weight_bytes(shape: ModelShape, precision: Precision = BF16, layout: Layout 
 
 
 def cache_bytes(
-    shape: ModelShape, context: ArrayLike, precision: Precision = BF16, layout: Layout = ALONE
-) -> np.ndarray:
-    """Bytes that one device of a group holds for one sequence of ``context`` tokens."""
+    shape: ModelShape, context: ArrayLike, precision: Precision = BF16, layout: Layout = ALONE, *, read: bool = False
+) -> np.ndarray:  # fmt: skip
+    """Bytes that one device of a group holds for one sequence of ``context`` tokens, or, states left out, reads in a step."""
     context, total = np.asarray(context, float), np.zeros(np.shape(context))
     for mixer, count in shape.mixers.items():
-        share = layout.held(mixer)
-        for kind, elements in mixer.stored(context).items():
-            total = total + count * share[kind] * precision.bytes(kind) * elements
+        if not read or isinstance(mixer, Attention):
+            share, found = layout.held(mixer), mixer.read(context) if read else mixer.stored(context)
+            for kind, elements in found.items():
+                total = total + count * share[kind] * precision.bytes(kind) * elements
     return total
 
 
@@ -167,7 +168,7 @@ def fit(
         why = f"{shape.name}: {way.why_not(shape)}"
         return Fit(shape, hardware, precision, way, 0, np.nan, np.nan, np.nan, why)
     most = max(tried, key=lambda one: (one.batch, one.devices))
-    return Fit(**{**vars(most), "batch": 0, "reason": _reason(most, context, wanted)})
+    return replace(most, batch=0, reason=_reason(most, context, wanted))
 
 
 def layouts(shape: ModelShape, count: int) -> list[Layout]:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kinetics_lab.cost.fit import ALONE, BF16, Layout, weight_bytes
+from kinetics_lab.cost.fit import ALONE, BF16, Layout, cache_bytes, weight_bytes
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import Dense, Policy
 from kinetics_lab.cost.precision import Precision
 from kinetics_lab.cost.request import COMBINES, Cost, cost_parts, prefill_cost
 from kinetics_lab.cost.shapes import ModelShape
-from kinetics_lab.cost.shapes.parts import Attention, Experts, FeedForward, Part
+from kinetics_lab.cost.shapes.parts import Experts, FeedForward, Part
 from kinetics_lab.errors import among, require
 
 DENSE = Dense()
@@ -40,7 +40,7 @@ def step_parts(
     moved = sum(share[kind] * sizes[kind] * count for kind, count in read.items())
     flops = 2 * here * shape.n_matmul_params / layout.tensor  # of experts, too: batch / devices each
     found = {"parameters": Cost(flops, moved * np.ones_like(context))}
-    kept, full = (cache_read(shape, context, precision, one) for one in (layout, ALONE))
+    kept, full = (cache_bytes(shape, context, precision, one, read=True) for one in (layout, ALONE))
     for name in ("attention", "search", "state"):
         if name in parts:
             held = 1 / layout.tensor if name == "state" else kept / np.where(full > 0, full, 1)
@@ -48,24 +48,13 @@ def step_parts(
     return found | {"communication": Cost(0.0, sent(shape, here, layout))}
 
 
-def cache_read(shape: ModelShape, context: ArrayLike, precision: Precision, layout: Layout) -> np.ndarray:
-    """Bytes of the caches (states left out) that one device reads for one sequence of its group."""
-    context, total = np.asarray(context, float), np.zeros(np.shape(context))
-    for mixer, count in shape.mixers.items():
-        if isinstance(mixer, Attention):
-            share = layout.held(mixer)
-            for kind, elements in mixer.read(context).items():
-                total = total + count * share[kind] * precision.bytes(kind) * elements
-    return total
-
-
 def blocks(shape: ModelShape) -> int:
     """Attention and feed-forward blocks of all layers: each ends in an all-reduce."""
-    kinds = [
-        ({isinstance(part, FeedForward | Experts) for part in layer if type(part) is not Part}, n)
-        for n, layer in shape.groups
-    ]
-    return sum(n * len(found) for found, n in kinds)
+    kinds = (
+        {isinstance(one, FeedForward | Experts) for one in layer if type(one) is not Part}
+        for _, layer in shape.groups
+    )
+    return sum(n * len(found) for (n, _), found in zip(shape.groups, kinds, strict=True))
 
 
 def routed(shape: ModelShape) -> float:
@@ -107,11 +96,8 @@ def prefill_flops(shape: ModelShape, n_in: ArrayLike, cached: float = 0.0) -> di
     n_in = np.asarray(n_in, float)
     body = shape.n_matmul_params - shape.head_params
 
-    def matrices(n: np.ndarray) -> np.ndarray:
-        return 2 * (body * n + shape.head_params * np.minimum(n, 1))  # the last token alone needs the head
-
     def attention(n: np.ndarray) -> np.ndarray:
-        return prefill_cost(shape, n).flops - matrices(n)
+        return prefill_cost(shape, n).flops - 2 * (body * n + shape.head_params * np.minimum(n, 1))
 
     new = 2 * body * n_in * (1 - cached) + 2 * shape.head_params * np.minimum(n_in, 1)
     return {"parameters": new, "attention": attention(n_in) - attention(cached * n_in)}
