@@ -6,7 +6,6 @@ it. Engines keep the KV cache in BF16 unless they are told otherwise, and vocabu
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -15,11 +14,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from kinetics_lab.cost.families import read_object
 from kinetics_lab.cost.hardware import ELEMENT_BYTES, Hardware
 from kinetics_lab.cost.models import CONFIGS
 from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS
 from kinetics_lab.errors import among, lookup, require
-from kinetics_lab.files import read_text
 
 #: The peak that arithmetic runs at where weights are stored so: the four-bit formats below are unpacked to BF16.
 RATES = {"fp8": "fp8", "mxfp8": "fp8", "int8": "int8", "nvfp4": "fp4", "fp4": "fp4"}
@@ -122,11 +121,11 @@ _KINDS = {
 
 def read_precision(path: Path) -> Precision:
     """Read ``quantization_config`` of a ``config.json``, and ModelOpt's ``hf_quant_config.json`` beside it."""
-    config = _object(path)
+    config = read_object(path)
     beside = path.with_name(path.name.replace("config.json", "hf_quant_config.json"))
     if beside == path or not beside.is_file():
         return _read(config, f"{path}: quantization_config", f"as {path.parent.name or path.name} says")
-    read = _object(beside)
+    read = read_object(beside)
     return _read(config, str(beside), f"as {beside.name} says", read.get("quantization", read))
 
 
@@ -177,15 +176,6 @@ def _read(
     return Precision(weights, _cache(given, where), head=head, activations=activations,
                      apart={kind: name for kind, name in apart.items() if name != weights},
                      source=source)  # fmt: skip
-
-
-def _object(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} line {error.lineno}: not JSON ({error.msg})") from None
-    require(isinstance(found, Mapping), f"{path} must hold one object", found)
-    return found
 
 
 def _kind(module: str) -> str:

@@ -16,6 +16,7 @@ from kinetics_lab.cost.families import grouped, hybrid, latent
 from kinetics_lab.cost.families.fields import Fields
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.data import data_path
+from kinetics_lab.errors import require
 from kinetics_lab.files import read_text
 
 Reader = Callable[[Fields], ModelShape]
@@ -126,7 +127,7 @@ def from_hf_config(config: str | PathLike[str] | Mapping[str, Any]) -> ModelShap
     where, folder = "config", ""
     if not isinstance(config, Mapping):
         where, folder = str(config), Path(config).absolute().parent.name
-        config = _read(Path(config), where)
+        config = read_object(Path(config))
     values = _decoder(config, where)
     named = [_architecture(one, where) for one in (values, config)]
     types = [str(one.get("model_type")) for one in (values, config)]
@@ -145,33 +146,31 @@ def _decoder(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """The values of the decoder, which models that see or hear nest; whether embeddings are tied the outermost says."""
     for key in _TEXTS:
         if (inner := values.get(key)) is not None:
-            if not isinstance(inner, Mapping):
-                raise ValueError(f"{where}: {key} must be an object; got {inner!r:.80}")
+            require(isinstance(inner, Mapping), f"{where}: {key} must be an object", inner)
             said = {name: values[name] for name in ("tie_word_embeddings",) if name in values}
             return _decoder({**inner, **said}, where)
     return values
 
 
-def _read(path: Path, where: str) -> Mapping[str, Any]:
+def read_object(path: Path) -> Mapping[str, Any]:
+    """The one object of a JSON file; ``ValueError`` names the file for any other."""
     try:
         text = read_text(path)
         found = json.loads(text) if text.strip() else None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} line {error.lineno}: not JSON ({error.msg})") from None
+        raise ValueError(f"{path} line {error.lineno}: not JSON ({error.msg})") from None
     except (RecursionError, ValueError) as error:
-        raise ValueError(f"{where}: not JSON that can be read ({error})") from None
+        raise ValueError(f"{path}: not JSON that can be read ({error})") from None
     if not isinstance(found, Mapping):
         got = "nothing" if found is None else type(found).__name__
-        raise ValueError(f"{where}: a config.json holds one object, got {got}")
+        raise ValueError(f"{path}: a {path.name} holds one object, got {got}")
     return found
 
 
 def _architecture(values: Mapping[str, Any], where: str) -> str | None:
     listed = values.get("architectures") or []
-    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-        raise ValueError(
-            f"{where}: architectures must list names such as LlamaForCausalLM; got {listed!r:.80}"
-        )
+    fits = isinstance(listed, list) and all(isinstance(one, str) for one in listed)
+    require(fits, f"{where}: architectures must list names such as LlamaForCausalLM", listed)
     return listed[0] if listed else None
 
 
@@ -179,10 +178,7 @@ def _refusal(where: str, architecture: object) -> ValueError:
     """Names that look alike may have other layers: the nearest is named as what it is, not offered instead."""
     if architecture is None:
         return ValueError(f"{where}: neither architectures nor model_type says which model this is")
-    near = get_close_matches(str(architecture), READERS, n=1, cutoff=0.6)
-    known = (
-        f"the nearest name known is {near[0]}, another architecture"
-        if near
-        else f"{len(READERS)} others are known"
-    )
+    known = f"{len(READERS)} others are known"
+    if near := get_close_matches(str(architecture), READERS, n=1):
+        known = f"the nearest name known is {near[0]}, another architecture"
     return ValueError(f"{where}: the layers of architecture {architecture!r} are not known here; {known}")
