@@ -38,10 +38,13 @@ def brute_force(shape, policy, n_in, n_out, n_trials, *, e, share_prompt):
         if share_prompt
         else scored
     )
-    search_flops = shape.score_flops_per_token * scored
+    heads = {
+        name: shape.n_layers * getattr(shape, name) * shape.head_dim for name in ("n_q_heads", "n_kv_heads")
+    }
+    search_flops = 2 * heads["n_q_heads"] * scored
     return (
         matrices + flops + search_flops,
-        e * (shape.kv_elements_per_token * moved + shape.key_elements_per_token * shared),
+        e * (shape.kv_elements_per_token * moved + heads["n_kv_heads"] * shared),
     )
 
 

@@ -28,15 +28,6 @@ PARAMETER_KINDS = (
 )  # fmt: skip
 
 
-_KIND: dict[type[Part], str] = {
-    Attention: "mixer",
-    State: "mixer",
-    FeedForward: "ffn",
-    Experts: "shared",
-    Part: "other",
-}
-
-
 def _one(kind: type[Part], name: str, doc: str) -> Any:
     """The value that all parts of a kind share; 0 where a model has none."""
 
@@ -150,7 +141,7 @@ class ModelShape:
         """Parameters by kind, when ``met`` says how many routed experts of a part count."""
         total: dict[str, Any] = dict.fromkeys(PARAMETER_KINDS, 0)
         for part, count in self.parts.items():
-            total[_KIND[type(part)]] += count * part.matrices
+            total[part.kind] += count * part.matrices
             total["vectors"] += count * part.vectors
             if isinstance(part, Experts):
                 total["router"] += count * part.router
@@ -173,10 +164,6 @@ class ModelShape:
         require(batch > 0, "batch must be positive (sequences decoded together)", batch)
         met = self._count(lambda part: part.count * (1 - (1 - part.chosen / part.count) ** batch))
         return met | {"embedding": 0, "lookup": 0}
-
-    def weights_read(self, batch: ArrayLike) -> Any:
-        """All parameters that one decode step of ``batch`` sequences reads; see :meth:`parameters_read`."""
-        return sum(self.parameters_read(batch).values())
 
     @property
     def head_params(self) -> int:
@@ -224,8 +211,6 @@ class ModelShape:
     n_active_experts = _one(Experts, "chosen", "Routed experts a token is sent to.")
     expert_ffn = _one(Experts, "width", "Hidden width of a routed expert.")
     kv_elements_per_token = _summed("entry", "Cached elements for one token, all layers (D in Table 1).")
-    key_elements_per_token = _summed("keys", "The part that scoring reads, keys or the whole latent.")
-    score_flops_per_token = _summed("score_flops", "FLOP to score one cached key with one query, all layers.")
     attention_flops_per_token = _summed("flops", "FLOP to attend to one cached token, all layers (2 r D).")
 
     def kv_bytes_per_token(self, bytes_per_element: float = 2) -> float:

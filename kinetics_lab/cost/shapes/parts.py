@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from kinetics_lab.errors import require
 class Part:
     """A piece of a layer. ``matrices``: parameters that multiply every token; ``vectors``: norms, biases, small filters."""
 
+    kind: ClassVar[str] = "other"  # of its matrices, a name in ``PARAMETER_KINDS``
     matrices: int = 0
     vectors: int = 0
 
@@ -32,6 +33,7 @@ class Attention(Part):
     latent); ``unabsorbed`` is then the width of one head's key and value together when a prompt is read.
     """
 
+    kind: ClassVar[str] = "mixer"
     heads: int
     kv_heads: int
     qk: int
@@ -111,6 +113,7 @@ class Attention(Part):
 class State(Part):
     """Linear attention or a state space: elements that stay as many at any context. ``flops``: of one step."""
 
+    kind: ClassVar[str] = "mixer"
     recurrent: int
     conv: int = 0
     flops: int = 0
@@ -130,6 +133,7 @@ class State(Part):
 class FeedForward(Part):
     """A block that every token passes. ``width``: its hidden units."""
 
+    kind: ClassVar[str] = "ffn"
     width: int = 0
 
 
@@ -140,6 +144,7 @@ class Experts(Part):
     ``chosen``: routed experts a token is sent to; a mean, no whole number, where some choices lead to no expert.
     """
 
+    kind: ClassVar[str] = "shared"
     count: int
     chosen: float
     each: int
