@@ -164,7 +164,7 @@ def decode_cost(
     return sum(parts.values(), Cost(0.0, 0.0))
 
 
-def prefill_cost(shape: ModelShape, n_in: ArrayLike, *, params: ArrayLike | None = None) -> Cost:
+def prefill_cost(shape: ModelShape, n_in: ArrayLike) -> Cost:
     """Cost of reading the prompt, which the law leaves out: 2 P n_in plus causal attention, in FLOP.
 
     The output head is needed for the last prompt token only, and counted once. Latent attention reads a prompt
@@ -172,8 +172,7 @@ def prefill_cost(shape: ModelShape, n_in: ArrayLike, *, params: ArrayLike | None
     one pass over the weights and one write of the cache for the whole batch, is small beside the arithmetic and not counted.
     """
     n_in = counts(n_in, "n_in", unit=" (tokens)")
-    params = shape.n_matmul_params if params is None else np.asarray(params, float)
-    body = params - shape.head_params
+    body = shape.n_matmul_params - shape.head_params
     flops = 2 * (body * n_in + shape.head_params * np.minimum(n_in, 1))
     work = Work(np.zeros_like(n_in), n_in, np.ones(()), None, False)
     for mixer, count in shape.mixers.items():

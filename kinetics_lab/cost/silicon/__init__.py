@@ -9,6 +9,7 @@ the grid the nearest ratio holds, and :class:`OutsideGridWarning` names the rang
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -118,9 +119,7 @@ class Silicon:
         batch, context = np.asarray(batch, float), np.asarray(context, float)
         return self._attention_grid(q_heads, kv_heads)("attention", batch, batch * context)
 
-    def experts(
-        self, model: str, tokens: ArrayLike, ep: int = 1, tp: int = 1, routing: str = ROUTING
-    ) -> np.ndarray:
+    def experts(self, model: str, tokens: ArrayLike, ep: int = 1, tp: int = 1) -> np.ndarray:
         """The routed experts of one layer, ``tokens`` in all, split over ``tp`` or ``ep`` GPUs."""
         t = rows("experts", self.gpu, self.engine)
         known = sorted(t.model.unique())
@@ -128,8 +127,8 @@ class Silicon:
         # FP8 experts in blocks are what an FP8 checkpoint runs; gpt-oss comes in MXFP4
         types = {"fp8": ["fp8_block", "fp8"]}.get(self.weights, [self.weights])
         types = ["w4a16_mxfp4", "w4a8_mxfp4_mxfp8"] if model.startswith("gpt-oss") else types
-        t = t[(t.model == model) & t.dtype.isin(types) & (t.ep == ep) & (t.tp == tp) & (t.routing == routing)]
-        asked = f"{types[0]}, tp={tp}, ep={ep}, {routing}"
+        t = t[(t.model == model) & t.dtype.isin(types) & (t.ep == ep) & (t.tp == tp) & (t.routing == ROUTING)]
+        asked = f"{types[0]}, tp={tp}, ep={ep}, {ROUTING}"
         others = f"experts of {model} on {self.gpu} under {self.engine} have rows of other settings"
         require(len(t) > 0, others, asked)
         t = t.groupby("tokens", as_index=False)[["us"]].min()
@@ -247,10 +246,8 @@ def measured_engines(gpu: str, weights: str = "bf16", kv: str = "bf16") -> list[
     """The GPU under every engine that was measured on it in these precisions."""
     found = []
     for engine in ENGINE_NAMES:
-        try:
+        with suppress(ValueError):  # not measured
             found.append(Silicon(gpu, engine, weights, kv))
-        except ValueError:
-            continue  # not measured
     return found
 
 

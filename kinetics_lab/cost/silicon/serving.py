@@ -46,10 +46,9 @@ def _attention(shape: ModelShape, silicon: Silicon, batch: np.ndarray, context: 
     """Attention of all layers in a decode step: MLA as a whole module, gpt-oss with its windows, or plain heads of 128."""
     q, kv = shape.n_q_heads // tp, max(1, shape.n_kv_heads // tp)
     if shape.is_mla:
-        kinds = {"fp8": "fp8_block"}
-        t = rows("sparse", silicon.gpu, silicon.engine, "mla_generation_module")
-        t = t[(t.gemm == kinds.get(silicon.weights, silicon.weights))]
-        t, element = t[t["heads"] == q], shape.head_dim
+        t, kind = rows("sparse", silicon.gpu, silicon.engine, "mla_generation_module"), silicon.weights
+        t = t[(t.gemm == ("fp8_block" if kind == "fp8" else kind)) & (t["heads"] == q)]
+        element = shape.head_dim
         what, layers = f"MLA with {q} heads", {0: shape.n_layers}
     elif shape.family == "gpt-oss":
         t, element = rows("windows", silicon.gpu, silicon.engine), 2 * kv * shape.head_dim
@@ -115,13 +114,13 @@ def kernels_per_output_token(
     return np.asarray(step + concurrency * prefill_seconds(shape, silicon, n_in, tp, ep) / n_out)
 
 
-def against_serving(runs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Measured serving runs with what kernels predict: ``predicted_ms``, ``ratio`` to the measured, and ``why_not``.
+def against_serving() -> pd.DataFrame:
+    """The runs of ``silicon_serving`` with what kernels predict: ``predicted_ms``, ``ratio`` to the measured, and ``why_not``.
 
-    ``runs``: rows like those of ``silicon_serving`` (the default). A cache of FP8 is assumed, as the runs do not say.
+    A cache of FP8 is assumed, as the runs do not say.
     Runs that cannot be composed have no prediction, and the rows that lack in ``why_not`` (else empty).
     """
-    runs = read_table("silicon_serving") if runs is None else runs
+    runs = read_table("silicon_serving")
     runs = runs.astype({name: str for name in runs.select_dtypes("category")})
     found = []
     keys = ["model", "gpu", "engine", "precision", "tp", "moe_ep"]
