@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kinetics_lab import MODELS, prefill_cost, read_table
-from kinetics_lab.cost.clock import Datasheet, Measured, calibrated, time_per_output_token
+from kinetics_lab.cost.clock import Datasheet, Measured, calibrated
 from kinetics_lab.cost.hardware import find_hardware
 from kinetics_lab.cost.silicon import Silicon
 from kinetics_lab.cost.silicon.serving import (
@@ -14,6 +14,7 @@ from kinetics_lab.cost.silicon.serving import (
     WHY_NOT,
     _attention,
     against_serving,
+    kernels_per_output_token,
     prefill_seconds,
 )
 
@@ -94,37 +95,33 @@ def test_prefill_takes_at_least_what_the_arithmetic_takes():
 def test_parts_add_up():
     steps = sum(H200.step(LLAMA, 32, 1024 + 512).values())
     prompts = 32 * prefill_seconds(LLAMA, H200, 1024) / 1024
-    assert time_per_output_token(LLAMA, Measured(H200), 32, 1024, 1024) == pytest.approx(
-        float(steps + prompts)
-    )
+    assert kernels_per_output_token(LLAMA, H200, 32, 1024, 1024) == pytest.approx(float(steps + prompts))
 
 
 def test_two_gpus_are_quicker_than_one_but_not_twice():
-    one, two = (time_per_output_token(LLAMA, Measured(H200), 32, 1024, 1024, tp) for tp in (1, 2))
+    one, two = (kernels_per_output_token(LLAMA, H200, 32, 1024, 1024, tp) for tp in (1, 2))
     assert 1 < one / two < 2
 
 
-def test_any_clock_says_the_time_per_output_token():
+def test_clocks_agree_on_the_time_per_output_token():
     """A step in the middle of an answer, and its share of the prompts: by datasheet, by fitted constants, by kernels."""
     fp8 = find_hardware("h200", "fp8")
     seconds = {}
     for clock in (Datasheet(fp8), calibrated(H200), Measured(H200)):
         step = sum(clock.step(LLAMA, 32, 1024 + 512).values())
-        found = time_per_output_token(LLAMA, clock, [32, 64], 1024, 1024)
-        seconds[type(clock).__name__] = float(found[0])
-        assert found[0] == pytest.approx(float(step + 32 * clock.prefill(LLAMA, 1024) / 1024))
-        assert found[1] > found[0]
+        seconds[type(clock).__name__] = float(step + 32 * clock.prefill(LLAMA, 1024) / 1024)
+    served = kernels_per_output_token(LLAMA, H200, [32, 64], 1024, 1024)
+    assert served[0] == pytest.approx(seconds["Measured"])
+    assert served[1] > served[0]
     assert seconds["Datasheet"] < seconds["Measured"]
     assert 0.5 < seconds["Calibrated"] / seconds["Measured"] < 1.5
     least = prefill_cost(LLAMA, 1024).flops / fp8.peak_flops
     assert Datasheet(fp8).prefill(LLAMA, 1024) == pytest.approx(float(least))
-    with pytest.raises(ValueError, match="ep must be 1 with a clock that was not measured; got 2"):
-        time_per_output_token(LLAMA, Datasheet(fp8), 32, 1024, 1024, ep=2)
 
 
 def test_experts_are_split_as_they_are_served():
     moe, h100 = MODELS["qwen3-235b-a22b"], Silicon("h100", "trtllm", "fp8", "fp8")
-    both = [time_per_output_token(moe, Measured(h100), 32, 1024, 1024, tp=4, ep=ep) for ep in (1, 4)]
+    both = [kernels_per_output_token(moe, h100, 32, 1024, 1024, tp=4, ep=ep) for ep in (1, 4)]
     apart = [94 * h100.experts(moe.name, 32, ep, 4 // ep) for ep in (1, 4)]
     prompts = [94 * 32 * h100.experts(moe.name, 1024, ep, 4 // ep) / 1024 for ep in (1, 4)]
     assert both[0] - both[1] == pytest.approx(float(apart[0] - apart[1] + prompts[0] - prompts[1]))
@@ -180,8 +177,8 @@ def test_what_was_not_measured_is_refused():
     with pytest.raises(
         ValueError, match="MLA with 32 heads was not measured on h200 under trtllm; cache; got 'fp8'"
     ):
-        time_per_output_token(
-            MODELS["deepseek-v3"], Measured(Silicon("h200", "trtllm", "fp8", "fp8")), 4, 1024, 1024, 4, 4
+        kernels_per_output_token(
+            MODELS["deepseek-v3"], Silicon("h200", "trtllm", "fp8", "fp8"), 4, 1024, 1024, 4, 4
         )
     with pytest.raises(ValueError, match="query heads must split over tp GPUs; got 3"):
-        time_per_output_token(LLAMA, Measured(H200), 4, 1024, 1024, 3)
+        kernels_per_output_token(LLAMA, H200, 4, 1024, 1024, 3)

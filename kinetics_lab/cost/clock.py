@@ -25,7 +25,6 @@ from kinetics_lab.cost.request import Cost, cost_parts
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.cost.silicon import BYTES, Silicon
 from kinetics_lab.cost.silicon.grid import OutsideGridWarning
-from kinetics_lab.cost.silicon.serving import kernels_per_output_token
 from kinetics_lab.cost.silicon.serving import prefill_seconds as measured_prefill
 from kinetics_lab.cost.step import over_link, prefill_flops, prefill_seconds, sent, step_parts, step_seconds
 from kinetics_lab.errors import require
@@ -258,22 +257,6 @@ def answer_seconds(
     context = n_in[..., None] + reach[..., None] * share
     steps = clock.step(shape, batch[..., None], np.maximum(context, 1.0), policy, tp)
     return {name: n_out * (part * weights).sum(-1) for name, part in steps.items()}
-
-
-def time_per_output_token(
-    shape: ModelShape, clock: Clock, concurrency: ArrayLike, n_in: ArrayLike, n_out: ArrayLike, tp: int = 1, ep: int = 1
-) -> np.ndarray:  # fmt: skip
-    """Seconds per output token after the first, with ``concurrency`` requests in flight on ``tp`` devices, by any clock.
-
-    The step at the middle of an answer, and the share of the prompts that are read meanwhile. ``ep``: GPUs over which measured
-    experts are split; a `Datasheet` says that by its layout.
-    """
-    if isinstance(clock, Measured):
-        return kernels_per_output_token(shape, clock.silicon, concurrency, n_in, n_out, tp, ep)
-    require(ep == 1, "ep must be 1 with a clock that was not measured", ep)
-    concurrency, n_in, n_out = (np.asarray(x, float) for x in (concurrency, n_in, n_out))
-    step = np.sum([*clock.step(shape, concurrency, n_in + n_out / 2, tp=tp).values()], 0)
-    return np.asarray(step + concurrency * clock.prefill(shape, n_in, tp) / n_out)
 
 
 def parse_clock(text: str) -> Clock:

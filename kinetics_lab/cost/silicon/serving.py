@@ -100,8 +100,9 @@ def kernels_per_output_token(
     shape: ModelShape, silicon: Silicon, concurrency: ArrayLike, n_in: ArrayLike, n_out: ArrayLike,
     tp: int = 1, ep: int = 1,
 ) -> np.ndarray:  # fmt: skip
-    """`kinetics_lab.cost.clock.time_per_output_token` by kernels: MLA and windows as they are served, experts over ``ep`` GPUs.
+    """Seconds per output token after the first, with ``concurrency`` requests in flight on ``tp`` GPUs, the experts over ``ep``.
 
+    The step at the middle of an answer, MLA and windows as they are served, and the share of the prompts that are read meanwhile.
     Kernels only: the host, sampling, norms and activation functions are not in it, so that it comes
     out low where an engine waits for them. Raises ``ValueError`` naming the rows that lack.
     """
