@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from difficulty import scoring, write
+from difficulty import log_lengths, scoring, write
 
 from kinetics_lab import cost_table, find_hardware, pass_at_k, read_table
 from kinetics_lab.laws.difficulty import (
@@ -18,7 +18,6 @@ from kinetics_lab.laws.difficulty import (
     expected,
     features,
     fit_law,
-    log_lengths,
 )
 from kinetics_lab.laws.frontier import TRIALS
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +26,12 @@ from kinetics_lab.files import write_whole
 from kinetics_lab.laws.difficulty import (
     Features,
     Law,
+    Setting,
     counts,
     expected,
     features,
     fit_law,
-    log_lengths,
+    wide,
 )
 
 TABLES = {"aime24_qwen3_best_of_n": "aime24", "pythia_math": "math"}
@@ -66,6 +67,19 @@ def aime() -> tuple[pd.DataFrame, Features, np.ndarray, np.ndarray, np.ndarray]:
     known = features(list(summary[["model", "policy"]].drop_duplicates().itertuples(index=False, name=None)))
     problems, y, n = counts(summary, known.names)
     return summary, known, y, n, scoring("aime24", problems)
+
+
+def log_lengths(
+    summary: pd.DataFrame, names: Sequence[Setting], power: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log of E[L^power] (power 1 or 2) and its precision, both [problem, setting]; precision 0 where not run.
+
+    The variance of a mean of n is about power^2 times the squared coefficient of variation (taken as 0.01 at least) over n.
+    """
+    mean, square, n = (wide(summary, c, names) for c in ("mean_tokens", "mean_sq_tokens", "n_traces"))
+    noise = power**2 * (square / mean**2 - 1).clip(lower=0.01)
+    logs = np.log((mean if power == 1 else square).to_numpy())
+    return np.nan_to_num(logs), (n / noise).fillna(0).to_numpy()
 
 
 def nats(y: np.ndarray, n: np.ndarray, p: np.ndarray, where: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from difficulty import write
+from difficulty import log_lengths, write
 from scipy.optimize import minimize
 
 from kinetics_lab import find_hardware, read_table
@@ -27,7 +27,6 @@ from kinetics_lab.laws.difficulty import (
     counts,
     features,
     fit_law,
-    log_lengths,
     outcomes,
 )
 from kinetics_lab.laws.resample import interval, problem_weights

@@ -132,21 +132,27 @@ def test_expected_is_pass_at_n_of_the_draws():
     assert difficulty.expected(np.ones((2, 1, 1)), 3) == pytest.approx(1)
 
 
-def test_lengths_and_their_precision():
+@pytest.fixture
+def script(monkeypatch):
+    """The scripts that choose, score and use the law, by name."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    return import_module
+
+
+def test_lengths_and_their_precision(script):
     summary = read_table("aime24_qwen3_best_of_n")
     names = [("qwen3-8b", "dense"), ("qwen3-8b", "topk:9999")]
     own = summary[(summary.model == "qwen3-8b") & (summary.policy == "dense")].sort_values("problem")
     for power, column in ((1, "mean_tokens"), (2, "mean_sq_tokens")):
-        logs, precision = difficulty.log_lengths(summary, names, power)
+        logs, precision = script("difficulty").log_lengths(summary, names, power)
         assert np.exp(logs[:, 0]) == pytest.approx(own[column].to_numpy())
         spread = (own.mean_sq_tokens / own.mean_tokens**2 - 1).clip(lower=0.01)
         assert precision[:, 0] == pytest.approx((own.n_traces / spread / power**2).to_numpy())
         assert not precision[:, 1].any()
 
 
-def test_a_plan_may_use_what_was_never_run(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
-    impute = import_module("unseen").impute
+def test_a_plan_may_use_what_was_never_run(script):
+    impute, log_lengths = script("unseen").impute, script("difficulty").log_lengths
     summary = read_table("aime24_qwen3_best_of_n").query("model != 'qwen3-4b'")
     summary = summary[summary.policy.isin(["dense", "topk:512", "topk:1024", "topk:128"])]
     wanted = [("qwen3-14b", "topk:128")]
@@ -156,9 +162,7 @@ def test_a_plan_may_use_what_was_never_run(monkeypatch):
     laws = [difficulty.fit_law(known, y, n, rounds=3)]
     for power in (1, 2):
         laws.append(
-            difficulty.fit_law(
-                known, *difficulty.log_lengths(summary, known.names, power), normal=True, rounds=3
-            )
+            difficulty.fit_law(known, *log_lengths(summary, known.names, power), normal=True, rounds=3)
         )
     made = impute(summary, wanted, laws)
     assert made.predicted.all()

@@ -201,26 +201,14 @@ def fit_law(
 
 def counts(summary: pd.DataFrame, names: Sequence[Setting]) -> tuple[pd.Index, np.ndarray, np.ndarray]:
     """Problems of a summary, right answers and traces [problem, setting]; zeros where a setting was not run."""
-    tables = [_wide(summary, column, names).fillna(0) for column in ("n_correct", "n_traces")]
+    tables = [wide(summary, column, names).fillna(0) for column in ("n_correct", "n_traces")]
     return tables[0].index, tables[0].to_numpy(float), tables[1].to_numpy(float)
 
 
-def log_lengths(
-    summary: pd.DataFrame, names: Sequence[Setting], power: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log of E[L^power] (power 1 or 2) and its precision, both [problem, setting]; precision 0 where not run.
-
-    The variance of a mean of n is about power^2 times the squared coefficient of variation (taken as 0.01 at least) over n.
-    """
-    mean, square, n = (_wide(summary, c, names) for c in ("mean_tokens", "mean_sq_tokens", "n_traces"))
-    noise = power**2 * (square / mean**2 - 1).clip(lower=0.01)
-    logs = np.log((mean if power == 1 else square).to_numpy())
-    return np.nan_to_num(logs), (n / noise).fillna(0).to_numpy()
-
-
-def _wide(summary: pd.DataFrame, column: str, names: Sequence[Setting]) -> pd.DataFrame:
-    wide = summary.pivot(index="problem", columns=["model", "policy"], values=column)
-    return wide.reindex(columns=pd.MultiIndex.from_tuples(names))
+def wide(summary: pd.DataFrame, column: str, names: Sequence[Setting]) -> pd.DataFrame:
+    """A column of a summary as [problem, setting]; NaN where a setting was not run."""
+    found = summary.pivot(index="problem", columns=["model", "policy"], values=column)
+    return found.reindex(columns=pd.MultiIndex.from_tuples(names))
 
 
 def expected(chance: np.ndarray, n_trials: ArrayLike) -> np.ndarray:
