@@ -21,7 +21,7 @@ from kinetics_lab.cost.clock import Clock, answer_seconds
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense, Policy, parse_policy
-from kinetics_lab.cost.request import Cost, decode_cost
+from kinetics_lab.cost.request import decode_cost
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.errors import among, lookup, require
 from kinetics_lab.traces.table import pass_at_k
@@ -71,13 +71,15 @@ def cost_table(
         table = table[table.n_trials <= table.n_traces].reset_index(drop=True)
         own = (params or {}).get(str(name))
         read = price_as(policy) if price_as else policy
-        found = _cost(table, shape, read, params=own, **options)
+        names = ("tokens_in", "mean_tokens", "n_trials", "mean_sq_tokens")
+        n_in, mean, n_trials, square = moments = [table[column].to_numpy(float) for column in names]
+        found = decode_cost(shape, read, n_in, mean, n_trials, n_out_sq=square, params=own, **options)
         priced = {"flops": found.flops, "bytes": found.bytes, "eflops": found.eflops(hardware, combine)}
         if clock is not None:
             require("batch" in options, "a clock needs batch (answers decoded together)", sorted(options))
-            priced |= _timed(table, shape, read, clock, options["batch"], options.get("dense_layers", 0))
+            priced |= _timed(moments, shape, read, clock, options["batch"], options.get("dense_layers", 0))
             priced["eflops"] = priced["seconds"] * hardware.peak_flops
-        parts.append(table.assign(tokens=table.n_trials * table.mean_tokens.to_numpy(float), **priced))
+        parts.append(table.assign(tokens=n_trials * mean, **priced))
     table = pd.concat(parts, ignore_index=True)
     rule = f"no row has as many traces as trials={list(trials)}"
     require(len(table) > 0, rule, int(summary.n_traces.max()))
@@ -85,19 +87,16 @@ def cost_table(
     return table
 
 
-def _cost(table: pd.DataFrame, shape: ModelShape, policy: Policy, **options: Any) -> Cost:
-    """Cost of every row, from the moments of its lengths."""
-    names = ("tokens_in", "mean_tokens", "n_trials", "mean_sq_tokens")
-    n_in, mean, n_trials, square = (table[name].to_numpy(float) for name in names)
-    return decode_cost(shape, policy, n_in, mean, n_trials, n_out_sq=square, **options)
-
-
 def _timed(
-    table: pd.DataFrame, shape: ModelShape, policy: Policy, clock: Clock, batch: float, dense_layers: int
+    moments: Sequence[np.ndarray],
+    shape: ModelShape,
+    policy: Policy,
+    clock: Clock,
+    batch: float,
+    dense_layers: int,
 ) -> dict[str, np.ndarray]:
     """Seconds of the device for every row, its answers decoded in batches of ``batch``; whether all was measured."""
-    names = ("tokens_in", "mean_tokens", "n_trials", "mean_sq_tokens")
-    n_in, mean, n_trials, square = (table[name].to_numpy(float) for name in names)
+    n_in, mean, n_trials, square = moments
 
     def took(one: Policy) -> np.ndarray:
         parts = answer_seconds(clock, shape, n_in, mean, batch, one, n_out_sq=square)
@@ -135,7 +134,8 @@ class Allocation:
         return np.where(np.isnan(values).all(0), np.nan, np.nanmax(np.nan_to_num(values, nan=-np.inf), 0))
 
 
-def _check(table: pd.DataFrame, costs: ArrayLike, score: str) -> np.ndarray:
+def _checked(table: pd.DataFrame, costs: ArrayLike, score: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The costs; of each row the place of its problem among the sorted ones, and these."""
     costs = np.asarray(costs, float)
     require(costs.ndim == 1 and costs.size > 0, "costs must be a list of eFLOPs", costs)
     rising = (costs > 0) & (np.diff(costs, prepend=0) > 0)
@@ -145,7 +145,8 @@ def _check(table: pd.DataFrame, costs: ArrayLike, score: str) -> np.ndarray:
     require(len(table) > 0, "the cost table must have at least one row", len(table))
     tasks = table.task.unique() if "task" in table else [""]
     require(len(tasks) == 1, "one allocation is for one task", sorted(map(str, tasks)))
-    return costs
+    place, problems = pd.factorize(table.problem, sort=True)
+    return costs, place, np.asarray(problems)
 
 
 def oracle_allocation(
@@ -157,8 +158,7 @@ def oracle_allocation(
     ("cheapest" or "dearest") one is taken; that matters for tokens spent and for scores on other trials.
     """
     among(("cheapest", "dearest"), ties, "ties")
-    costs = _check(table, costs, score)
-    problem, problems = pd.factorize(table.problem, sort=True)
+    costs, problem, problems = _checked(table, costs, score)
     price, value = table.eflops.to_numpy(float), table[score].to_numpy(float)
     order = np.lexsort((-value, price, problem))
     # Running best within a problem: an offset for each problem above any score starts it anew.
@@ -172,7 +172,7 @@ def oracle_allocation(
     for i, (first, last) in enumerate(pairwise(ends)):
         place = first + np.searchsorted(price[order[first:last]], costs, side="right") - 1
         rows[i] = np.where(place >= first, order[leader[place]], -1)
-    return Allocation(table, np.asarray(problems), costs, rows)
+    return Allocation(table, problems, costs, rows)
 
 
 def uniform_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accuracy") -> Allocation:
@@ -180,8 +180,7 @@ def uniform_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accu
 
     The mean cost over the problems is compared with the cap. Settings that lack a problem are left out.
     """
-    costs = _check(table, costs, score)
-    problem, problems = pd.factorize(table.problem, sort=True)
+    costs, problem, problems = _checked(table, costs, score)
     keys = [name for name in SETTING if name in table]
     setting = table.groupby(keys, sort=False, dropna=False, observed=True).ngroup().to_numpy()
     n_settings = setting.max() + 1
@@ -197,7 +196,7 @@ def uniform_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accu
     front = pareto_frontier(price, value)
     place = np.searchsorted(price[front], costs, side="right") - 1
     chosen = np.where(place[:, None] >= 0, rows[front[place]], -1)
-    return Allocation(table, np.asarray(problems), costs, chosen.T)
+    return Allocation(table, problems, costs, chosen.T)
 
 
 def mean_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accuracy") -> Allocation:
@@ -206,8 +205,7 @@ def mean_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accurac
     Money goes where the next unit of it adds most to ``score``: up the concave hull of every problem's settings. No
     allocation does better at the mean cost that this one has (between two steps of the hull some of a cap is left over).
     """
-    costs = _check(table, costs, score)
-    problem, problems = pd.factorize(table.problem, sort=True)
+    costs, problem, problems = _checked(table, costs, score)
     price_, value = table.eflops.to_numpy(float), table[score].to_numpy(float)
     steps = list[tuple[float, int, float, int]]()  # gain for each unit of cost, problem, cost, row
     for i in range(len(problems)):
@@ -226,7 +224,7 @@ def mean_allocation(table: pd.DataFrame, costs: ArrayLike, score: str = "accurac
     rows = np.full((len(problems), len(costs)), -1)
     for j, (_, i, _, row) in enumerate(steps):
         rows[i, taken > j] = row
-    return Allocation(table, np.asarray(problems), costs, rows)
+    return Allocation(table, problems, costs, rows)
 
 
 def curves(

@@ -178,19 +178,14 @@ def compare_forms(
     require(fewest > most, rule, fewest)
     order = np.random.default_rng(seed).permutation(whole.n)
     parts = [np.sort(order[i::folds]) for i in range(folds)]
-    rows: dict[str, np.ndarray] = {}
-    for form in forms:
-        power, offset = FORMS[form]
-        rows[form] = _held_out(replace(whole, offset=offset, power=power), parts)
-    top = max(rows, key=lambda form: rows[form].mean())
-    behind = {form: rows[top] - row for form, row in rows.items()}
-    table = {"form": list(rows), "parameters": list(n_parameters.values())}
-    table |= {
-        "held_out": [row.mean() for row in rows.values()],
-        "behind": [gap.mean() for gap in behind.values()],
-    }
-    table |= {"se": [gap.std(ddof=1) / np.sqrt(whole.n) for gap in behind.values()]}
-    return pd.DataFrame(table).sort_values("behind").reset_index(drop=True)
+    cases = (replace(whole, power=FORMS[form][0], offset=FORMS[form][1]) for form in n_parameters)
+    rows = np.stack([_held_out(data, parts) for data in cases])  # [form, point]
+    behind = rows[rows.mean(1).argmax()] - rows
+    table = pd.DataFrame({
+        "form": list(n_parameters), "parameters": list(n_parameters.values()), "held_out": rows.mean(1),
+        "behind": behind.mean(1), "se": behind.std(1, ddof=1) / np.sqrt(whole.n),
+    })  # fmt: skip
+    return table.sort_values("behind").reset_index(drop=True)
 
 
 def _held_out(data: Data, parts: Sequence[np.ndarray]) -> np.ndarray:

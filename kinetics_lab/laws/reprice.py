@@ -63,10 +63,8 @@ def length_at(
     return high
 
 
-def lengths(
-    table: pd.DataFrame, cost: str, n_in: float, *, hardware: Hardware | None = None, **options: Any
-) -> np.ndarray:
-    """Tokens that column ``cost`` of ``table`` (FLOP; eFLOPs with ``hardware``) pays for, a row at a time.
+def lengths(table: pd.DataFrame, cost: str, n_in: float, **options: Any) -> np.ndarray:
+    """Tokens that column ``cost`` of ``table`` (FLOP; eFLOPs with a ``hardware``) pays for, a row at a time.
 
     ``table`` has a column ``model`` of names in MODELS; attention is dense. Options and errors are those of
     :func:`length_at`.
@@ -74,7 +72,7 @@ def lengths(
     found = np.empty(len(table))
     for name, rows in table.groupby("model").indices.items():
         paid = table[cost].to_numpy(float)[rows]
-        found[rows] = length_at(find_model(str(name)), Dense(), paid, n_in, hardware=hardware, **options)
+        found[rows] = length_at(find_model(str(name)), Dense(), paid, n_in, **options)
     return found
 
 

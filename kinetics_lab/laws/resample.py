@@ -52,8 +52,8 @@ class Bootstrap:
 
 
 def bootstrap(
-    fit_function: Callable[[np.ndarray], ArrayLike], n_units: int, n_boot: int = 1000, seed: int = 0, level: float = 0.95
-) -> Bootstrap:  # fmt: skip
+    fit_function: Callable[[np.ndarray], ArrayLike], n_units: int, n_boot: int = 1000, seed: int = 0
+) -> Bootstrap:
     """Resample units (problems) and refit: the interval of anything that is computed from problems.
 
     ``fit_function(indices)`` gets the positions of the problems in a resample (with repetitions; all of them
@@ -67,7 +67,7 @@ def bootstrap(
     draws = np.array([fit_function(np.repeat(units, row)) for row in counts], float)
     lost = float(np.isnan(draws).mean(0).max())
     require(lost <= 0.1, "at most a tenth of the resamples may fail (NaN)", lost)
-    low, high = interval(draws, n_units, level)
+    low, high = interval(draws, n_units)
     return Bootstrap(value, draws, low, high)
 
 
@@ -209,10 +209,10 @@ def advantage(
     return pd.DataFrame(rows, columns=["level", "ratio", "low", "high", "reached"]), gap
 
 
-def _split_gap(base: np.ndarray, other: np.ndarray, seed: int, n_splits: int = 50) -> float:
+def _split_gap(base: np.ndarray, other: np.ndarray, seed: int) -> float:
     """The gap [name, problem, cost] where one half of the problems says that it is largest, on the other half; a mean."""
     rng, found = np.random.default_rng(seed), []
-    for _ in range(n_splits):
+    for _ in range(50):
         halves = np.array_split(rng.permutation(base.shape[1]), 2)
         gaps = [other[:, half].mean(1).max(0) - base[:, half].mean(1).max(0) for half in halves]
         found += [gaps[1][gaps[0].argmax()], gaps[0][gaps[1].argmax()]]
@@ -265,19 +265,18 @@ def split_trials(
 
 
 def out_of_sample(
-    halves: Iterable[pd.DataFrame], costs: ArrayLike, allocate: Callable[..., Allocation] = oracle_allocation,
-    price: str = "eflops",
+    halves: Iterable[pd.DataFrame], costs: ArrayLike, allocate: Callable[..., Allocation] = oracle_allocation
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Accuracy when settings are chosen and scored on the same half of the trials, and on different halves.
 
     ``halves``: cost tables from :func:`split_trials`. Three arrays [problem, cost], means over the splits (each half chooses once):
     accuracy on the half that chose, on the other (their difference is the optimism of choosing and scoring on the same trials,
-    for half as many as there are), and what the choices cost in column ``price`` (0 where nothing fits).
+    for half as many as there are), and what the choices cost (eFLOPs, 0 where nothing fits).
     """
     found = []
     for table in halves:
         for choose, judge in (("first", "second"), ("second", "first")):
             chosen = allocate(table, costs, score=choose)
-            found.append([chosen.values(name) for name in (choose, judge, price)])
+            found.append([chosen.values(name) for name in (choose, judge, "eflops")])
     seen, unseen, spent = np.mean(found, 0)
     return seen, unseen, spent

@@ -98,9 +98,9 @@ class Rule:
         used = np.cumsum(np.r_[tokens, again * wrong[:-1]])
         return float(np.interp(budget, np.r_[0, used], np.r_[0, 1 - wrong]))
 
-    def thinks(self, low: tuple[float, float], high: tuple[float, float], most: int = 8) -> bool:
+    def thinks(self, low: tuple[float, float], high: tuple[float, float]) -> bool:
         """Whether the higher effort solves more than tries at the lower for the same tokens; (accuracy, tokens) of both."""
-        return high[0] > self.tries(*low, high[1], most)
+        return high[0] > self.tries(*low, high[1])
 
 
 def fit_rule(runs: Sequence[tuple[pd.DataFrame, float]]) -> Rule:
@@ -123,12 +123,10 @@ def fit_rule(runs: Sequence[tuple[pd.DataFrame, float]]) -> Rule:
     return Rule(float(best.x), float(np.exp(np.mean(ratios))))
 
 
-def duels(
-    table: pd.DataFrame, choices: float = np.inf, least: int = 4, n_boot: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def duels(table: pd.DataFrame, choices: float = np.inf, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Every two efforts of each model on one task: the higher once, the lower as often as the same tokens buy.
 
-    A row for each pair whose lower effort has ``least`` answers to every problem. Columns ``model``, ``low``,
+    A row for each pair whose lower effort has four answers to every problem. Columns ``model``, ``low``,
     ``high``; ``tries`` (at most); tokens and accuracy of one try, guesses taken out, ``tokens_low``, ``tokens_high``,
     ``accuracy_low``, ``accuracy_high``; ``accuracy_tries``, a mix of two N where the tokens fall between; ``used``, the
     share of the tokens that the tries need (below 1: there are no more answers to draw); ``gain`` = accuracy_high -
@@ -144,7 +142,7 @@ def duels(
         for low, high in combinations(order, 2):
             shared = efforts[low].index.intersection(efforts[high].index)
             cheap, dear = efforts[low].loc[shared], efforts[high].loc[shared]
-            if len(shared) > 1 and (most := int(cheap.n_traces.min())) >= least:
+            if len(shared) > 1 and (most := int(cheap.n_traces.min())) >= 4:
                 row = {"model": model, "low": low, "high": high, "tries": most}
                 rows.append(row | _duel(cheap, dear, most, choices, n_boot, seed))
     return pd.DataFrame(rows)
