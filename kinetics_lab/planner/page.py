@@ -65,11 +65,8 @@ def planner_data(sets: Mapping[str, Set]) -> dict[str, Any]:
     shapes = {name: known[name] for data, known, _ in sets.values() for name in data.model.unique()}
     known = {name: with_predicted(data) if name == "aime24" else data for name, (data, _, _) in sets.items()}
     found = {name: _set(name, data, sets[name][2]) for name, data in known.items()}
-    tables, own = (
-        _tables(shapes, dict.fromkeys(text for data in known.values() for text in data.policy)),
-        published(PUBLIC["otis"][3]),
-    )
-    for name, one in own.items():
+    tables = _tables(shapes, dict.fromkeys(text for data in known.values() for text in data.policy))
+    for name, one in published(PUBLIC["otis"][3]).items():
         if name in shapes:
             tables["models"][name]["precision"] = _stored(one)
     start = {

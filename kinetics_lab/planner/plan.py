@@ -25,14 +25,8 @@ from kinetics_lab.cost.clock import Clock
 from kinetics_lab.cost.hardware import Hardware
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import NothingFitsError, lookup, require
-from kinetics_lab.laws.frontier import (
-    SETTING,
-    Allocation,
-    curves,
-    mean_allocation,
-    oracle_allocation,
-    uniform_allocation,
-)
+from kinetics_lab.laws import frontier
+from kinetics_lab.laws.frontier import SETTING, Allocation
 from kinetics_lab.laws.resample import interval, problem_weights
 from kinetics_lab.planner import offers as inputs
 from kinetics_lab.planner.judge import judged
@@ -51,7 +45,7 @@ _NONE: dict[str, Any] = {  # a row, in the order of its columns, of a budget tha
 }  # fmt: skip
 
 ALLOCATIONS: dict[str, Callable[..., Allocation]] = {
-    "uniform": uniform_allocation, "oracle": oracle_allocation, "hindsight": mean_allocation,
+    "uniform": frontier.uniform_allocation, "oracle": frontier.oracle_allocation, "hindsight": frontier.mean_allocation,
 }  # fmt: skip
 
 
@@ -106,7 +100,7 @@ def plan(
         weights, costs = problem_weights(rows.problem.nunique(), n_boot, seed), given * scale[unit]
         whole, reference = allocate(chosen, costs), allocate(dense, costs) if len(dense) else None
         scores = judged(chosen, data[data.task == task], caps, n_splits, seed, make, costs, allocate)
-        rivals = curves(chosen, costs, "who", uniform_allocation) if allocation == "uniform" else {}
+        rivals = frontier.curves(chosen, costs, "who", allocate) if allocation == "uniform" else {}
         found = _rows(whole, reference, rivals, scores, weights, level, UNITS[unit])
         plans += [{"task": task, "budget": budget} | row for budget, row in zip(given, found, strict=True)]
     units = {name: f"{name}_{unit}" for name in ("budget", "cost", "spent")}

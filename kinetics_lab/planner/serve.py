@@ -42,9 +42,8 @@ def commands(setting: Mapping[Any, Any], weights: str, kv: str, reserve: float =
         elif odd:
             found[engine] = f"none: no flag known here turns a BF16 checkpoint into {odd[0]}"
         elif groups > 1 and not spread:
-            found[engine] = (
-                f"none: no flag known here shares the answers out to {groups:.0f} groups of devices"
-            )
+            many = f"{groups:.0f} groups of devices"
+            found[engine] = f"none: no flag known here shares the answers out to {many}"
         else:
             words = [start, checkpoint(setting["model"]), "--dtype bfloat16"]
             words += [f"{devices} {setting['devices'] / groups:.0f}"]

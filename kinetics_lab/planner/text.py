@@ -153,10 +153,8 @@ def _start(found: pd.DataFrame) -> str:
     about, lines = found.attrs, list[str]()
     for row in found[found.setting != ""].drop_duplicates(["model", "policy", "cap"]).to_dict("records"):
         each = commands(row, about["weights"], about["kv"], about["reserve"])
-        lines += [
-            f"\n{row['model']}, {row['policy']}",
-            *(f"  {engine}: {line}" for engine, line in each.items()),
-        ]
+        lines.append(f"\n{row['model']}, {row['policy']}")
+        lines += [f"  {engine}: {line}" for engine, line in each.items()]
     return "\n\nTo start:" + "\n".join(lines) if lines else ""
 
 
