@@ -29,8 +29,7 @@ def shortened(value: object) -> str:
 def part_of(record: Record, name: str) -> Record:
     """The object ``record[name]``, empty where there is none; anything else is refused."""
     value = record.get(name)
-    if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{name} must be a JSON object; got {shortened(value)}")
+    require(value is None or isinstance(value, dict), f"{name} must be a JSON object", value)
     return value or {}
 
 
@@ -72,18 +71,9 @@ def thinks(part: Any) -> bool:
 def cut_by(reason: Any) -> bool:
     """Whether the generation limit ended an answer."""
     name = reason.get("type") if isinstance(reason, dict) else reason  # SGLang: {"type": "length", ...}
-    if not isinstance(name, str) or name not in _ENDED:
-        raise ValueError(
-            f"finish_reason must be 'stop' or 'length' (an answer that ended); got {shortened(name)}"
-        )
-    return _ENDED[name]
-
-
-def _first(said: Record, names: tuple[str, ...]) -> str | None:
-    for name in names:
-        if said.get(name) not in (None, ""):
-            return name
-    return None
+    cut = _ENDED.get(name) if isinstance(name, str) else None
+    require(cut is not None, "finish_reason must be 'stop' or 'length' (an answer that ended)", name)
+    return bool(cut)
 
 
 def usage_of(said: Record, seen: Counter[str]) -> tuple[int | None, int | None]:
@@ -92,7 +82,7 @@ def usage_of(said: Record, seen: Counter[str]) -> tuple[int | None, int | None]:
     Some servers count cached prompt tokens, and some the reasoning, beside these two and only in the total. Reasoning
     found so is added, and counted in ``seen["beside"]``.
     """
-    names = [_first(said, PROMPT), _first(said, OUTPUT)]
+    names = [next((n for n in known if said.get(n) not in (None, "")), None) for known in (PROMPT, OUTPUT)]
     prompt, output = (None if name is None else whole_number(said[name], name) for name in names)
     if prompt is None or output is None:
         return prompt, output

@@ -131,9 +131,8 @@ class Run:
     prompts: dict[str, int] = field(default_factory=dict)  # tokens of each prompt, counted once
     path: Path = Path()
     line: int = 0
-    scales: dict[str, tuple[str, int]] = field(
-        default_factory=dict
-    )  # of the file's verdicts, since which line
+    #: Of the file's verdicts, since which line.
+    scales: dict[str, tuple[str, int]] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
 
     def said(self, name: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
+from kinetics_lab.errors import require
 from kinetics_lab.traces.said import Record, part_of, shortened, spoken, usage_of
 from kinetics_lab.traces.sources import records
 from kinetics_lab.traces.trial import (
@@ -69,8 +70,7 @@ def _asked(arguments: Any) -> str:
             prompt = "\n".join(map(spoken, json.loads(prompt[0])))
     except (LookupError, TypeError, ValueError):
         prompt = None
-    if not isinstance(prompt, str):
-        raise ValueError(f"arguments must hold the prompt's text first; got {shortened(arguments)}")
+    require(isinstance(prompt, str), "arguments must hold the prompt's text first", arguments)
     return prompt
 
 
@@ -147,8 +147,8 @@ def inspect(path: Path, first: Record, run: Run) -> Parse:
 
 def _choice(output: Record) -> Record:
     choices = field_of(output, "choices", list, "a list with one answer")
-    if len(choices) != 1 or not isinstance(choices[0], dict):
-        raise ValueError(f"output.choices must hold one answer; got {shortened(choices)}")
+    one = len(choices) == 1 and isinstance(choices[0], dict)
+    require(one, "output.choices must hold one answer", choices)
     return choices[0]
 
 
@@ -159,15 +159,11 @@ def evalscope(path: Path, first: Record, run: Run) -> Parse:
     the same ``index`` has the counts. Where that file is not there, the answer's text is all there is to count.
     """
     if "model_output" in first:
-        other = (
-            "predictions hold no verdicts; give reviews/MODEL/TASK.jsonl beside them, which reads these, too"
-        )
-        raise TraceFileError(f"evalscope's {other}")
+        other = "give reviews/MODEL/TASK.jsonl beside them, which reads these, too"
+        raise TraceFileError(f"evalscope's predictions hold no verdicts; {other}")
     names = (run.model or model_name(path.parent.name), run.task or stem_of(path), run.said("policy"))
-    beside, outputs = (
-        path.parent.parent.parent / "predictions" / path.parent.name / path.name,
-        dict[str, Record](),
-    )
+    beside = path.parent.parent.parent / "predictions" / path.parent.name / path.name
+    outputs = dict[str, Record]()
     if beside.is_file():
         with beside.open("rb") as file:
             found = [record for _, record in records(file) if isinstance(record, dict)]
