@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -160,18 +159,12 @@ def oracle_allocation(
     among(("cheapest", "dearest"), ties, "ties")
     costs, problem, problems = _checked(table, costs, score)
     price, value = table.eflops.to_numpy(float), table[score].to_numpy(float)
-    order = np.lexsort((-value, price, problem))
-    # Running best within a problem: an offset for each problem above any score starts it anew.
-    height = np.ptp(value) + 1
-    climbing = value[order] + height * problem[order]
-    best = np.maximum.accumulate(climbing)
-    step = np.r_[True, best[1:] > best[:-1]] if ties == "cheapest" else climbing == best
-    leader = np.maximum.accumulate(np.where(step, np.arange(len(order)), 0))
-    ends = np.searchsorted(problem[order], np.arange(len(problems) + 1))
     rows = np.full((len(problems), len(costs)), -1)
-    for i, (first, last) in enumerate(pairwise(ends)):
-        place = first + np.searchsorted(price[order[first:last]], costs, side="right") - 1
-        rows[i] = np.where(place >= first, order[leader[place]], -1)
+    for i in range(len(problems)):
+        own = np.flatnonzero(problem == i)
+        own = own[pareto_frontier(price[own], value[own], equals=ties == "dearest")]
+        place = np.searchsorted(price[own], costs, side="right") - 1
+        rows[i] = np.where(place >= 0, own[place], -1)
     return Allocation(table, problems, costs, rows)
 
 
@@ -238,14 +231,14 @@ def curves(
 # --- reading curves ------------------------------------------------------------------------------
 
 
-def pareto_frontier(cost: ArrayLike, value: ArrayLike) -> np.ndarray:
-    """Indices of the points that no cheaper (or equally dear) point equals or beats, by ascending cost."""
+def pareto_frontier(cost: ArrayLike, value: ArrayLike, equals: bool = False) -> np.ndarray:
+    """Indices of the points that no cheaper (or equally dear) point equals (unless ``equals``) or beats, by ascending cost."""
     cost, value = np.asarray(cost, float), np.asarray(value, float)
     alike = cost.shape == value.shape and cost.ndim == 1
     require(alike, "cost and value must be equally long", (cost.shape, value.shape))
     order = np.lexsort((-value, cost))
     before = np.maximum.accumulate(np.r_[-np.inf, value[order]])[:-1]
-    return order[value[order] > before]
+    return order[(value[order] > before) | (equals & (value[order] == before))]
 
 
 def cost_to_reach(costs: ArrayLike, accuracy: ArrayLike, levels: ArrayLike) -> np.ndarray:
