@@ -220,11 +220,11 @@ def test_a_strategy_is_read_from_text():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: UntilRight(5).of(4, 2), r"trials \(N\) must be at most n; got \[5\]"),
-        (lambda: UntilRight(0).of(4, 2), r"trials \(N\) must be whole numbers >= 1; got 0"),
-        (lambda: BestOf(1.5).of(4, 2), r"trials \(N\) must be whole numbers >= 1; got 1.5"),
-        (lambda: Majority(2).of(4, 5), r"c \(right traces\) must be at most n; got \[5\]"),
-        (lambda: UntilRight(2, 0).of(4, 2), "at_once must be whole numbers >= 1; got 0"),
+        (lambda: UntilRight(5).of(4, 2), r"k \(trials\) must not exceed n=4 \(traces\); got 5"),
+        (lambda: UntilRight(0).of(4, 2), r"k \(trials\) must be a whole number >= 1; got 0"),
+        (lambda: BestOf(1.5).of(4, 2), r"k \(trials\) must be a whole number >= 1; got 1.5"),
+        (lambda: Majority(2).of(4, 5), r"c \(correct traces\) must not exceed n=4 \(traces\); got 5"),
+        (lambda: UntilRight(2, 0).of(4, 2), "at_once must be a whole number >= 1; got 0"),
         (lambda: Majority(2, "some").of(4, 2), "wrong .some. is not known; known: agree, differ"),
         (lambda: Majority([2]).of([4], [2], []), "votes must be given for each of 1 problems; got 0"),
         (lambda: vote(((2, True),), 3), "votes must hold at least N"),

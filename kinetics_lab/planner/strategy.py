@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import hypergeom
 
 from kinetics_lab.errors import among, lookup, require
+from kinetics_lab.traces.table import counted, whole
 
 Votes = tuple[tuple[int, bool | None], ...]  # of a problem: traces that gave an answer, if right (None: none)
 
@@ -127,7 +128,7 @@ class Majority:
     def of(self, n: ArrayLike, c: ArrayLike, votes: Sequence[Votes] | None = None) -> Outcome:
         """As for `Verified`; ``votes``: the answers of each problem, along the first axis of ``n``, for the exact value."""
         among(("agree", "differ"), self.wrong, "wrong")
-        n_, c_, trials, _ = _counts(n, c, self.trials, 1)
+        n_, c_, trials = counted(n, c, self.trials)
         if votes is None:
             r = np.arange(int(trials.max()) + 1)
             chance = hypergeom.pmf(r, n_[..., None], c_[..., None], trials[..., None])  # of r right ones
@@ -191,14 +192,7 @@ def parse_strategy(text: str) -> Callable[[Any], Strategy]:
 
 def _counts(n: ArrayLike, c: ArrayLike, trials: ArrayLike, wave: ArrayLike) -> list[np.ndarray]:
     """The counts as whole numbers of one shape, checked."""
-    given = np.broadcast_arrays(n, c, trials, wave)
-    names, least = ("n (traces)", "c (right traces)", "trials (N)", "at_once"), (1, 0, 1, 1)
-    for i, value in enumerate(given):
-        whole = value.dtype.kind in "iuf" and bool(((value % 1 == 0) & (value >= least[i])).all())
-        require(whole, f"{names[i]} must be whole numbers >= {least[i]}", value)
-        few = i in (0, 3) or bool((value <= given[0]).all())
-        require(few, f"{names[i]} must be at most n", value[value > given[0]])
-    return [value.astype(int) for value in given]
+    return [*np.broadcast_arrays(*counted(n, c, trials), whole("at_once", wave, 1))]
 
 
 def _checked_one_by_one(

@@ -30,7 +30,7 @@ COLUMNS = ["model", "task", "problem", "trial", "policy", "tokens_in", "tokens_o
 Complaints = Iterator[tuple[int, str]]  # a row's label in the index, and what is wrong with it
 
 
-def _whole(name: str, value: ArrayLike, least: int) -> np.ndarray:
+def whole(name: str, value: ArrayLike, least: int) -> np.ndarray:
     """``value`` as int64, refused unless every number is whole and at least ``least``."""
     given = np.asarray(value)
     rule = f"{name} must be a whole number >= {least}"
@@ -39,10 +39,10 @@ def _whole(name: str, value: ArrayLike, least: int) -> np.ndarray:
     return given.astype(np.int64)
 
 
-def _counts(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def counted(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The three counts of pass@k, checked and broadcast against each other."""
     names = ("n (traces)", "c (correct traces)", "k (trials)")
-    n, c, k = np.broadcast_arrays(*map(_whole, names, (n, c, k), (1, 0, 1)))
+    n, c, k = np.broadcast_arrays(*map(whole, names, (n, c, k), (1, 0, 1)))
     for value, what in ((c, names[1]), (k, names[2])):
         if (over := value > n).any():
             raise ValueError(f"{what} must not exceed n={n[over][0]} (traces); got {value[over][0]}")
@@ -80,7 +80,7 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
 
     Raises ValueError where a count is negative or not whole, k is 0, or c or k exceeds n.
     """
-    n, c, k = _counts(n, c, k)
+    n, c, k = counted(n, c, k)
     # A single factor is the plain share, free of rounding: pass@1 is c / n to the last digit.
     found = np.where(np.minimum(c, k) == 1, np.maximum(c, k) / n, -np.expm1(_log_all_wrong(n, c, k)))
     return float(found) if found.ndim == 0 else found
@@ -111,7 +111,7 @@ def pass_at_k_std(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
     mean over fixed problems take the root of the sum of squares over their number; scatter BETWEEN problems is
     not in it (bootstrap over problems for that).
     """
-    n, c, k = _counts(n, c, k)
+    n, c, k = counted(n, c, k)
     found = np.empty(n.shape)
     for traces, trials in np.unique(np.stack([n.ravel(), k.ravel()]), axis=1).T.tolist():
         here = (n == traces) & (k == trials)
@@ -250,7 +250,7 @@ def summary_of(table: pd.DataFrame, caps: Iterable[int] | None = None) -> pd.Dat
     tokens, correct, truncated = (table[name].to_numpy() for name in ("tokens_out", "correct", "truncated"))
     if caps is None:
         return summary(tokens, correct)
-    wanted = _whole("caps (tokens)", list(caps), 1)
+    wanted = whole("caps (tokens)", list(caps), 1)
     each_once = 0 < np.unique(wanted).size == wanted.size
     require(each_once, "caps must be different numbers", wanted)
     if (unknown := truncated & (tokens < wanted.max())).any():
