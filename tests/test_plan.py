@@ -442,7 +442,7 @@ def test_with_caps_the_traces_are_split(traces):
     table = price(pd.concat([summarize(traces), summarize(traces, [4000, 12000])]), H200, [1, 2, 4])
     table = table.assign(who=table.model + ", " + table.policy)
     firsts = []
-    for seen in split_traces(table, traces, [4000, 12000], 200, seed=1):
+    for seen in split_traces(table, traces, 200, seed=1):
         assert ((seen >= 0) & (seen <= 4) & (table.n_correct - seen <= 4)).all()
         firsts.append(pass_at_k(4, seen, table.n_trials.to_numpy()))
         if len(firsts) > 5:
@@ -466,7 +466,7 @@ def test_trials_of_one_random_stream_stay_in_one_half(traces, caps):
     tables = [summarize(twins).assign(cap=np.nan), *([summarize(twins, caps)] if caps else [])]
     table = price(pd.concat(tables), H200, [1]).assign(who=lambda t: t.model + ", " + t.policy)
     drawn = set()
-    for seen in split_traces(table, twins, caps, 20, seed=3):
+    for seen in split_traces(table, twins, 20, seed=3):
         found = table.assign(seen=seen).pivot(index=["problem", "cap"], columns="policy", values="seen")
         assert (found["dense"] == found["topk:512"]).all()
         drawn.add(tuple(found["dense"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,8 @@ UNIT = ["model", "policy", "problem"]  # traces of one problem are exchangeable
 
 
 def judged(
-    table: pd.DataFrame, data: pd.DataFrame, caps: Sequence[int], n_splits: int, seed: int,
-    make: Callable[..., Strategy], costs: np.ndarray, allocate: Callable[..., Allocation],
+    table: pd.DataFrame, data: pd.DataFrame, n_splits: int, seed: int, make: Callable[..., Strategy], costs: np.ndarray,
+    allocate: Callable[..., Allocation],
 ) -> np.ndarray | str:  # fmt: skip
     """[seen, unseen, spent; cost]: settings chosen on each half of the trials, scored on both; or why that cannot be.
 
@@ -37,10 +37,12 @@ def judged(
         return "not judged out of sample: predicted settings have no traces"
     if table.cap.notna().any() and "trial" not in data:
         return "not judged out of sample: with length caps that takes the traces, not their summary"
-    split = split_traces if "trial" in data else split_counts
+    halved = (
+        split_traces(table, data, n_splits, seed) if "trial" in data else split_counts(table, n_splits, seed)
+    )
     unit, found = table.cost.mean() / table.eflops.mean(), []
     n, c = table.n_traces.to_numpy(int), table.n_correct.to_numpy(int)
-    for seen in split(table, data, caps, n_splits, seed):
+    for seen in halved:
         halves = []
         for size, right in ((n // 2, seen), (n - n // 2, c - seen)):
             one = made.of(size, right)
@@ -55,9 +57,7 @@ def judged(
     return scores
 
 
-def split_counts(
-    table: pd.DataFrame, traces: pd.DataFrame, caps: Sequence[int], n_splits: int, seed: int
-) -> Iterator[np.ndarray]:
+def split_counts(table: pd.DataFrame, n_splits: int, seed: int) -> Iterator[np.ndarray]:
     """For each row of a table of whole answers, right ones in a random half of its traces, drawn from the counts alone."""
     units = table.groupby(UNIT, sort=False, observed=True)
     place, n, c = units.ngroup().to_numpy(), *units[["n_traces", "n_correct"]].first().to_numpy(int).T
@@ -66,9 +66,7 @@ def split_counts(
         yield rng.hypergeometric(c, n - c, n // 2)[place]
 
 
-def split_traces(
-    table: pd.DataFrame, traces: pd.DataFrame, caps: Sequence[int], n_splits: int, seed: int
-) -> Iterator[np.ndarray]:
+def split_traces(table: pd.DataFrame, traces: pd.DataFrame, n_splits: int, seed: int) -> Iterator[np.ndarray]:
     """The same from the ``traces`` behind the table: a trial is in the same half at every cap, and in settings of as many.
 
     So where trial t of two settings was drawn with the same random numbers, no half knows of the other.

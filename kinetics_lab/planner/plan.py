@@ -99,7 +99,7 @@ def plan(
         n_settings[str(task)] = chosen.groupby(KEYS, dropna=False).ngroups
         weights, costs = problem_weights(rows.problem.nunique(), n_boot, seed), given * scale[unit]
         whole, reference = allocate(chosen, costs), allocate(dense, costs) if len(dense) else None
-        scores = judged(chosen, data[data.task == task], caps, n_splits, seed, make, costs, allocate)
+        scores = judged(chosen, data[data.task == task], n_splits, seed, make, costs, allocate)
         rivals = frontier.curves(chosen, costs, "who", allocate) if allocation == "uniform" else {}
         found = _rows(whole, reference, rivals, scores, weights, level, UNITS[unit])
         plans += [{"task": task, "budget": budget} | row for budget, row in zip(given, found, strict=True)]
