@@ -21,6 +21,7 @@ NAMES |= dict.fromkeys(("n", "n_samples", "num_samples"), "n_traces")
 NAMES |= dict.fromkeys(("correct", "c", "num_correct"), "n_correct")
 NAMES |= dict.fromkeys(("avg_tokens", "average_tokens", "mean_length"), "mean_tokens")
 NAMES |= dict.fromkeys(("mean_square", "mean_square_tokens"), "mean_sq_tokens")
+_NUMBERS = ["cap", "tokens_in", "n_traces", "n_correct", "mean_tokens", "mean_sq_tokens"]
 _NEEDED = {"problem", "n_traces", "n_correct", "mean_tokens"}
 
 
@@ -57,9 +58,7 @@ def read_counts(path: Path) -> pd.DataFrame | None:
     table = pd.DataFrame(rows).rename(columns=_named)
     twice = table.columns[table.columns.duplicated()]
     require(len(twice) == 0, f"{path}: each column of the counts must be there once", list(twice))
-    numbers = table.columns.intersection(
-        ["tokens_in", "cap", "n_traces", "n_correct", "mean_tokens", "mean_sq_tokens"]
-    )
+    numbers = table.columns.intersection(_NUMBERS)
     for name in table.columns.intersection(GROUP):
         for value in table[name]:
             require(isinstance(value, str | int | float), f"{path}: {name} must be text", value)
@@ -78,17 +77,16 @@ def _numbers(column: pd.Series) -> pd.Series:
 
 def _completed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The counts with the columns that they lack, and a warning of what these were assumed to be."""
-    stem, told = stem_of(path), list[str]()
-    for name, value in (("model", stem), ("task", stem), ("policy", "dense")):
-        if name not in table:
-            table, told = table.assign(**{name: value}), [*told, f"{name} {value!r}"]
-    if "tokens_in" not in table:
-        table, told = table.assign(tokens_in=0), [*told, "prompts of no tokens (prompts then cost nothing)"]
-    if "mean_sq_tokens" not in table:
-        same = "answers of one length (without mean_sq_tokens, E[L^2]; attention then costs at least what is said)"
-        square = pd.to_numeric(table.mean_tokens, errors="coerce") ** 2
-        table, told = table.assign(mean_sq_tokens=square), [*told, same]
-    if told:
-        warnings.warn(f"{path}: counts without all columns: assumed {'; '.join(told)}", stacklevel=4)
-    order = [*GROUP, "cap", "tokens_in", "n_traces", "n_correct", "mean_tokens", "mean_sq_tokens"]
-    return table[[name for name in order if name in table]]
+    stem, square = stem_of(path), pd.to_numeric(table.mean_tokens, errors="coerce") ** 2
+    same = (
+        "answers of one length (without mean_sq_tokens, E[L^2]; attention then costs at least what is said)"
+    )
+    assumed: dict[str, tuple[Any, str]] = {
+        "model": (stem, f"model {stem!r}"), "task": (stem, f"task {stem!r}"), "policy": ("dense", "policy 'dense'"),
+        "tokens_in": (0, "prompts of no tokens (prompts then cost nothing)"), "mean_sq_tokens": (square, same),
+    }  # fmt: skip
+    if lacks := [name for name in assumed if name not in table]:
+        told = "; ".join(assumed[name][1] for name in lacks)
+        warnings.warn(f"{path}: counts without all columns: assumed {told}", stacklevel=4)
+    table = table.assign(**{name: assumed[name][0] for name in lacks})
+    return table[[name for name in (*GROUP, *_NUMBERS) if name in table]]

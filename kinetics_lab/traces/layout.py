@@ -114,9 +114,8 @@ def _ours(first: Record, run: Run) -> Parse:
         tokens_in = whole_number(field_of(record, "tokens_in", int, "a count"), "tokens_in", 1)
         tokens = whole_number(field_of(record, "tokens_out", int, "a count"), "tokens_out")
         trial = whole_number(field_of(record, "trial", int, "a number"), "trial")
-        yield Trial(
-            model, task, policy, problem, tokens_in, tokens, _score(record, run), stopped != "end", trial
-        )
+        right = _score(record, run)
+        yield Trial(model, task, policy, problem, tokens_in, tokens, right, stopped != "end", trial)
 
     return parse
 

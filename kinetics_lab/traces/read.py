@@ -75,9 +75,8 @@ class _Trials:
                 answer = self.answers.setdefault(said, len(self.answers))
             request = 0 if trial.request is None else hash((code, trial.request, text))
             same = hash((code, text)) if len(text) >= 200 else 0  # shorter ones may well agree by chance
-            self.fresh.append(
-                (code, *trial[4:8], number, request, same, answer, line)
-            )  # in the order of the columns
+            row = (code, *trial[4:8], number, request, same, answer, line)  # in the order of the columns
+            self.fresh.append(row)
         if len(self.fresh) > 4096:
             self.settle()
 
@@ -86,10 +85,8 @@ class _Trials:
         self.settle()
         self.numbered = True
         code = rows.groupby(GROUP, observed=True, sort=False).ngroup().to_numpy()
-        codes = [
-            self._code(group) for group in rows[GROUP].drop_duplicates().itertuples(index=False, name=None)
-        ]
-        made = {"group": np.array(codes)[code], "line": line + np.arange(len(rows))}
+        groups = rows[GROUP].drop_duplicates().itertuples(index=False, name=None)
+        made = {"group": np.array([*map(self._code, groups)])[code], "line": line + np.arange(len(rows))}
         for name, column in self.columns.items():
             values = np.broadcast_to(made.get(name, rows.get(name, 0)), len(rows))
             column.frombytes(values.astype(column.typecode).tobytes())

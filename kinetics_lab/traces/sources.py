@@ -7,12 +7,12 @@ import csv
 import gzip
 import json
 import os
-import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +26,7 @@ LONGEST = 2**27  # bytes of what memory holds as a whole: a line, a cell, a docu
 #: Times its size in the file that a column may hold, if that is over 8 LONGEST; texts are packed 10 times.
 PACKED = 100
 MOST = 10_000_000  # trials: their table then takes about 1 GB
-KNOWN = re.compile(r"\.(jsonl|json|csv|tsv|parquet|eval)(\.gz)?$")
+ENDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".eval")
 Records = Iterator[tuple[int, Record | ValueError]]
 _AS_LINES = (
     "which would have to be in memory; a document can be written as lines: jq -c '.[]' FILE > FILE.jsonl (Inspect's: inspect log "
@@ -41,11 +41,9 @@ def paths_of(given: Any) -> list[Path]:
     for path in map(Path, [given] if isinstance(given, (str, os.PathLike)) else given):
         inside = [path]
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if KNOWN.search(p.name)]
+            inside = [p for p in sorted(path.rglob("*")) if p.name.removesuffix(".gz").endswith(ENDS)]
             if not inside:
-                raise ValueError(
-                    f"{path}: no .jsonl, .json, .csv, .tsv, .parquet or .eval file in this folder"
-                )
+                raise ValueError(f"{path}: no {', '.join(ENDS[:-1])} or {ENDS[-1]} file in this folder")
         elif not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         found += inside
@@ -84,17 +82,18 @@ def _lines(data: Any) -> Iterator[bytes]:
 
 def _json(data: Any) -> Records:
     """A record a line; or a whole document, where the first line is no object or the only one."""
-    lines = ((number, line) for number, line in enumerate(_lines(data), 1) if not line.isspace())
-    head = next(lines, None)
+
+    def numbered() -> Iterator[tuple[int, bytes]]:
+        return ((number, line) for number, line in enumerate(_lines(data), 1) if not line.isspace())
+
+    head = next(lines := numbered(), None)
     if head is None:
         return
     head = (head[0], head[1].removeprefix(codecs.BOM_UTF8))
     first, second = _parsed(*head), next(lines, None)
     if second is not None and isinstance(first[1], dict):
         yield first
-        yield _parsed(*second)
-        for number, line in lines:
-            yield _parsed(number, line)
+        yield from starmap(_parsed, chain([second], lines))
         return
     text = head[1] + (second[1] if second else b"")
     if head[1].lstrip()[:1] in (b"[", b"{"):
@@ -109,9 +108,7 @@ def _json(data: Any) -> Records:
         except (ValueError, RecursionError):
             pass
     data.seek(0)  # so it is lines, of which the first is broken
-    for number, line in enumerate(_lines(data), 1):
-        if not line.isspace():
-            yield _parsed(number, line)
+    yield from starmap(_parsed, numbered())
 
 
 def _parsed(number: int, line: bytes) -> tuple[int, Record | ValueError]:
@@ -146,10 +143,8 @@ def _entries(document: Any) -> Iterable[Record | ValueError]:
         return [document]
     parts = [v for v in document.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
     if len(parts) == 1:
-        names = {"model", "task", "policy"} & document.keys()
-        return objects(
-            parts[0], **{name: document[name] for name in names if isinstance(document[name], str)}
-        )
+        names = (name for name in ("model", "task", "policy") if isinstance(document.get(name), str))
+        return objects(parts[0], **{name: document[name] for name in names})
     if len(document) > 1 and all(isinstance(v, dict) for v in document.values()):
         return [{"problem": name} | v for name, v in document.items()]
     lengths = {len(v) if isinstance(v, list) else 0 for v in document.values()}
@@ -179,9 +174,7 @@ def _parquet_rows(data: Any, many: bool) -> Iterator[tuple[int, Any]]:
             if many and (checked := _checked(batch)) is not None:
                 yield line, checked
             else:
-                part = batch.to_pydict()
-                each = (dict(zip(part, row, strict=True)) for row in zip(*part.values(), strict=True))
-                yield from enumerate(each, line)
+                yield from enumerate(batch.to_pylist(), line)
             line += batch.num_rows
     except (ValueError, OSError) as error:
         wrong = f"not a Parquet file ({error})"

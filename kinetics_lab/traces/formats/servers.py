@@ -105,11 +105,11 @@ def _asked(record: Record, body: Record) -> str | None:
     """The text of the prompt, or of all messages but the system's."""
     request = part_of(record, "request")
     asked = (record, body, request, part_of(request, "body"))
-    messages: list[Any] = next(
-        (said["messages"] for said in asked if isinstance(said.get("messages"), list)), []
-    )
+    lists = (said["messages"] for said in asked if isinstance(said.get("messages"), list))
     texts = [record.get(name, body.get(name)) for name in ("query", "question", "prompt")]
-    turns = [spoken(m.get("content")) for m in messages if isinstance(m, dict) and m.get("role") != "system"]
+    turns = [
+        spoken(m.get("content")) for m in next(lists, []) if isinstance(m, dict) and m.get("role") != "system"
+    ]
     return next((t for t in [*texts, "\n".join(turns)] if isinstance(t, str) and t.strip()), None)
 
 
@@ -149,12 +149,7 @@ def _verdicts(record: Record, answers: list[Record], run: Run) -> list[bool]:
         found = [answer.get(key) for answer in answers] if key in answers[0] else record.get(key, [])
     found = found if isinstance(found, list) else [found]
     if len(found) != len(answers):
-        each = (
-            "no verdict: the line needs"
-            if not found
-            else f"{len(answers)} answers but {len(found)} verdicts: the line needs"
-        )
-        raise ValueError(
-            f"{each} correct (or score), 1 for right and 0 for wrong, a list where it holds several answers"
-        )
+        what = f"{len(answers)} answers but {len(found)} verdicts" if found else "no verdict"
+        needs = "correct (or score), 1 for right and 0 for wrong, a list where it holds several answers"
+        raise ValueError(f"{what}: the line needs {needs}")
     return [run.verdict(value, key) for value in found]
