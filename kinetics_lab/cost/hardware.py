@@ -129,11 +129,8 @@ def _device(path: Path, name: str, table: Any) -> Hardware:
     units = [unit for unit in MEMORY if unit in table]
     require(len(units) == 1, f"{where} needs its memory once, as mib, gib or bytes", units or [*table])
     peaks, unit = table["peaks"], units[0]
-    require(
-        isinstance(peaks, Mapping) and len(peaks) > 0,
-        f"{where} peaks must read {{ bf16 = 312 }} (Tera-FLOP/s)",
-        peaks,
-    )
+    rule = f"{where} peaks must read {{ bf16 = 312 }} (Tera-FLOP/s)"
+    require(isinstance(peaks, Mapping) and len(peaks) > 0, rule, peaks)
     _positive(where, {f"peaks.{key}": value for key, value in peaks.items()})
     _positive(where, {key: table[key] for key in ("bandwidth", unit, "link") if key in table})
     for key in peaks:

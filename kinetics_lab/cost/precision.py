@@ -196,12 +196,9 @@ def _scheme(given: Mapping[str, Any], where: str) -> tuple[str, str | None]:
     group = next(iter(groups.values()))
     how = group.get("weights") or {}
     kind = f"{how.get('type')}{how.get('num_bits')}"
-    names = {
-        "float8": "fp8",
-        "int8": "int8",
-        "float4": "nvfp4",
-        "int4": "int4-g32" if how.get("group_size") == 32 else "int4",
-    }
+    names = {"float8": "fp8", "int8": "int8", "float4": "nvfp4", "int4": "int4"}
+    if how.get("group_size") == 32:
+        names["int4"] = "int4-g32"
     if "mxfp4" in str(group.get("format") or given.get("format")):
         names["float4"] = "mxfp4"
     return lookup(names, kind, f"{where}: weights of"), None if group.get("input_activations") else "bf16"

@@ -89,16 +89,12 @@ def name_models(given: Iterable[str], data: pd.DataFrame) -> dict[str, str]:
     for name, equals, shape in parts:
         if equals and name and shape:
             continue
-        if equals or not name.endswith(".json"):
-            text = name + equals + shape
-            raise ValueError(f"--model must read NAME=SHAPE, or be a config.json alone; got {text!r}")
+        alone = not equals and name.endswith(".json")
+        require(alone, "--model must read NAME=SHAPE, or be a config.json alone", name + equals + shape)
         open_ = sorted({*map(str, data.model.unique())} - {*MODELS, *shapes})
-        if len(open_) != 1:
-            held = f"{len(open_)} ({', '.join(open_)})" if open_ else "none"
-            raise ValueError(
-                f"--model must read NAME=SHAPE unless the traces hold exactly one model without a shape; "
-                f"they hold {held}; got {name!r}"
-            )
+        rule = "--model must read NAME=SHAPE unless the traces hold exactly one model without a shape"
+        held = f"{len(open_)} ({', '.join(open_)})" if open_ else "none"
+        require(len(open_) == 1, f"{rule}; they hold {held}", name)
         shapes[open_[0]] = name
     return shapes
 

@@ -54,8 +54,6 @@ def deepseek_v4(c: Fields) -> ModelShape:
     mixes = Part(matrices=2 * mixed * streams * hidden, vectors=2 * (mixed + 3))
     outside = Part(matrices=streams**2 * hidden, vectors=streams + 1)
     hashed, experts = c("num_hash_layers", default=3, least=0), (moe(c), moe(c, routing_bias=True))
-    layers = [
-        (*mixers[kind], mixes, experts[i >= hashed])
-        for i, kind in enumerate(c.kinds("layer_types", known=set(mixers)))
-    ]
+    kinds = c.kinds("layer_types", known=set(mixers))
+    layers = [(*mixers[kind], mixes, experts[i >= hashed]) for i, kind in enumerate(kinds)]
     return decoder(c, layers, outside=(outside,))

@@ -122,7 +122,7 @@ def against_serving() -> pd.DataFrame:
     Runs that cannot be composed have no prediction, and the rows that lack in ``why_not`` (else empty).
     """
     runs = read_table("silicon_serving")
-    runs = runs.astype({name: str for name in runs.select_dtypes("category")})
+    runs = runs.astype(dict.fromkeys(runs.select_dtypes("category"), str))
     found = []
     keys = ["model", "gpu", "engine", "precision", "tp", "moe_ep"]
     for key, part in runs.groupby(keys):

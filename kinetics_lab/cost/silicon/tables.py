@@ -35,11 +35,8 @@ def rows(table: str, gpu: str, engine: str, op: str = "") -> pd.DataFrame:
     here = everything[(everything.gpu == gpu) & ((everything.op == op) if op else True)]
     versions = sorted(here.engine.unique())
     there = sorted({version.split()[0] for version in versions})
-    require(
-        engine in there,
-        f"{op or table} on {gpu} was measured under {', '.join(there) or 'no engine'}",
-        engine,
-    )
+    rule = f"{op or table} on {gpu} was measured under {', '.join(there) or 'no engine'}"
+    require(engine in there, rule, engine)
     newest = max(version for version in versions if version.startswith(f"{engine} "))
     found = here[here.engine == newest].drop(columns=["gpu"])
     return found.assign(**{name: found[name].astype(str) for name in found.select_dtypes("category")})
