@@ -45,6 +45,14 @@ def test_more_devices_than_kv_heads_copy_heads():
     assert split == pytest.approx(2 * shape.n_params + copied)
 
 
+def test_states_are_held_and_left_out_of_what_a_cache_is_read():
+    shape, way = MODELS["kimi-linear-48b-a3b"], Layout(4)
+    held, read = (float(cache_bytes(shape, 1000, Precision(), way, read=one)) for one in (False, True))
+    states = sum(Precision().bytes(kind) * shape.stored(1000)[kind] for kind in ("state", "conv"))
+    assert states > 0
+    assert held - read == pytest.approx(float(states) / 4)
+
+
 def test_a_latent_cache_is_on_every_device_unless_attention_is_data_parallel():
     """DeepSeek-V3 in FP8 on eight H200: 61 layers of 512 + 64 elements a token."""
     fp8, each = Precision("fp8"), 61 * 576 * 2 * 16384
