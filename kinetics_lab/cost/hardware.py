@@ -87,14 +87,9 @@ class Hardware:
         """``n_devices`` working as one, communication not counted: an upper bound."""
         require(1 <= n_devices <= 10**6, "n_devices must be at least 1, at most a million", n_devices)
         name = f"{n_devices} x {self.name}" if n_devices > 1 else self.name
-        return replace(
-            self,
-            name=name,
-            peaks={precision: peak * n_devices for precision, peak in self.peaks.items()},
-            bandwidth=self.bandwidth * n_devices,
-            memory=self.memory * n_devices,
-            n_devices=self.n_devices * n_devices,
-        )
+        peaks = {precision: peak * n_devices for precision, peak in self.peaks.items()}
+        total = {one: getattr(self, one) * n_devices for one in ("bandwidth", "memory", "n_devices")}
+        return replace(self, name=name, peaks=peaks, **total)
 
     def with_intensity(self, intensity: float) -> Hardware:
         """The same peak with the bandwidth changed so that the intensity is ``intensity`` FLOP/byte."""

@@ -13,6 +13,7 @@ import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -237,17 +238,15 @@ def _reports(table: pd.DataFrame, run: Run, trials: _Trials) -> Iterator[str]:
     run.seen["empty"], run.seen["all"] = int((table["tokens_out"] == 0).sum()), len(table)
     yield from (text.format_map(run.seen) for name, text in SHORT.items() if run.seen[name])
     yield from trials.notes
-    settings: dict[tuple[str, ...], dict[str, int]] = {}
-    for group, count in sorted(zip(trials.groups, trials.counts.tolist(), strict=True)):
-        if count:
-            settings.setdefault(group[:3], {})[group[3]] = count
-    for (model, task, policy), sizes in settings.items():
+    kept = sorted(row for row in zip(trials.groups, trials.counts.tolist(), strict=True) if row[1])
+    for setting, rows in groupby(kept, key=lambda row: row[0][:3]):
+        sizes = {group[3]: count for group, count in rows}
         most = max(sizes.values())
         few = [f"{problem} ({size})" for problem, size in sizes.items() if size < most]
         names = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
         if few:
             what = f"{len(few)} of {len(sizes)} problems have fewer than {most} trials: {names}"
-            yield f"{model}, {task}, {policy}: {what}"
+            yield f"{', '.join(setting)}: {what}"
 
 
 def read_traces(
