@@ -5,6 +5,7 @@ import json
 import pytest
 
 from kinetics_lab.cost.hardware import ELEMENT_BYTES, HARDWARE
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.precision import Precision, find_precision, read_precision
 
 FLOAT4 = {"num_bits": 4, "type": "float", "group_size": 16}
@@ -30,6 +31,19 @@ def test_each_kind_has_its_own_size():
     assert [stored.bytes(kind) for kind in kinds] == [9 / 16, 1, 9 / 16, 1, 1, 4, 2, 2, 2, 2]
     assert Precision().bytes("kv") == 2  # whatever the weights
     assert Precision("fp8").bytes("kv") == 2
+
+
+@pytest.mark.parametrize("model", ["deepseek-v3.2", "glm-5"])
+def test_index_keys_that_engines_keep_in_fp8_do_so_beside_any_cache(model):
+    shape = MODELS[model]
+    for stored in (
+        find_precision(model=model),
+        find_precision("bf16", model=model),
+        find_precision(kv="fp8", model=model),
+    ):
+        key = shape.stored(1)["index"] * stored.bytes("index")
+        assert key == shape.n_layers * (128 + 4)  # 128 elements and their scale
+    assert find_precision(model="deepseek-v3").stored["index"] == "bf16"
 
 
 def test_arithmetic_follows_the_weights_where_the_hardware_can():

@@ -166,7 +166,7 @@ const klLaw = (() => {
   // How a model (or all on a device) is stored, or as told: bytes by kind, names, and the rate of its arithmetic.
   function precision(data, own, weights, kv) {
     const { kv: usual } = own.stored, plain = data.stored.bf16.stored;
-    const stored = weights ? { ...plain, kv: usual, index: usual } : { ...own.stored };
+    const stored = weights ? { ...plain, kv: usual, index: own.stored.index } : { ...own.stored };
     if (kv && stored.index === stored.kv) stored.index = kv;
     if (kv) stored.kv = kv;
     const size = data.kinds.map((kind) => [kind, data.element_bytes[stored[kind] ?? (weights || own.weights)]]);

@@ -93,7 +93,7 @@ def find_precision(
         path = Path(model)
         found = read_precision(path / "config.json" if path.is_dir() else path)
     if weights is not None:
-        found = Precision(weights, found.kv)
+        found = Precision(weights, found.kv, found.index)
     return found if kv is None else replace(found, kv=kv, source=f"{found.source}, KV cache as given")
 
 
@@ -106,6 +106,8 @@ _SCHEMES = {
     "int4": ("int4", None), "w4a16_awq": ("int4", None), "awq": ("int4", None), "gptq": ("int4", None),
     "w4a8_awq": ("int4", "fp8"), "int8": ("int8", None), "int8_sq": ("int8", None),
 }  # fmt: skip
+#: Engines keep their index keys in FP8 with four bytes of scale for 128, whatever the cache: as many bytes as MXFP8 takes.
+_FP8_INDEX = ("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 #: The kinds of matrices, by the names that checkpoints give their modules; the first that fits counts.
 _KINDS = {
     "": r"norm|bias|indexer|conv|\.gate\.",  # too small to tell, or never quantised
@@ -142,8 +144,10 @@ def _read(
     given = config.get("quantization_config") or inner.get("quantization_config") or {}
     require(isinstance(given, Mapping), f"{where} must be an object", given)
     given = {**given, **(beside or {})}
+    built = str(config.get("architectures"))
+    index = "mxfp8" if any(name in built for name in _FP8_INDEX) else None
     if not given:
-        return Precision(source=source)
+        return Precision(index=index, source=source)
     layers = inner.get("num_hidden_layers") or config.get("num_hidden_layers") or 1
     weights, activations = _scheme(given, where)
     apart = {}
@@ -173,7 +177,7 @@ def _read(
     head = apart.pop("head", "bf16")
     for kind in ("embedding", "router", ""):
         apart.pop(kind, None)
-    return Precision(weights, _cache(given, where), head=head, activations=activations,
+    return Precision(weights, _cache(given, where), index, head=head, activations=activations,
                      apart={kind: name for kind, name in apart.items() if name != weights},
                      source=source)  # fmt: skip
 

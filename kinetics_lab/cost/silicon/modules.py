@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.hardware import ELEMENT_BYTES, Hardware
 from kinetics_lab.cost.silicon.tables import BYTES, ENGINE_NAMES, L2_BYTES
 from kinetics_lab.data import read_table
 from kinetics_lab.errors import among, require
 
 #: DeepSeek-V3.2: a latent of 512 and 64 rotary elements a token; an index key of 128 in FP8 with its scale, 64 heads.
-LATENT, VALUE, INDEX_BYTES, INDEX_HEADS, INDEX_DIM = 576, 512, 132, 64, 128
+LATENT, VALUE, INDEX_HEADS, INDEX_DIM = 576, 512, 64, 128
+INDEX_BYTES = INDEX_DIM * ELEMENT_BYTES["mxfp8"]
 CHOSEN = 2048  # tokens that are read
 
 
