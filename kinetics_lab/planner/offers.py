@@ -26,7 +26,7 @@ EMBEDDED = "aime24_qwen3_best_of_n"
 PUBLIC: dict[str, tuple[str, str, int, dict[str, str]]] = {
     "aime24": (EMBEDDED, "aime24", 1, {}),  # the engine behind it keeps the first layer dense unless told otherwise
     "otis": ("epoch_runs", "otis_mock_aime_2024_2025", 0, {
-        "deepseek-reasoner": "deepseek-v3.2", "gpt-oss-120b": "gpt-oss-120b", "kimi-k2-thinking-turbo": "kimi-k2",
+        "deepseek-reasoner": "deepseek-v3.2", "gpt-oss-120b": "gpt-oss-120b", "kimi-k2-thinking-turbo": "kimi-k2-thinking",
         "kimi-k2p5": "kimi-k2.5", "kimi-k2.6": "kimi-k2.5", "qwen3-235b-a22b-thinking-2507": "qwen3-235b-a22b",
     }),
     "ladder": ("ladder_traces", "walk", 1, {}),
