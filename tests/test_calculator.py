@@ -172,6 +172,7 @@ def test_the_command_that_the_page_copies_prints_its_numbers(chromium, folder, c
     asked = [
         "model=qwen3-32b&hardware=h200&devices=4&clock=vllm&weights=fp8&n_in=700&n_out=8192",
         "model=gpt-oss-120b&hardware=b200&policy=block_topk:1024:16&batch=16&reserve=20&answers=5",
+        "model=gpt-oss-120b&hardware=b200&batch=16&reserve=20&answers=40",
         "model=deepseek-v3&hardware=h200&layout=tensor:8&n_in=700&n_out=8192",
         "model=deepseek-v3&hardware=h200&devices=8&layout=tensor:1,data:8",
     ]
@@ -181,6 +182,7 @@ def test_the_command_that_the_page_copies_prints_its_numbers(chromium, folder, c
             line = page.js("document.querySelector('#kl-calculator code').textContent")
             said = page.js("document.querySelector('.kl-calc-said').textContent")
             legend = page.js("document.querySelector('.kl-calc-legend').textContent")
+            table = page.js("document.querySelector('#kl-calculator table').textContent")
         assert ("--layout" in line) == ("layout" in address)
         assert cli.main([*line.split()[1:], "--json"]) == 0
         printed = json.loads(capsys.readouterr().out)
@@ -193,6 +195,14 @@ def test_the_command_that_the_page_copies_prints_its_numbers(chromium, folder, c
         assert not other or said.endswith(
             f" On {where} an answer would cost {100 * other['less']:.0f} % less."
         )
+        if "answers=" in address:
+            rounds = -(-int(address.split("answers=")[1]) // 16)
+            how = f"in {rounds} rounds of the batch" if rounds > 1 else "side by side"
+            assert f", {how}, {step['seconds_to_all']:,.3g} s" in table
+            assert step["seconds_to_all"] == pytest.approx(
+                step["seconds_to_first_token"]
+                + rounds * (step["seconds_to_an_answer"] - step["seconds_to_first_token"])
+            )
         assert (
             f"A step takes {1e3 * step['seconds']:.3g} ms, an answer {step['seconds_to_an_answer']:.3g} s"
             in said
@@ -209,6 +219,8 @@ def test_the_page_answers_a_change_and_says_what_is_wrong_beside_the_field(chrom
         page.goto(folder / "index.html")
         said = page.js("document.querySelector('.kl-calc-said').textContent")
         assert said.startswith("qwen3-8b fits on one h200 with ")
+        drawn = page.js("document.querySelector('.kl-calc-figure').textContent")
+        assert "Dense attention overtakes the parameters at about" in drawn
         command = page.js("document.querySelector('#kl-calculator code').textContent")
         assert (
             command
@@ -221,6 +233,13 @@ def test_the_page_answers_a_change_and_says_what_is_wrong_beside_the_field(chrom
             == "must be a whole number from 1 to 10,000,000"
         )
         assert page.js("document.querySelectorAll('#kl-calculator img').length") == 0
+        for part in (
+            "code",
+            "table",
+            "figure",
+            ".kl-calc-legend",
+        ):  # nothing answers a question that was not asked
+            assert page.js(f"document.querySelector('#kl-calculator {part}').textContent") == ""
         page.js(type_into.format(key="n_out", value=json.dumps("4096")))
         page.js(type_into.format(key="hardware", value=json.dumps("tpu-v5e")))
         page.js(type_into.format(key="model", value=json.dumps("llama3-405b")))
@@ -228,6 +247,12 @@ def test_the_page_answers_a_change_and_says_what_is_wrong_beside_the_field(chrom
             "document.querySelector('.kl-calc-said').textContent"
         )
         assert "n_out=4096" in page.js("location.hash")
+        page.js(type_into.format(key="model", value=json.dumps("deepseek-v3.2")))  # its attention is sparse
+        page.js(type_into.format(key="policy", value=json.dumps("topk:1024:false")))
+        drawn = page.js("document.querySelector('.kl-calc-figure').textContent")
+        assert "Its own attention" in drawn
+        assert "Dense" not in drawn
+        assert ":false" not in drawn + page.js("document.getElementById('kl-policy').textContent")
         assert page.js("document.documentElement.scrollWidth") <= 390
         labelled = "[...document.querySelectorAll('#kl-calculator :is(select, input)')].every(e => e.labels.length === 1)"
         assert page.js(labelled)

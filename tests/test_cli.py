@@ -447,12 +447,16 @@ def plan(monkeypatch):
 
 def test_plan_prints_a_table_of_the_embedded_traces(capsys, plan):
     from kinetics_lab.data import read_table
-    from kinetics_lab.planner.text import text
+    from kinetics_lab.planner.text import elsewhere, text
 
     assert cli.main([*PLAN, "--hardware", "h100", "--weights", "fp8", "--kv", "fp8"]) == 0
     out, err = capsys.readouterr()
     summary = read_table("aime24_qwen3_best_of_n")
-    want = plan(summary, HARDWARE["h100"], [0.1, 5], dense_layers=1, precision=find_precision("fp8", "fp8"))
+    asked = {"data": summary, "hardware": HARDWARE["h100"], "budgets": [0.1, 5], "dense_layers": 1}
+    asked |= {"precision": find_precision("fp8", "fp8")}
+    want = plan(**asked)
+    want["elsewhere"] = elsewhere(want, asked)
+    assert want.elsewhere[1].startswith("on 4 devices: ")
     assert out == text(want) + "\n"
     assert max(map(len, out.split("To start:")[0].splitlines())) <= 100
     assert err.splitlines() == [

@@ -23,12 +23,12 @@ from kinetics_lab.cost.silicon.grid import OutsideGridWarning
 from kinetics_lab.cost.silicon.serving import prefill_seconds as measured_prefill
 from kinetics_lab.cost.step import prefill_seconds, step_parts, step_seconds
 from kinetics_lab.data import read_table
-from kinetics_lab.laws.frontier import mean_allocation, uniform_allocation
+from kinetics_lab.laws.frontier import SUMMARY, mean_allocation, uniform_allocation
 from kinetics_lab.laws.resample import cost_to_solve
 from kinetics_lab.planner.offers import load, public, with_caps, with_votes
 from kinetics_lab.planner.plan import better, plan
 from kinetics_lab.planner.price import counts, price, published
-from kinetics_lab.planner.serve import checkpoint, commands
+from kinetics_lab.planner.serve import checkpoint, commands, with_contexts
 from kinetics_lab.planner.strategy import BestOf, Majority, UntilRight, parse_strategy, vote
 from kinetics_lab.planner.text import left_out, text
 from kinetics_lab.traces.table import COLUMNS, check_traces, summarize
@@ -521,7 +521,13 @@ def test_commands_parse():
     }
     stored = product(("bf16", "fp8", "mxfp8"), ("bf16", "fp8", "nvfp4"), (1, 8), ("qwen3-8b", "mine"))
     for weights, kv, devices, model in stored:
-        setting = {"policy": "dense", "model": model, "devices": float(devices), "batch": 69.0}
+        setting = {
+            "policy": "dense",
+            "model": model,
+            "devices": float(devices),
+            "batch": 69.0,
+            "context": 31239.0,
+        }
         found = commands(setting, weights, kv)
         assert list(found) == [f"{name} {rows.version.iloc[0]}" for name, rows in released.items()]
         for rows, line in zip(released.values(), found.values(), strict=True):
@@ -529,12 +535,12 @@ def test_commands_parse():
             assert line.startswith(f"{start} {checkpoint(model)} ")
             words = line.removeprefix(start).split()[1:]
             given = dict(zip(words[::2], words[1::2], strict=True))
-            assert len(given) == 4 + (weights != "bf16") + (kv != "bf16")
+            assert len(given) == 5 + (weights != "bf16") + (kv != "bf16")
             for flag, value in given.items():
                 [row] = rows[rows.flag == flag].itertuples()
                 assert value in (row.choices.split() or [value]), (flag, value)
             assert sorted(float(value) for value in given.values() if value[0].isdigit()) == sorted(
-                [0.9, devices, 69]
+                [0.9, devices, 69, 31239]
             )
     assert (checkpoint("qwen3-30b-a3b"), checkpoint("qwen3-0.6b"), checkpoint("mine")) == (
         "Qwen/Qwen3-30B-A3B",
@@ -559,6 +565,47 @@ def test_groups_of_devices_that_share_the_answers_out_are_started_as_such():
     assert sglang == "none: no flag known here shares the answers out to 8 groups of devices"
     flags = read_table("engine_flags").query("engine == 'vllm'").flag
     assert {"--tensor-parallel-size", "--data-parallel-size", "--max-num-seqs"} <= {*flags}
+
+
+def test_a_quantised_checkpoint_is_started_as_it_is_or_not_at_all():
+    """Kimi K2 Thinking exists in four bits only; of the book's tiny models no engine knows any."""
+    row = {"policy": "dense", "model": "kimi-k2-thinking-turbo", "devices": 8.0, "batch": 80.0}
+    assert "PATH/OF/kimi-k2-thinking-turbo" in commands(row, "as published", "bf16")["vLLM 0.33.0"]
+    said = "none: its checkpoint is in int4-g32 and is loaded so; price weights as published"
+    assert {*commands(row, "bf16", "bf16").values()} == {*commands(row, "fp8", "bf16").values()} == {said}
+    assert commands(row | {"model": "w24-s0"}, "bf16", "bf16") == {}
+
+
+def test_no_answer_is_longer_than_the_context():
+    """By its mean and mean square where single lengths are not known, and by the limit that all answers to a problem ran into."""
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        lengths = rng.lognormal(8, rng.uniform(0.1, 1), (3, rng.integers(1, 9))).round() + 1
+        rows = [
+            ("m", "t", "dense", f"p{i}", 10 * i, len(one), 0, one.mean(), (one**2).mean())
+            for i, one in enumerate(lengths)
+        ]
+        table = pd.DataFrame(rows, columns=SUMMARY)
+        [most] = with_contexts(table, table).context.unique()
+        assert most >= (lengths + 10 * np.arange(3)[:, None]).max()
+        cut = table.assign(mean_tokens=lengths.max(), mean_sq_tokens=lengths.max() ** 2)
+        both = pd.concat([table, cut.assign(policy="topk:32")], ignore_index=True)
+        if len(lengths[0]) > 1:
+            assert with_contexts(both, both).context.max() == 20 + lengths.max()
+
+
+def test_a_fitted_clock_times_weights_as_they_are_stored():
+    """gpt-oss exists in MXFP4 only: fewer bytes, less time; kernels that were measured keep their own precision."""
+    data, shapes, dense = public("otis")
+    options = {"shapes": shapes, "dense_layers": dense, "clock": parse_clock("fitted:h200:vllm")}
+    kept = published({"gpt-oss-120b": "gpt-oss-120b"})
+    one, other = (
+        plan(data, H200, [1e4], models=["gpt-oss-120b"], devices=8, batch=8, precision=how, **options, **FEW)
+        for how in (kept, None)
+    )
+    assert one.tpot_s[0] < 0.7 * other.tpot_s[0]
+    assert (one.attrs["weights"], other.attrs["weights"]) == ("as published", "bf16")
+    assert one.attrs["clock"].endswith("others by their bytes")
 
 
 def test_a_setting_without_a_flag_says_so():

@@ -25,7 +25,8 @@ const klCalculator = (() => {
     const decode = law.total(seconds), spent = { prefill: first * room.way.tensor };  // of one device
     for (const name of Object.keys(seconds)) spent[name] = q.answers * seconds[name] / batch * room.devices;
     const hours = law.total(spent) / 3600;
-    return { room, batch, precision: stored, spent, step_seconds: together, first, decode, wait: first + decode,
+    const rounds = Math.ceil(q.answers / batch);
+    return { room, batch, rounds, all: first + rounds * decode, precision: stored, spent, step_seconds: together, first, decode, wait: first + decode,
       per_user: 1 / together, per_device: batch / together / room.devices, at, clock,
       dollars: hours * q.price, per_million: hours * q.price / (q.answers * q.n_out) * 1e6 };
   }
@@ -52,25 +53,29 @@ const klCalculator = (() => {
   // --- the page ------------------------------------------------------------------------------------
 
   law.page("kl-calculator", window.klCalculatorData, (place, data, copy) => {
+    const sparse = (q) => data.models[q.model].mixers.some(({ topk }) => topk);  // as it was trained
+    const named = (name, q) => name === "dense" ? sparse(q) ? "its own (sparse)" : name
+      : name.replace(/:false$/, ", every key scored");
     const ways = (q) => data.models[q.model].ways.filter(({ devices }) => !q.devices || devices === q.devices)
       .map((way) => [law.layoutName(way), way.devices > 1 ? law.spread(way) : "one device"]);
     const fields = law.fields(place, {
       ...law.choices(data, "as published", "datasheet, overlapping"),
       model: { options: () => Object.values(data.models).map(({ name, family }) => [name, name, family]) },
       layout: { options: (q) => [["", "most room"], ...ways(q)] },
-      policy: { options: () => Object.keys(data.policies) }
-    }, { answers: 1, reserve: 10, price: 3.99, ...data.first }, show);
+      policy: { options: (q) => Object.keys(data.policies).map((name) => [name, named(name, q)]) },
+      price: law.price(data)
+    }, { answers: 1, reserve: 10, ...data.first }, show);
     const [said, bar, legend, table, figure] = ["said", "bar", "legend", "table", "figure"]
       .map((name) => place.querySelector(`.kl-calc-${name}`));
 
     function show() {
       const q = fields.read();
-      if (!q) { said.textContent = "A field needs another value."; return; }
+      for (const part of [bar, legend, table, figure]) part.textContent = "";
+      if (!q) { said.textContent = "A field needs another value."; copy(""); return; }
       q.reserve /= 100;
       fields.keep();
       copy(command(q));
       const found = answer(data, q), room = found.room;
-      for (const part of [bar, legend, table, figure]) part.textContent = "";
       said.textContent = verdict(q, found);
       if (room.split) return;
       const told = Object.entries(found.spent).filter(([, seconds]) => seconds > 0).map(([name, seconds]) => {
@@ -105,18 +110,20 @@ const klCalculator = (() => {
         ["Batch", law.count(found.batch) + (room.reason ? "" : ` of ${law.count(room.batch)} that fit`)],
         ["Tokens a second", `${digits(found.per_user)} for a user, ${digits(found.per_device)} for a device`],
         ["Time to the first token", `${digits(found.first)} s, one prompt at a time`],
-        ["Time to an answer", `${digits(found.wait)} s`],
+        ["Time to an answer", digits(found.wait) + (q.answers === 1 ? " s" : ` s; to all ${law.count(q.answers)}, `
+          + `${found.rounds > 1 ? `in ${law.count(found.rounds)} rounds of the batch` : "side by side"}, ${digits(found.all)} s`)],
         ["Cost", `${cost}, a thousand such prompts $${digits(1e3 * found.dollars)}, `
           + `a million tokens $${digits(found.per_million)}`],
-        ["Times are", law.times(found.clock, "computing while memory is read: a bound, nothing runs faster")]];
+        ["Times are", law.times(found.clock, found.precision, room.devices, "computing while memory is read: a bound, nothing runs faster")]];
     }
 
     // Seconds that one token takes of a device, over the context: parameters, dense attention, the chosen attention.
     function chart(q, found) {
       const width = Math.max(place.clientWidth, 300), height = 300;
       const left = 58, right = width - 118, top = 26, low = height - 40;
-      const lines = [["parameters", "parameters", "dense"], ["attention", "dense attention", "dense"],
-        ["sparse", q.policy, q.policy]].slice(0, q.policy === "dense" ? 2 : 3).map(([kind, label, policy]) => {
+      const own = sparse(q) ? "its own attention" : "dense attention";
+      const lines = [["parameters", "parameters", "dense"], ["attention", own, "dense"],
+        ["sparse", q.policy.replace(/:false$/, ""), q.policy]].slice(0, q.policy === "dense" ? 2 : 3).map(([kind, label, policy]) => {
         const points = [...Array(81).keys()].map((i) => {
           const n = 256 * 2 ** (i * 12 / 80), step = found.at(n, data.policies[policy]);
           const y = kind === "parameters" ? step.parameters : step.attention + step.search + (step.state ?? 0);
@@ -133,7 +140,7 @@ const klCalculator = (() => {
       const overtakes = (line) => {
         const at = crossing(line), where = at ? `overtakes the parameters at about ${digits(at[0], 2)} tokens`
           : "stays below the parameters up to a million tokens";
-        return `${line.kind === "sparse" ? line.label : "Dense attention"} ${where} with this batch.`;
+        return `${line.kind === "sparse" ? line.label : own[0].toUpperCase() + own.slice(1)} ${where} with this batch.`;
       };
       const told = lines.slice(1).map(overtakes).join(" "), searched = lines.length > 2 ? "Search included; p" : "P";
       const picture = make("svg", figure, "", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img",

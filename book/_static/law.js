@@ -226,8 +226,9 @@ const klLaw = (() => {
   }
 
   // The fields of a form are in its HTML, with their limits. The rule of one may say which options it has, when it is
-  // there, what is wrong with its value, and its usual value, which it takes again when that changes. Values are first
-  // those of the address. read() gives numbers, names and lists, null for what is empty; null where one is not right.
+  // there, what is wrong with its value or to be told of it, and its usual value, which it follows until another is typed;
+  // what is typed is kept by its kind, if it has some. Values are first those of the address, and again when that changes.
+  // read() gives numbers, names and lists, null for what is empty; null where one is not right.
   function fields(form, rules, usual, changed) {
     const found = [...form.querySelectorAll(".kl-calc-field")].map((box) => {
       const many = box.matches("fieldset"), control = many ? box : box.querySelector("select, input");
@@ -242,42 +243,72 @@ const klLaw = (() => {
       return Object.fromEntries(found.map(({ key, many }) => [key, many ? data.getAll(key) : value(key)]));
     }
 
-    function update(given) {  // each field in turn, since its choices may hang on those before it
+    function update(address) {  // each field in turn, since its choices may hang on those before it
       for (const field of found) {
         const { key, box, control, many, rule } = field, q = values();
-        const options = rule.options?.(q), offered = JSON.stringify(options);
-        const fresh = String(rule.usual?.(q) ?? usual[key] ?? ""), same = fresh === (field.fresh ?? fresh);
-        const asked = many ? given.getAll(key) : (same ? given.get(key) : null) ?? fresh;
-        if (options && offered !== field.offered) fill(control, options, asked);
+        const options = rule.options?.(q), offered = JSON.stringify(options), kind = rule.kind?.(q) ?? "";
+        const fresh = String(rule.usual?.(q) ?? usual[key] ?? ""), touched = control.value !== field.fresh;
+        if (address) field.typed = {};
+        else if (touched && !many) field.typed[field.kind] = control.value;
+        else delete field.typed[field.kind];
+        const asked = many ? (address ?? new FormData(form)).getAll(key)
+          : (address ? address.get(key) : field.typed[kind]) ?? fresh;
+        if (options && (address || offered !== field.offered)) fill(control, options, asked);
         if (!many && control.value !== asked) control.value = asked;
+        const known = options?.map((one) => [one].flat()[0]), lacks = known ? [asked].flat().filter((one) => one && !known.includes(one)) : [];
+        if (control.selectedIndex < 0) control.value = fresh;
         if (control.selectedIndex < 0) control.selectedIndex = 0;
+        field.lost = lacks.length ? `${lacks.join(", ").slice(0, 60)} is not offered here${many ? ""
+          : `; this is ${control.selectedOptions[0].text}`}` : "";
         if (control.type === "number") control.setCustomValidity(asked && !control.value ? "no number" : "");
         control.disabled = box.hidden = Boolean(rule.when && !rule.when(q));
-        Object.assign(field, { fresh, offered });
+        Object.assign(field, { fresh, offered, kind });
       }
     }
-    update(new URLSearchParams(location.hash.slice(1)));
-    form.addEventListener("input", () => { update(new FormData(form)); changed(); });
+    const ask = () => update(new URLSearchParams(location.hash.slice(1)));
+    ask();
+    form.addEventListener("input", () => { update(); changed(); });
+    window.addEventListener("hashchange", () => {
+      if (location.hash.includes("=")) { ask(); changed(); }  // others are headings
+    });
 
     function read() {
       const q = values();
-      for (const { control, note, rule } of found) {
+      let right = true;
+      for (const { control, note, rule, lost } of found) {
         const { step, min, max } = control, valid = control.disabled || control.validity.valid;
         const range = `${Number(min)} to ${Number(max).toLocaleString("en")}`;
-        note.textContent = valid ? !control.disabled && rule.wrong?.(q) || ""
+        const wrong = valid ? !control.disabled && rule.wrong?.(q) || ""
           : `must be a ${step === "any" ? "" : "whole "}number from ${range}`;
-        control.setAttribute("aria-invalid", note.textContent !== "");
+        note.textContent = wrong || lost || rule.told?.(q) || "";
+        note.classList.toggle("kl-told", !wrong && !lost);
+        control.setAttribute("aria-invalid", wrong !== "");
+        right &&= wrong === "";
       }
-      return found.some(({ note }) => note.textContent) ? null : q;
+      return right ? q : null;
     }
     const keep = () => history.replaceState(null, "", `#${new URLSearchParams(new FormData(form))}`);
     return { read, keep };
   }
 
   // What the times of a page are; `datasheet` says how its two kinds of work go together.
-  function times(clock, datasheet) {
-    return clock ? "the cost law with four constants fitted to kernels that NVIDIA's collector measured; median error "
-      + `${digits(100 * clock.error, 2)} % on models it has not seen` : `at the datasheet's rates, ${datasheet}`;
+  function times(clock, stored, devices, datasheet) {
+    const percent = (error) => `${digits(100 * error, 2)} %`, { served } = clock ?? {};
+    const fitted = () => "the cost law with four constants fitted to kernels that NVIDIA's collector measured: median error "
+      + `${percent(clock.error)} against the summed kernels of models it has not seen, and such sums miss measured servers `
+      + `by ${percent(served.dense)} (dense models) and ${percent(served["deepseek-v3"])} (DeepSeek)`;
+    const odd = clock && !(stored.weights === "bf16" && stored.kv === "bf16")
+      ? `; fitted in BF16: weights (${stored.weights}) and cache (${stored.kv}) count by their bytes` : "";
+    const link = devices > 1 ? "; what starts an exchange between devices is not counted" : "";
+    return (clock ? fitted() : `at the datasheet's rates, ${datasheet}`) + odd + link;
+  }
+
+  // A price follows the device, by the lowest listed, until one is typed.
+  function price(data) {
+    const listed = data.prices, { h200 } = listed;
+    const told = (q) => listed[q.hardware] ? q.price === listed[q.hardware] ? "lowest listed in 2026" : ""
+      : q.price === h200 ? "an H200's, 2026: type yours" : "";
+    return { usual: (q) => listed[q.hardware] ?? h200, told };
   }
 
   // A command with its options; those without a value are left out.
@@ -312,10 +343,14 @@ const klLaw = (() => {
       });
       document.querySelectorAll(".kl-calc-static").forEach((node) => { node.hidden = true; });
       place.hidden = false;
-      draw(place, data, (text) => { line.textContent = text; button.textContent = "Copy as command"; });
+      draw(place, data, (text) => {
+        line.textContent = text;
+        button.textContent = "Copy as command";
+        button.disabled = !text;
+      });
     });
   }
 
   return { sum, total, weightsRead, costParts, stepParts, stepSeconds, prefill, precision, fit, layoutName, spread,
-    where, gb, count, make, digits, choices, fields, times, line, rows, page };
+    where, gb, count, make, digits, choices, fields, price, times, line, rows, page };
 })();

@@ -99,12 +99,12 @@ const klPlanner = (() => {
     }
     const tally = (drawn) => unique(drawn).map((c) => [c, drawn.filter((x) => x === c).length / drawn.length]);
     const weights = numbers(set.resamples, [1]).flatMap(([pair]) => [Math.floor(pair / 9) / size, pair % 9 / size]);
-    const settings = set.settings.map(([model, policy, prompt, given, scales, widths, packed, few]) => {
+    const settings = set.settings.map(([model, policy, prompt, given, scales, widths, packed, few, context]) => {
       const draws = packed.length / size - sum(widths), rows = numbers(packed, [...Array(draws).fill(1), ...widths]);
       const n = rows.map((_, p) => given[p] ?? given);
       const [lengths, squares] = scales.map((scale, j) => rows.map((row, p) => row[draws + j] / (scale || n[p])));
       return { model, policy, prompt: set.prompts[prompt], n, c: rows.map((row) => tally(row.slice(0, draws))),
-        mean: lengths, square: squares, predicted: draws > 1, few,
+        mean: lengths, square: squares, predicted: draws > 1, few, context,
         spread: lengths.map((length, p) => Math.sqrt(Math.max(squares[p] - length * length, 0))) };
     });
     return set.read = { weights, settings };
@@ -207,7 +207,7 @@ const klPlanner = (() => {
     return { setting: text(one), model: setting.model, policy: setting.policy, n_trials: one.n, oracle: setting.oracle,
       accuracy: one.value, best_case: mean(rows.map((row) => row.best)), cost: one.price, tokens, usd,
       draws: mean(rows.map((row) => row.draws)), devices: side.devices, batch: side.batch, ttft_s: mean(side.ttft),
-      tpot_s: side.tpot, answer_s: one.answer_s, usd_per_mtok: usd / tokens * 1e6 };
+      tpot_s: side.tpot, answer_s: one.answer_s, context: setting.context, usd_per_mtok: usd / tokens * 1e6 };
   }
 
   // What cannot be chosen, or not with more answers, and why; and kinds of attention that were not run with a model.
@@ -229,25 +229,29 @@ const klPlanner = (() => {
   // Engines and the lines that start them, as planner/serve.py.
   function start(data, stored, { setting, side }) {
     const plain = (name, known) => name in known || data.as_it_is.includes(name);
-    const { groups } = side;
-    return Object.entries(data.engines).map(([engine, [begin, devices, batch, memory, weights, kv, spread]]) => {
+    const { groups } = side, own = data.models[setting.model].precision?.weights ?? "bf16";
+    const engines = data.checkpoints[setting.model] ? Object.entries(data.engines) : [];
+    return engines.map(([engine, [begin, devices, batch, longest, memory, weights, kv, spread]]) => {
       const odd = !plain(stored.weights, weights) ? stored.weights : !plain(stored.kv, kv) && stored.kv;
       if (setting.policy !== "dense") return [engine, `none: no flag makes it read as ${setting.policy} does `
         + "(`kinetics-lab generate --policy` can)"];
+      if (own !== "bf16" && stored.weights !== "as published")
+        return [engine, `none: its checkpoint is in ${own} and is loaded so; price weights as published`];
       if (odd) return [engine, `none: no flag known here turns a BF16 checkpoint into ${odd}`];
       if (groups > 1 && !spread)
         return [engine, `none: no flag known here shares the answers out to ${groups} groups of devices`];
       const words = [begin, data.checkpoints[setting.model], `--dtype bfloat16 ${devices} ${side.devices / groups}`,
         groups > 1 && `${spread} ${groups}`,
         weights[stored.weights] && `--quantization ${weights[stored.weights]}`,
-        kv[stored.kv] && `--kv-cache-dtype ${kv[stored.kv]}`, `${batch} ${Math.ceil(side.batch / groups)}`, `${memory} ${1 - RESERVE}`];
+        kv[stored.kv] && `--kv-cache-dtype ${kv[stored.kv]}`, `${batch} ${Math.ceil(side.batch / groups)}`,
+        `${longest} ${setting.context}`, `${memory} ${1 - RESERVE}`];
       return [engine, words.filter(Boolean).join(" ")];
     });
   }
 
-  // The plan for one budget; numbers and names in, numbers and names out. An Error says what nothing keeps.
-  function plan(data, q) {
-    const set = data.sets[q.data], { weights, settings } = read(set, data.digits), refused = {}, slow = [];
+  // All settings that can be served within the limits, those to choose among, and what cannot be and why.
+  function survey(data, q) {
+    const set = data.sets[q.data], { settings } = read(set, data.digits), refused = {}, slow = [];
     const wanted = q.policies.length ? q.policies : kinds(set);
     const known = drawn[[q.strategy, q.hit, q.false_alarm, q.check]] ??= {};
     const allowed = (setting) => wanted.includes(kind(setting.policy));
@@ -273,16 +277,38 @@ const klPlanner = (() => {
       }
       return found;
     });
-    const mine = candidates.filter((one) => allowed(one.setting)), budget = q.budget || 1e9;
+    return { ran, considered, refused, slow, candidates, mine: candidates.filter((one) => allowed(one.setting)) };
+  }
+
+  // The plan for one budget; numbers and names in, numbers and names out. An Error says what nothing keeps.
+  function plan(data, q) {
+    const set = data.sets[q.data], { weights } = read(set, data.digits), budget = q.budget || 1e9;
+    const { ran, considered, refused, slow, candidates, mine } = survey(data, q);
     if (!mine.length) throw new Error(nothing(candidates, slow, refused));
     const dense = best(candidates.filter((one) => one.setting.policy === "dense"), budget), chosen = best(mine, budget);
     const result = { left_out: leftOut(ran, considered, refused), n_settings: mine.length,
       dense: dense ? dense.value : NaN, dense_setting: text(dense), rivals: [] };
+    const near = chosen && mine.filter((one) => one.price < chosen.price && one.value >= chosen.value - data.frugal - 1e-9)
+      .reduce((a, b) => a && a.price <= b.price ? a : b, null);
     const started = (one) => one ? start(data, storing(data, q, one.setting.model), one) : [];
-    if (chosen) return { ...result, ...told(chosen, q), ...rivalry(weights, mine, budget, chosen, set.ends, data.tie),
+    if (chosen) return { ...result, ...told(chosen, q), ...rivalry(weights, mine, budget, chosen, set.ends, data.tie, near),
+      frugal: text(near), frugal_accuracy: near ? near.value : NaN, frugal_cost: near ? near.price : NaN,
       start: started(chosen), start_dense: started(dense) };
     const cheapest = mine.reduce((a, b) => b.price < a.price ? b : a);
     return { ...result, setting: "", cheapest: text(cheapest), least: cheapest.price };
+  }
+
+  // What a plan on the fewest devices would be on so many for every model: the best, where that solves more or costs 1 % less.
+  function elsewhere(data, q, found) {
+    if (q.devices) return null;
+    const counts = unique(Object.values(data.models)[0].ways.map(({ devices }) => devices));
+    const tried = counts.map((devices) => best(survey(data, { ...q, devices }).mine, q.budget || 1e9)).filter(Boolean);
+    const most = tried.reduce((a, b) => a && (round(a.value, 1e9) > round(b.value, 1e9)
+      || (round(a.value, 1e9) === round(b.value, 1e9) && a.price <= b.price)) ? a : b, null);
+    const gain = most && most.value - (found.setting ? found.accuracy : -1);
+    return most && (gain > 1e-9 || (gain > -1e-9 && most.price <= 0.99 * found.cost))
+      ? { devices: most.side.devices, setting: text(most), accuracy: most.value, cost: most.price,
+        predicted: most.setting.predicted } : null;
   }
 
   function nothing(candidates, slow, refused) {
@@ -294,7 +320,7 @@ const klPlanner = (() => {
   }
 
   // How the winner fares against every other model and policy on problems drawn anew.
-  function rivalry(weights, mine, budget, chosen, ends, enough) {
+  function rivalry(weights, mine, budget, chosen, ends, enough, near) {
     const names = Object.values(group(mine, (one) => who(one.setting))).map((all) => best(all, budget))
       .filter(Boolean).sort((a, b) => a.price - b.price);
     const size = chosen.accuracy.length, length = weights.length / size;
@@ -312,16 +338,18 @@ const klPlanner = (() => {
       times[top] += 1;
     }
     const won = times.map((count) => count / length), again = won[me];
-    const predicted = (list) => unique(list.map((i) => names[i].setting)).filter((setting) => setting.predicted)
-      .map(who).sort();
+    const predicted = (list) => unique([...list.map((i) => names[i]), ...(near ? [near] : [])]
+      .filter(({ setting }) => setting.predicted).map(({ setting }) => who(setting))).sort();
     const found = { low: quantile(sorted, ends[0]), high: quantile(sorted, ends[1]), again };
     if (!others.length) return { ...found, runner_up: "", rivals: [], predicted: predicted([me]) };
-    const second = others.reduce((a, b) => round(names[b].value) > round(names[a].value) ? b : a);
+    const second = others.reduce((a, b) => won[b] > won[a]
+      || (won[b] === won[a] && round(names[b].value) > round(names[a].value)) ? b : a);
     const beaten = even[me].filter((x, b) => x > even[second][b] || (x === even[second][b] && me < second));
     const often = others.filter((i) => won[i] >= 0.1).sort((a, b) => won[b] - won[a] || a - b), tie = again < enough;
-    const near = tie ? [...often, second] : [second], rivals = tie ? (often.length ? often : [second]) : [];
+    const named = tie ? [...often, second] : [second], rivals = tie ? (often.length ? often : [second]) : [];
     return { ...found, runner_up: text(names[second]), runner_up_accuracy: names[second].value,
-      beats: beaten.length / length, predicted: predicted([me, ...near]),
+      runner_up_cost: names[second].price,
+      beats: beaten.length / length, predicted: predicted([me, ...named]),
       rivals: rivals.map((i) => `${who(names[i].setting)} (${percent(won[i])})`) };
   }
 
@@ -342,31 +370,32 @@ const klPlanner = (() => {
     const sparse = (q) => kinds(data.sets[q.data]).includes("topk"), limited = (q) => q.max_seconds || q.max_tpot;
     const judged = { when: (q) => q.strategy === "verified" };
     const dollars = (seconds) => Number((seconds * data.first.price / 3600).toPrecision(2));
-    const fitted = "was fitted with weights and cache in BF16: leave those as the device";
-    const { clock, weights, ...choices } = law.choices(data, "as the device", "datasheet, adding up");
+    const { weights, ...choices } = law.choices(data, "as the device", "datasheet, adding up");
     const published = ["published", "as published"];
     const fields = law.fields(place, { ...choices,
       weights: { options: (q) => [...weights.options(q), published], usual: (q) => data.sets[q.data].weights },
       data: { options: () => Object.entries(data.sets).map(([name, { title }]) => [name, title]) },
-      budget: { usual: (q) => (q.unit === "usd" ? dollars : Number)(data.sets[q.data].budget) },
+      budget: { kind: (q) => q.unit, usual: (q) => (q.unit === "usd" ? dollars : Number)(data.sets[q.data].budget) },
       models: { options: (q) => unique(data.sets[q.data].settings.map(([model]) => model))
         .sort((a, b) => data.models[a].multiplied - data.models[b].multiplied) },
-      clock: { ...clock, wrong: (q) => q.clock && (q.weights || q.kv) ? fitted : "" },
-      price: { wrong: (q) => q.unit === "usd" && !q.price ? "a budget in dollars needs a price" : "" },
+      price: { ...law.price(data), wrong: (q) => q.unit === "usd" && !q.price ? "a budget in dollars needs a price" : "" },
       hit: judged, false_alarm: judged, check: judged, topk: { when: sparse },
       policies: { options: (q) => kinds(data.sets[q.data]).filter((name) => name !== "topk" || q.topk !== "out") },
       predicted: { when: (q) => read(data.sets[q.data], data.digits).settings.some((one) => one.predicted) },
       slow: { when: limited }, batch: { when: (q) => !limited(q) || q.slow !== "within" }
     }, { hit: 0.9, false_alarm: 0.1, check: 0, ...data.first }, show);
+    let waiting;
     const [said, table, left] = ["said", "table", "left"].map((name) => place.querySelector(`.kl-calc-${name}`));
 
     function show() {
       let q = fields.read(), found;
+      clearTimeout(waiting);
       table.textContent = left.textContent = "";
-      if (!q) { said.textContent = "A field needs another value."; return; }
+      if (!q) { said.textContent = "A field needs another value."; copy(""); return; }
       q = { ...q, topk: q.topk ?? "out", batch: q.slow || q.batch };
       fields.keep();
       copy(command(q));
+      waiting = setTimeout(() => { said.append(hint(elsewhere(data, q, found ?? {}), q)); });  // after the answer is seen
       try { found = plan(data, q); } catch (error) { said.textContent = error.message; return; }
       said.textContent = verdict(found, q);
       law.rows(table, details(found, q));
@@ -374,14 +403,19 @@ const klPlanner = (() => {
     }
 
     const cost = (x, q) => q.unit === "usd" ? `$${digits(x)}` : `${digits(x)} s of one device`;
+    const again = (share) => percent(share, share >= data.tie - 0.005 && share < data.tie ? 1 : undefined);
 
     // How the answers are drawn, of which a setting names the most.
     function drawing({ n_trials, draws }, q) {
-      const answers = n_trials > 1 ? `${n_trials} answers` : "one answer";
-      if (n_trials === 1) return answers;
-      if (atOnce(q)) return `${answers} side by side, all paid for`;
+      const answers = n_trials > 1 ? `${n_trials} answers` : "1 answer";
+      if (atOnce(q)) return n_trials > 1 ? `${answers}, all paid for` : answers;
       return `up to ${answers}, one after another until one is ${q.strategy === "verified" ? "accepted" : "right"}: `
         + `${digits(draws)} on average`;
+    }
+
+    function hint(more, q) {
+      return more ? ` On ${more.devices} device${more.devices > 1 ? "s" : ""} ${more.setting} solves `
+        + `${more.predicted ? "a predicted " : ""}${percent(more.accuracy, 1)} for ${cost(more.cost, q)} a problem.` : "";
     }
 
     function verdict(found, q) {
@@ -393,7 +427,7 @@ const klPlanner = (() => {
       const today = found.policy === "dense" || isNaN(found.dense) ? "" : ` No engine serves ${found.policy}; `
         + `dense attention reaches ${percent(found.dense, 1)} with ${found.dense_setting}.`;
       if (!found.rivals.length) return `Run ${run}: it solves ${solves}.${today}`;
-      return `A tie: ${run} solves ${solves}, the most, but wins again in only ${percent(found.again)} of `
+      return `A tie: ${run} solves ${solves}, the most, but wins again in only ${again(found.again)} of `
         + `resamples, beside ${found.rivals.join(" and ")}; other problems may turn the order.${today}`;
     }
 
@@ -404,25 +438,41 @@ const klPlanner = (() => {
         ? `, if all wrong answers agree; ${percent(found.best_case, 1)} if no two do` : "";
       const seconds = q.unit === "usd" ? found.cost / q.price * 3600 : found.cost;
       const dollars = q.price ? `, $${digits(found.usd)}; $${digits(found.usd_per_mtok)} a million tokens` : "";
-      const beaten = `${percent(found.runner_up_accuracy, 1)}, beaten in ${percent(found.beats)} of resamples`;
+      const other = (name, accuracy, price) => name && `${name}: ${percent(accuracy, 1)} for ${cost(price, q)}`
+        + (found.predicted.includes(name.replace(/^\d+ x /, "")) ? " (predicted)" : "");
+      const second = other(found.runner_up, found.runner_up_accuracy, found.runner_up_cost);
+      const own = data.models[found.model].precision ?? data.stored.bf16, kept = storing(data, q, found.model);
+      const named = (name, sampled) => name === "as published" ? sampled : name, bits = (name) => data.element_bytes[name];
+      const stored = { weights: named(kept.weights, own.weights), kv: named(kept.kv, own.stored.kv) };
+      const fewer = [["weights", stored.weights, own.weights], ["a cache", stored.kv, own.stored.kv]]
+        .filter(([, now, sampled]) => bits(now) < bits(sampled)).map(([what, now]) => `${what} in ${now}`);
+      const rounds = atOnce(q) ? Math.ceil(found.n_trials / found.batch) : 1;
+      const side = found.batch > 1 ? `${law.count(found.batch)} answers side by side` : "one answer at a time";
       return [["Run", found.setting],
         ["Solved", `${percent(found.accuracy, 1)} (${percent(found.low, 1)} to ${percent(found.high, 1)} for another `
           + `${data.sets[q.data].problems.length} problems, 95 %)${bound}`],
-        ["Wins again in", `${percent(found.again)} of 1,000 resamples of the problems${ties}`],
-        ["Nearly won", found.runner_up ? `${found.runner_up}: ${beaten}` : "nothing else fits"],
-        ["Dense attention reaches", isNaN(found.dense) ? "nothing for this budget"
-          : `${percent(found.dense, 1)} with ${found.dense_setting}`],
+        ["Wins again in", second && `${again(found.again)} of 1,000 resamples of the problems${ties}`],
+        ["Nearly won", second ? `${second}, beaten in ${percent(found.beats)} of resamples`
+          : "no other model or policy fits"],
+        [`Cheapest within ${100 * data.frugal} points`, other(found.frugal, found.frugal_accuracy, found.frugal_cost)
+          || "this one"],
+        ["Dense attention reaches", found.dense_setting !== found.setting && (isNaN(found.dense)
+          ? "nothing for this budget" : `${percent(found.dense, 1)} with ${found.dense_setting}`)],
         ["Cost a problem", `${digits(seconds)} s of one device${dollars}`],
         ["Answers a problem", `${drawing(found, q)}; ${digits(found.tokens)} tokens`],
         ["Time to answer a problem", `${digits(found.answer_s)} s on average${atOnce(q) ? " at most" : ""}`
           + `${found.n_trials > 1 ? ", for all answers drawn" : ""}; an answer's first token comes after `
           + `${digits(found.ttft_s)} s, each further one after ${digits(1e3 * found.tpot_s)} ms`],
-        ["Runs on", `${found.devices} ${q.hardware}, ${law.count(found.batch)} answers side by side`],
+        ["Runs on", `${found.devices} ${q.hardware}, ${side}`
+          + (rounds > 1 ? `; those to a problem in ${law.count(rounds)} rounds` : "")],
         ...found.start, ...(found.policy === "dense" ? [] : found.start_dense.map(([engine, line]) =>
           [`${engine}, dense attention`, line])),
+        ["Memory", [...found.start, ...found.start_dense].some(([, line]) => !line.startsWith("none")) && data.room],
+        ["Not counted", fewer.length && `the effect on accuracy of ${fewer.join(" and ")}: the answers were sampled with `
+          + `weights in ${own.weights} and a cache in ${own.stored.kv}`],
         ["Predicted", found.predicted.length ? `${found.predicted.join(" and ")}: never run; the law of difficulty `
           + "says what it would do, and its own error is in no interval" : ""],
-        ["Times are", law.times(data.clocks[`${q.hardware}:${q.clock}`],
+        ["Times are", law.times(data.clocks[`${q.hardware}:${q.clock}`], stored, found.devices,
           "computing after memory is read, which is no bound")]];
     }
 
@@ -446,5 +496,5 @@ const klPlanner = (() => {
     show();
   });
 
-  return { plan, command };
+  return { plan, elsewhere, command };
 })();

@@ -66,11 +66,11 @@ def plan(
     sequences: Any = batch
     with suppress(ValueError):  # "fits" and "endless" stay
         sequences = float(sequences)
-    found = lab.plan(offers.with_predicted(table) if predicted else table, lab.find_hardware(hardware), budget, unit=unit, strategy=strategy, allocation=allocation, models=models, policies=policies,
+    asked = dict(data=offers.with_predicted(table) if predicted else table, hardware=lab.find_hardware(hardware), budgets=budget, unit=unit, strategy=strategy, allocation=allocation, models=models, policies=policies,
                      topk=topk, trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
-                     clock=parse_clock(clock) if clock else None, hourly=price, devices=devices, share_prompt=share_prompt,
-                     precision=_precision(weights, kv, table, named if traces else offers.PUBLIC[data][3] | named),
-                     max_seconds=max_seconds_per_answer, max_tpot=max_tpot)  # fmt: skip
+                     clock=parse_clock(clock) if clock else None, hourly=price, devices=devices, share_prompt=share_prompt, max_seconds=max_seconds_per_answer, max_tpot=max_tpot,
+                     precision=_precision(weights, kv, table, named if traces else offers.PUBLIC[data][3] | named))  # fmt: skip
+    found = lab.plan(**asked).assign(elsewhere=lambda rows: text.elsewhere(rows, asked))
     for line in text.left_out(found):
         report(f"kinetics-lab: left out: {line}")
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))

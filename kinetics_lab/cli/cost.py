@@ -131,7 +131,7 @@ def _step(clock: Any, room: Fit, policy: Any, batch: float, given: dict[str, Any
     read = (1 if given["share_prompt"] else n_trials) * first * room.layout.tensor  # by one group
     return {"context": n_in + n_out / 2, "seconds": step, "parts": parts, "tokens_per_second_a_user": 1 / step,
             "tokens_per_second_a_device": batch / step / room.devices, "seconds_to_first_token": first,
-            "seconds_to_an_answer": first + answer, "device_seconds": read + n_trials * answer / batch * room.devices}  # fmt: skip
+            "seconds_to_an_answer": first + answer, "seconds_to_all": first + -(-n_trials // max(batch, 1)) * answer, "device_seconds": read + n_trials * answer / batch * room.devices}  # fmt: skip
 
 
 def _cheaper(
@@ -194,7 +194,8 @@ def _lines(given: dict[str, Any], found: dict[str, Any]) -> list[str]:
         first, answer = step["seconds_to_first_token"], step["seconds_to_an_answer"]
         lines.append(("step", f"{1e3 * step['seconds']:,.2f} ms {at}: {split}"))
         lines.append(("speed", f"{user:,.1f} tokens/s a user, {each:,.0f} a device"))
-        spent = f"{step['device_seconds']:,.3g} device-seconds, the prompt included"
+        every = f"{step['seconds_to_all']:,.1f} s to all; " * (given["n_trials"] > 1)
+        spent = f"{every}{step['device_seconds']:,.3g} device-seconds, the prompt included"
         lines.append(("time", f"{first:,.3f} s to the first token, {answer:,.1f} s to an answer; {spent}"))
     if other := found.get("cheaper"):
         where = f"{other['devices']} devices ({other['layout']})" if other["devices"] > 1 else "one device"

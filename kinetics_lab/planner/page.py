@@ -20,14 +20,16 @@ from kinetics_lab.cost.precision import RATES, Precision, find_precision
 from kinetics_lab.cost.shapes import CACHE_KINDS, PARAMETER_KINDS, ModelShape
 from kinetics_lab.cost.shapes.parts import Attention, Experts
 from kinetics_lab.cost.silicon import measured_engines
+from kinetics_lab.cost.silicon.serving import SERVED, against_serving
 from kinetics_lab.cost.silicon.tables import ENGINE_NAMES, L2_BYTES
 from kinetics_lab.cost.step import blocks, routed
+from kinetics_lab.data import read_table
 from kinetics_lab.errors import require
 from kinetics_lab.laws.resample import interval, problem_weights
 from kinetics_lab.planner.offers import PUBLIC, load, offered, why_not_all, with_predicted
-from kinetics_lab.planner.plan import TIE
+from kinetics_lab.planner.plan import FRUGAL, TIE
 from kinetics_lab.planner.price import counts, published
-from kinetics_lab.planner.serve import AS_IT_IS, ENGINES, checkpoint
+from kinetics_lab.planner.serve import AS_IT_IS, ENGINES, ROOM, checkpoint, with_contexts
 
 #: The questions that the pages open with, as arguments of ``kinetics-lab cost`` and ``kinetics-lab plan``.
 QUESTION: dict[str, Any] = {"model": "qwen3-8b", "hardware": "h200", "n_in": 1024, "n_out": 16384, "combine": "max"}  # fmt: skip
@@ -69,21 +71,16 @@ def planner_data(sets: Mapping[str, Set]) -> dict[str, Any]:
     for name, one in published(PUBLIC["otis"][3]).items():
         if name in shapes:
             tables["models"][name]["precision"] = _stored(one)
-    start = {
-        "engines": ENGINES,
-        "as_it_is": AS_IT_IS,
-        "checkpoints": {name: checkpoint(name) for name in shapes},
-    }
-    return tables | {"sets": found, "digits": DIGITS, "tie": TIE, "first": PLANNED} | start
+    start = {"engines": ENGINES, "as_it_is": AS_IT_IS, "room": ROOM, "checkpoints": {n: checkpoint(n) for n in shapes}}  # fmt: skip
+    return tables | {"sets": found, "digits": DIGITS, "tie": TIE, "frugal": FRUGAL, "first": PLANNED} | start
 
 
 def page_files(sets: Mapping[str, Set]) -> dict[str, bytes]:
     """The data files of both pages, by their path in the book's folder."""
-    files = {}
-    for name, data in (("Calculator", calculator_data()), ("Planner", planner_data(sets))):
-        text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-        files[f"book/_static/kl-{name.lower()}-data.js"] = f"window.kl{name}Data={text};\n".encode()
-    return files
+    tables = {"Calculator": calculator_data(), "Planner": planner_data(sets)}
+    texts = {name: json.dumps(data, separators=(",", ":"), allow_nan=False) for name, data in tables.items()}
+    return {f"book/_static/kl-{name.lower()}-data.js": f"window.kl{name}Data={text};\n".replace("<", "\\u003c").encode()
+            for name, text in texts.items()}  # fmt: skip
 
 
 def _tables(shapes: Mapping[str, ModelShape], policies: Iterable[str]) -> dict[str, Any]:
@@ -95,13 +92,14 @@ def _tables(shapes: Mapping[str, ModelShape], policies: Iterable[str]) -> dict[s
                             "link": hw.link, "own": hw.precision} for name, hw in HARDWARE.items()},
         "policies": {text: _policy(text) for text in policies},
         "element_bytes": ELEMENT_BYTES, "rates": RATES, "stored": stored, "kinds": [*CACHE_KINDS, *PARAMETER_KINDS],
-        "weights": WEIGHTS, "caches": CACHES, "clocks": _clocks(),
+        "weights": WEIGHTS, "caches": CACHES, "clocks": _clocks(), "prices": read_table("gpu_prices").groupby("gpu").usd_per_hour.min().to_dict(),
     }  # fmt: skip
 
 
 def _set(name: str, data: pd.DataFrame, dense: int) -> dict[str, Any]:
     """One set: its settings, each with a place among the prompts that most share, and the resamples of its problems, packed."""
     problems, settings, prompts = sorted(data.problem.unique()), list[Any](), list[list[int]]()
+    data = with_contexts(data, data)
     every = counts((), int(data.n_traces.max()))
     for (model, policy), rows in data.groupby(["model", "policy"], sort=False):
         whole = list(rows.problem) == problems and rows.n_traces.max() <= 64
@@ -110,7 +108,7 @@ def _set(name: str, data: pd.DataFrame, dense: int) -> dict[str, Any]:
         asked = rows.tokens_in.astype(int).tolist()
         prompts += [] if asked in prompts else [asked]
         few = why_not_all(rows.set_index("problem").n_traces, rows.problem.unique(), "", every)
-        settings.append([model, policy, prompts.index(asked), *_answers(name, rows), few])
+        settings.append([model, policy, prompts.index(asked), *_answers(name, rows), few, int(rows.context.max())])  # fmt: skip
     drawn = np.rint(problem_weights(len(problems), 1000) * len(problems)).ravel()
     require(drawn.max() < 9, f"{name}: a resample must hold a problem at most 8 times", drawn.max())
     ends = interval(np.linspace(0, 1, 1001), len(problems))  # of an interval, as quantiles
@@ -142,20 +140,26 @@ def _packed(columns: list[np.ndarray], widths: list[int]) -> str:
 
 @cache
 def _clocks() -> dict[str, Any]:
-    """The law's four constants for each GPU and engine that was measured in BF16, and the error on models not seen."""
-    found = {}
+    """The law's four constants for each GPU and engine that was measured in BF16, the error on models not seen, and that of summed
+    kernels against measured servers: of dense models, and by family of experts (chapter 25)."""
+    runs, found = against_serving(), {}
+    kinds = runs.model.map({name: one.family if one.n_experts else "dense" for name, one in SERVED.items()})
+    served = (runs.ratio - 1).abs().groupby(kinds).median().to_dict()
     for silicon in (one for gpu in L2_BYTES for one in measured_engines(gpu)):
         clock = calibrated(silicon)
         told = {name: getattr(clock, name) for name in ("layer", "weights", "cache", "matrix", "error")}
-        found[f"{silicon.gpu}:{silicon.engine}"] = {"engine": ENGINE_NAMES[silicon.engine], **told}
+        found[f"{silicon.gpu}:{silicon.engine}"] = {
+            "engine": ENGINE_NAMES[silicon.engine],
+            "served": served,
+            **told,
+        }
     return found
 
 
 def _policy(text: str) -> dict[str, float | None]:
     policy = parse_policy(text)
-    if isinstance(policy, Dense):
-        return {"tokens": None, "scored": 0}
-    return {"tokens": float(policy.tokens_read), "scored": float(policy.keys_scored_per_token)}
+    read = None if isinstance(policy, Dense) else float(policy.tokens_read)
+    return {"tokens": read, "scored": 0 if read is None else float(policy.keys_scored_per_token)}
 
 
 def _model(shape: ModelShape) -> dict[str, Any]:

@@ -4,10 +4,10 @@ A plan is a table with a row for each task and budget and these columns: ``task`
 ``setting`` and what it consists of, ``model``, ``policy``, ``cap``, ``n_trials`` (own settings for each problem: the most frequent
 one), ``share`` of problems that get it; ``oracle``: no engine can run it; ``accuracy`` with ``low`` and ``high``, and ``best_case``
 (of a vote whose answers are not known; ``accuracy`` is its worst case); ``cost_*``, ``tokens`` and ``draws``, means over problems;
-``devices``, ``batch``, ``groups``, ``ttft_s``, ``tpot_s``, ``answer_s``, ``usd`` and ``usd_per_mtok`` (see `price`). Uniform allocation only: share of resamples in which
-this model and policy win ``again``; ``runner_up``, the best setting of another model or policy, its
-``runner_up_accuracy``, and the share in which the choice ``beats`` it (of equal ones the cheapest wins); ``rivals``, where the choice wins again
-in under 60 %: a tie with them. ``seen`` and ``unseen``: accuracy if chosen on one half of the trials and judged on the same and on the
+``devices``, ``batch``, ``groups``, ``context`` (tokens that no prompt with its answer exceeds), ``ttft_s``, ``tpot_s``, ``answer_s``, ``usd`` and ``usd_per_mtok`` (see `price`). Uniform allocation only: share of resamples in which
+this model and policy win ``again``; ``runner_up``, the setting of another model or policy that wins most often instead (of equal ones the best), its
+``runner_up_accuracy`` and ``runner_up_cost``, and the share in which the choice ``beats`` it (of equal ones the cheapest wins); ``rivals``, where the choice wins again
+in under 60 %: a tie with them; ``frugal``, the cheapest setting that solves at most two points less, its ``frugal_accuracy`` and ``frugal_cost`` (costs in the budget's unit). ``seen`` and ``unseen``: accuracy if chosen on one half of the trials and judged on the same and on the
 other half, N <= half; ``spent_*``, what those choices cost. ``dense``, ``dense_setting``: what dense attention reaches with the best
 model. ``note``. In ``attrs``: ``left_out``, what was not considered and why; ``n_settings``, how many were, by task.
 """
@@ -31,16 +31,18 @@ from kinetics_lab.laws.resample import interval, problem_weights
 from kinetics_lab.planner import offers as inputs
 from kinetics_lab.planner.judge import judged
 from kinetics_lab.planner.price import SERVER, Stored, counts, price, stored
+from kinetics_lab.planner.serve import with_contexts
 from kinetics_lab.planner.strategy import parse_strategy
 
 UNITS = {"s": "device seconds", "eflops": "eFLOPs", "usd": "dollars"}
 KEYS = [*SETTING]
 TIE = 0.6  # a choice that wins again in fewer resamples is none
-MEANS = ("accuracy", "best_case", "cost", "tokens", "draws", "devices", "batch", "groups", "ttft", "tpot", "answer_s", "usd")  # fmt: skip
+FRUGAL = 0.02  # less is solved by a setting that is as good but for this
+MEANS = ("accuracy", "best_case", "cost", "tokens", "draws", "devices", "batch", "groups", "context", "ttft", "tpot", "answer_s", "usd")  # fmt: skip
 _NONE: dict[str, Any] = {  # a row, in the order of its columns, of a budget that nothing fits
     "setting": "", "model": "", "policy": "", "cap": np.nan, "n_trials": 0, "share": 0.0, "oracle": False,
     **dict.fromkeys(("accuracy", "low", "high", *MEANS[1:], "usd_per_mtok", "again"), np.nan), "runner_up": "",
-    **dict.fromkeys(("runner_up_accuracy", "beats"), np.nan), "rivals": "",
+    **dict.fromkeys(("runner_up_accuracy", "runner_up_cost", "beats", "frugal_accuracy", "frugal_cost"), np.nan), "rivals": "", "frugal": "",
     **dict.fromkeys(("seen", "unseen", "spent", "dense"), np.nan), "dense_setting": "",
 }  # fmt: skip
 
@@ -81,10 +83,10 @@ def plan(
     require(given.size > 0, "budgets must hold a number at least", given)
     require((given > 0) & np.isfinite(given), f"budgets must be positive ({UNITS[unit]})", given)
     require(unit != "usd" or hourly > 0, "a budget in dollars needs the price of a device (hourly)", hourly)
-    data = _of(models, inputs.offered(inputs.checked(data), topk))
+    data = _of(models, inputs.offered(whole := inputs.checked(data), topk))
     never, names = inputs.never_run(data), inputs.wanted(data.policy.unique(), policies)
     data = data[data.policy.isin(names | {"dense"})]
-    summary = inputs.with_caps(data, caps)
+    summary = with_contexts(inputs.with_caps(data, caps), whole)
     if strategy == "majority" and "answer" in data:
         summary = inputs.with_votes(summary, data)
     priced, refused = price(summary, hardware, trials, strategy=make, **options)
@@ -98,10 +100,10 @@ def plan(
         left_out |= {f"{task}: {who}": why for who, why in (lacks | never.get(str(task), {})).items()}
         n_settings[str(task)] = chosen.groupby(KEYS, dropna=False).ngroups
         weights, costs = problem_weights(rows.problem.nunique(), n_boot, seed), given * scale[unit]
-        whole, reference = allocate(chosen, costs), allocate(dense, costs) if len(dense) else None
+        best, reference = allocate(chosen, costs), allocate(dense, costs) if len(dense) else None
         scores = judged(chosen, data[data.task == task], n_splits, seed, make, costs, allocate)
         rivals = frontier.curves(chosen, costs, "who", allocate) if allocation == "uniform" else {}
-        found = _rows(whole, reference, rivals, scores, weights, level, UNITS[unit])
+        found = _rows(best, reference, rivals, scores, weights, level, UNITS[unit])
         plans += [{"task": task, "budget": budget} | row for budget, row in zip(given, found, strict=True)]
     units = {name: f"{name}_{unit}" for name in ("budget", "cost", "spent")}
     result = pd.DataFrame(plans).rename(columns=units | {"ttft": "ttft_s", "tpot": "tpot_s"})
@@ -121,7 +123,7 @@ def _told_predicted(data: pd.DataFrame, result: pd.DataFrame) -> list[str]:
     """The notes, those first that name settings which were predicted and never run; no interval has their law's own error."""
     guessed, found = sorted({*inputs.who(data[data.drawn.notna()])} if "drawn" in data else ()), list[str]()
     for row in result.itertuples():
-        named = [who for who in guessed if who in f"{row.setting}; {row.runner_up}; {row.rivals}"]
+        named = [w for w in guessed if w in f"{row.setting}; {row.runner_up}; {row.rivals}; {row.frugal}"]
         told = [f"predicted, never run: {' and '.join(named)}" * bool(named), str(row.note)]
         found.append("; ".join(filter(None, told)))
     return found
@@ -138,7 +140,8 @@ def _terms(
         caches = {one.kv for one in precision.values()}
         told |= {"weights": "as published", "kv": caches.pop() if len(caches) == 1 else "as published"}
     measured = bool(clock and clock.measured)
-    return told | {"reserve": reserve, "clock": clock.label if clock else "peak rates", "measured": measured}
+    label = clock.label + ", others by their bytes" * (precision is not None) if clock else "peak rates"
+    return told | {"reserve": reserve, "clock": label, "measured": measured}
 
 
 def _within(
@@ -165,7 +168,7 @@ def _within(
     return priced[keep][priced.batch[keep] == most].reset_index(drop=True)  # of several batches the largest
 
 
-def _text(setting: Mapping[str, Any]) -> str:
+def _text(setting: Mapping[Any, Any]) -> str:
     """What to run, as text: ``4 x qwen3-8b, block_topk:512:32, cap 8192``."""
     cut = "" if pd.isna(setting["cap"]) else f", cap {setting['cap']:.0f}"
     return f"{setting['n_trials']} x {setting['model']}, {setting['policy']}{cut}"
@@ -178,8 +181,8 @@ def _rows(
     """A row for each cost, from the allocations of one task."""
     unjudged = found if isinstance(found, str) else ""
     scores = np.full((3, len(whole.costs)), np.nan) if isinstance(found, str) else found
-    mean = whole.table.groupby(KEYS, dropna=False, as_index=False).cost.mean()
-    cheapest = mean.loc[mean.cost.idxmin()]
+    mean = whole.table.groupby(KEYS, dropna=False, as_index=False)[["cost", "accuracy"]].mean()
+    [cheapest] = mean.nsmallest(1, "cost").to_dict("records")
     for k in range(len(whole.costs)):
         row = _NONE | dict(zip(("seen", "unseen", "spent"), scores[:, k], strict=True))
         if reference is not None and (reference.rows[:, k] >= 0).any():
@@ -187,7 +190,7 @@ def _rows(
             row |= {"dense": reference.accuracy[k], "dense_setting": _text(best)}
         unfit = int((whole.rows[:, k] < 0).sum())
         if unfit == len(whole.problems):
-            least = f"{_text(cheapest)}, costs {cheapest.cost:.3g} {unit}"
+            least = f"{_text(cheapest)}, costs {cheapest['cost']:.3g} {unit}"
             yield row | {"note": f"nothing fits; the cheapest, {least}"}
             continue
         setting, share = _most_frequent(whole, k)
@@ -201,8 +204,14 @@ def _rows(
             notes.append("its times are extrapolated from those measured")
         if rivals:
             row |= _rivalry(rivals, f"{setting['model']}, {setting['policy']}", k, weights)
+            near = mean[(mean.cost < row["cost"]) & (mean.accuracy >= row["accuracy"] - FRUGAL - 1e-9)]
+            for less in near.nsmallest(1, "cost").to_dict("records"):
+                row |= {
+                    "frugal": _text(less),
+                    **{f"frugal_{name}": less[name] for name in ("accuracy", "cost")},
+                }
         if row["rivals"]:
-            again = f"it wins again in {row['again']:.0%} of resamples"
+            again = f"it wins again in {row['again']:.{int(row['again'] >= TIE - 0.005)}%} of resamples"
             notes.insert(0, f"a tie with {row['rivals']}: {again}, so other problems may turn the order")
         yield row | {"note": "; ".join(filter(None, notes))}
 
@@ -226,14 +235,15 @@ def _rivalry(rivals: Mapping[str, Allocation], who: str, k: int, weights: np.nda
     others = [i for i in range(len(names)) if i != mine]
     if not others:
         return {"again": won[mine]}
-    second = max(others, key=lambda i: values[:, i].mean().round(12))
+    second = max(others, key=lambda i: (won[i], values[:, i].mean().round(12)))
     pair = sorted((mine, second))
     beats = (draws[:, pair].argmax(1) == pair.index(mine)).mean()
     best, _ = _most_frequent(fits[names[second]], k)
     near = [i for i in np.argsort(-won, kind="stable") if i != mine and won[i] >= 0.1]
     rival = "; ".join(f"{names[i]} ({won[i]:.0%})" for i in near or [second]) if won[mine] < TIE else ""
     told = {"again": won[mine], "runner_up": _text(best), "beats": beats, "rivals": rival}
-    return told | {"runner_up_accuracy": values[:, second].mean()}
+    cost = fits[names[second]].values("cost")[:, k].mean()
+    return told | {"runner_up_accuracy": values[:, second].mean(), "runner_up_cost": cost}
 
 
 def better(plans: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -120,13 +120,14 @@ def published(sources: Mapping[str, str | None], kv: str | None = None) -> dict[
 
 
 def stored(hardware: Hardware, precision: Stored, clock: Clock | None, model: Any = "") -> Precision:
-    """How weights and cache are stored: as told (of ``model``), as the clock measured them, or all in the hardware's own precision."""
+    """How weights and cache are stored: as told (of ``model``), as the clock's kernels had them, or all in the hardware's own precision."""
     precision = precision.get(model) if isinstance(precision, Mapping) else precision
     if (told := getattr(clock, "silicon", None)) is not None:
         same = f"the clock is of {told.gpu}, and hardware must be the same"
         require(hardware.name == told.gpu, same, hardware.name)
-        require(precision is None, f"precision must be left to the clock ({told})", str(precision))
-        return Precision(told.weights, told.kv, source="as measured")
+        kept = precision is None or not clock.measured  # type: ignore[union-attr]
+        require(kept, f"precision must be left to the clock ({told})", str(precision))
+        return precision or Precision(told.weights, told.kv, source="as measured")
     own = hardware.precision
     return precision or Precision(own, own, embedding=own)
 
@@ -142,7 +143,8 @@ def _answer(
     batch, inside = float(rows.batch.iloc[0]), True
     prompt = ttft = wave = np.zeros(len(rows))
     if isinstance(clock, Calibrated):
-        clock = replace(clock, layout=layout)
+        held = clock.precision if precision.source == "as measured" else precision
+        clock = replace(clock, layout=layout, precision=held)
     if isinstance(clock, Measured | Calibrated):
         require(np.isfinite(batch), "batch must be finite with a clock", batch)
         share = options.get("dense_layers", 0) / shape.n_layers

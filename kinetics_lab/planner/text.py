@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from textwrap import wrap
 from typing import Any
 
 import pandas as pd
 
+from kinetics_lab.cost.fit import COUNTS
 from kinetics_lab.planner.offers import by_reason
-from kinetics_lab.planner.plan import UNITS
-from kinetics_lab.planner.serve import commands
+from kinetics_lab.planner.plan import FRUGAL, TIE, UNITS, plan
+from kinetics_lab.planner.serve import AS_IT_IS, ROOM, commands
 from kinetics_lab.planner.strategy import STRATEGIES
 
 ALLOCATED = {
@@ -23,13 +25,15 @@ accuracy  share of problems (%) that are solved, and its {level:.0%} interval (b
 halves    setting chosen on half of the answers, scored on the same / on the other half (N <= half)
 dense     the most that dense attention reaches for the same budget, allocated the same way
 answers   drawn per problem, on average; "7 x" a model draws at most seven"""
-UNIFORM = """
-again     share of resamples (%) that choose this model and policy again; below: the best setting of
-          another model or policy, and the share in which the choice beats it"""
+UNIFORM = f"""
+again     share of resamples (%) that choose this model and policy again; below: what else wins most
+          often, of another model or policy, its cost, and the share in which the choice beats it;
+          and the cheapest setting that solves at most {100 * FRUGAL:.0f} points less"""
 ORACLE = "\nIt knows the traces' success rates, which no user does; capping each cost can even solve fewer."
 VOTE = "\nThe answers are not known: accuracy is what a vote reaches at least, if all wrong answers agree."
 SCAN = "\ntopk:B:false scores every cached key to find its B tokens, which no serving engine offers"
 ASSUMED = "\nsparse    was measured in no engine: it is given the efficiency of dense attention"
+FEWER = "\nAnswers count as they were sampled: what fewer bits do to their accuracy is not counted."
 FREE = "\n*         finds its tokens for nothing, which no engine can do"
 
 
@@ -39,8 +43,8 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def often(share: float) -> str:
-    """A share of resamples as a whole percentage; ">99" for what only rounds to all."""
-    return ">99" if 0.995 <= share < 1 else percent(share, 0)
+    """A share of resamples as a whole percentage; ">99" for what only rounds to all, a decimal for what only rounds to no tie."""
+    return ">99" if 0.995 <= share < 1 else percent(share, int(TIE - 0.005 <= share < TIE))
 
 
 def rounded(value: float) -> str:
@@ -77,7 +81,7 @@ def decided(row: Mapping[Any, Any], problems: int = 1000) -> dict[str, str]:
     if not row["setting"]:
         return {"run": row["note"], "solves": "", f"bill for {problems:,}": "", "how sure": ""}
     many, cut = row["n_trials"], "" if pd.isna(row["cap"]) else f", cut at {row['cap']:,.0f} tokens"
-    tries = f"{'up to ' * (row['draws'] < many)}{many} answer{'s' * (many != 1)} a problem{' at once' * (row['draws'] >= many > 1)}{cut}"
+    tries = f"{'up to ' * (row['draws'] < many)}{many} answer{'s' * (many != 1)} a problem{' at once' * (row['draws'] >= many > 1 and row['batch'] >= many)}{cut}"
     best = f"; at best {percent(row['best_case'])} %" if row["best_case"] > row["accuracy"] else ""
     money = f"${rounded(row['usd'] * problems)}\n" if row["usd"] > 0 else ""
     hours = f"{rounded(row['cost_s'] * problems / 3600)} device-hours"
@@ -125,6 +129,7 @@ def text(found: pd.DataFrame) -> str:
     sparse = about["measured"] and not found.policy.isin(["dense", ""]).all()
     legend = [LEGEND, UNIFORM if uniform else ORACLE, VOTE * (name == "majority"), ASSUMED * bool(sparse)]
     legend += [SCAN * bool(found.policy.str.contains(":false").any()), FREE * bool(found.oracle.any())]
+    legend.append(FEWER * (not {about["weights"], about["kv"]} <= {*AS_IT_IS}))
     return "\n".join(lines) + "".join(legend).format(level=about["level"]) + _start(found) * uniform
 
 
@@ -141,11 +146,14 @@ def _told(row: Mapping[Any, Any], start: str, cost: float, uniform: bool) -> Ite
             yield f"{start}{percent(row['best_case'])} if no two wrong answers agree"
         if uniform:
             yield start + served(row)
-    if row["runner_up"]:
-        other = f"{percent(row['runner_up_accuracy'])}, beaten in {often(row['beats'])}%"
-        yield f"{start}{other:55}  {row['runner_up']}"
+    beaten = f", beaten in {often(row['beats'])}%"
+    for name in (name for name in ("runner_up", "frugal") if row[name]):
+        said = f"{percent(row[name + '_accuracy'])} for {row[name + '_cost']:.3g}{beaten * (name == 'runner_up')}"
+        yield f"{start}{said:55}  {row[name]}"
     for i, part in enumerate(wrap(row["note"], 90, break_long_words=False)):
         yield (" " * 9 if i else start) + part
+    if row.get("elsewhere"):
+        yield " " * 9 + row["elsewhere"]
 
 
 def _start(found: pd.DataFrame) -> str:
@@ -155,7 +163,25 @@ def _start(found: pd.DataFrame) -> str:
         each = commands(row, about["weights"], about["kv"], about["reserve"])
         lines.append(f"\n{row['model']}, {row['policy']}")
         lines += [f"  {engine}: {line}" for engine, line in each.items()]
+    lines += ["", ROOM] * any("--dtype" in line for line in lines)
     return "\n\nTo start:" + "\n".join(lines) if lines else ""
+
+
+def elsewhere(found: pd.DataFrame, asked: Mapping[str, Any]) -> list[str]:
+    """For each row of ``plan(**asked)`` on the fewest devices, the best on so many, where that solves more or costs 1 % less; else ""."""
+    cost, told, others = f"cost_{found.attrs['unit']}", list[str](), dict[int, pd.DataFrame]()
+    for count in COUNTS if asked.get("devices") is None else ():
+        with suppress(ValueError):  # nothing fits on so many
+            others[count] = plan(**{**asked, "devices": count, "n_boot": 2, "n_splits": 1})
+    for i, row in enumerate(found.to_dict("records")):
+        rows = [{**other.iloc[i], "n": n} for n, other in others.items() if other.setting.iloc[i]]
+        best = max(rows, key=lambda one: (round(one["accuracy"], 9), -one[cost]), default=row | {"n": 0})
+        gain = best["accuracy"] - row["accuracy"] if row["setting"] else best["n"]
+        better = gain > 1e-9 or (gain > -1e-9 and best[cost] <= 0.99 * row[cost])
+        said = f"{best['accuracy']:.1%} for {best[cost]:.3g} by {best['setting']}"
+        said += " (predicted)" * (f"{best['model']}, {best['policy']}" in best["note"])
+        told.append(f"on {best['n']} device{'s' * (best['n'] > 1)}: {said}" if better else "")
+    return told
 
 
 def left_out(found: pd.DataFrame) -> list[str]:
