@@ -48,8 +48,7 @@ def unknown(what: str, name: object, known: list[str]) -> ValueError:
 
 def among(known: Iterable[Any], name: object, what: str) -> None:
     """Raise a ``ValueError`` naming the near matches unless ``name`` is one of those known."""
-    names = list(known)
-    if name not in names:
+    if name not in (names := list(known)):
         raise unknown(what, name, names)
 
 
@@ -75,11 +74,8 @@ def absent(module: str, what: str = "this") -> ValueError:
 
 def printable(text: object) -> str:
     """Text as a terminal may show it: control and direction characters, but for line ends, as their escapes."""
-
-    def shown(line: str) -> str:
-        return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-
-    return "\n".join(map(shown, str(text).split("\n")))
+    escaped = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
+    return str(text) if str(text).isprintable() else "".join(escaped)
 
 
 def report(line: object) -> None:

@@ -54,12 +54,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 
 def read_text(path: Path | str, most: int = MOST_MIB) -> str:
     """The whole of a text file in UTF-8; ValueError for another encoding, and beyond ``most`` MiB, which memory is spared."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path} must be a file; a folder, pipe or device is not read")
     with Path(path).open("rb") as file:
         content = file.read((most << 20) + 1)
     if len(content) > most << 20:
         raise ValueError(f"{path} has more than {most} MiB, the most that is read of a file of its kind")
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
 
@@ -71,7 +73,7 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_table(path: Path, table: pd.DataFrame) -> Path:
     """Write a table without its index as Parquet, whole or not at all; returns the path."""
-    return write_whole(path, lambda part: table.to_parquet(part, index=False))
+    return write_whole(path, lambda part: part.write_bytes(table.to_parquet(index=False)))
 
 
 @contextmanager

@@ -452,7 +452,7 @@ def test_paths_that_make_no_sense(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.jsonl: no such file"):
         read_traces(tmp_path / "nothing.jsonl")
     (tmp_path / "empty").mkdir()
-    with refused("empty: no .jsonl, .json, .csv, .tsv, .parquet or .eval file in this folder"):
+    with refused("empty: no .jsonl, .json, .csv, .tsv, .parquet or .eval file in it"):
         read_traces(tmp_path / "empty")
 
 

@@ -292,7 +292,8 @@
     var lines = [names].concat(rows).map(function (row) {
       return row.map(function (one) {
         var text = one === null || one === undefined ? "" : String(one);
-        return /[",\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+        if (typeof one === "string" && /^[=+\-@\t\r]/.test(one)) text = "'" + text; // no formula to a spreadsheet
+        return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
       }).join(",");
     });
     var link = document.createElement("a");

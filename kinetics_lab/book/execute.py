@@ -83,6 +83,7 @@ def execute(
     """Run every cell with papermill, from ``root``; a cell that raises and a kernel that dies end in NotebookError."""
     import papermill
     from nbclient.exceptions import CellControlSignal
+    from zmq import ZMQError
 
     executed = part / notebook.name
     files = str(notebook.resolve()), str(executed)
@@ -97,7 +98,7 @@ def execute(
         cell = f"cell {number} ({error.source.strip().splitlines()[0]!r}...)"
         told = f"{notebook}: {cell} raised {error.ename}: {error.evalue}; the run so far is {executed}"
         raise NotebookError(told) from error
-    except (CellControlSignal, RuntimeError) as error:
+    except (CellControlSignal, RuntimeError, ZMQError) as error:
         told = f"{notebook}: the kernel failed: {error}; the run so far is {executed}"
         raise NotebookError(told) from error
     tidy(executed, notebook, root)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from typing import Annotated, Any
 
 import typer
@@ -61,7 +62,8 @@ class _Printable:
     def write(self, text: str) -> int:
         if not isinstance(text, str):  # by this the command parser tells a stream of bytes
             raise TypeError("a text is written here, no bytes")
-        return int(self._out.write(printable(text)))
+        encoding = getattr(self._out, "encoding", None) or "utf-8"
+        return int(self._out.write(printable(text).encode(encoding, "backslashreplace").decode(encoding)))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._out, name)
@@ -70,6 +72,10 @@ class _Printable:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command: 0, or 2 for wrong input and 1 for a failed run or build, with one message on stderr."""
     code, message = 0, ""
+    while (spare := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(spare, True)  # of a closed stream: a file that is written would take its number
+    os.close(spare)
+    sys.stdout, sys.stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
     try:
         with warnings.catch_warnings(), redirect_stdout(_Printable(sys.stdout)):
             warnings.showwarning = _tell
@@ -82,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, message = 2, f"{NAME}: error: {absent(error.name or str(error), 'this command')}"
     except (ValueError, OSError) as error:
         code, message = 2, f"{NAME}: error: {error}"
-    except RuntimeError as error:
-        code, message = 1, f"{NAME}: {error}"
-    if code == 130:  # what typer makes of Ctrl-C
-        message = f"{NAME}: stopped"
+    except (RuntimeError, MemoryError) as error:
+        code, message = 1, f"{NAME}: {error or 'out of memory'}"
+    message = f"{NAME}: stopped" if code == 130 else message  # what typer makes of Ctrl-C
     if message:
-        report(message)
+        with suppress(OSError):  # where standard error is full, the code still tells
+            report(message)
     return code

@@ -41,12 +41,16 @@ def paths_of(given: Any) -> list[Path]:
     for path in map(Path, [given] if isinstance(given, (str, os.PathLike)) else given):
         inside = [path]
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if p.name.removesuffix(".gz").endswith(ENDS)]
+            inside = [
+                p
+                for p in sorted(path.rglob("*"))
+                if p.name.removesuffix(".gz").endswith(ENDS) and not p.is_dir()
+            ]
             if not inside:
-                raise ValueError(f"{path}: no {', '.join(ENDS[:-1])} or {ENDS[-1]} file in this folder")
-        elif not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+                raise ValueError(f"{path}: no {', '.join(ENDS[:-1])} or {ENDS[-1]} file in it")
         found += inside
+    if odd := [path for path in found if not path.is_file()]:
+        raise FileNotFoundError(f"{odd[0]}: no such file, or a pipe or device, which is not read")
     if not found:
         raise ValueError("no trace file given; at least one is needed")
     real = [path.resolve() for path in found]

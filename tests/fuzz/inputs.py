@@ -7,6 +7,7 @@ is no sentence of this package, an answer that no JSON reader takes, and an answ
 from __future__ import annotations
 
 import copy
+import importlib.util
 import io
 import json
 import math
@@ -28,7 +29,13 @@ from typer.main import get_command
 
 from kinetics_lab import cli, read_traces
 from kinetics_lab.book import claims, parameters
+from kinetics_lab.cost.families import from_hf_config
 
+_spec = importlib.util.spec_from_file_location(
+    "by_transformers", Path(__file__).with_name("by_transformers.py")
+)
+oracle: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(oracle)
 ROOT = Path(__file__).parent.parent.parent
 OURS = ("kinetics_lab", "typer", "click")
 
@@ -181,24 +188,64 @@ QWEN3 = {
     "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True,
     "rms_norm_eps": 1e-6, "rope_theta": 1e6, "use_sliding_window": False, "sliding_window": None, "max_window_layers": 28, "attention_bias": False, "torch_dtype": "bfloat16",
 }  # fmt: skip
-CONFIGS = st.tuples(
+CHANGED = st.tuples(
     st.dictionaries(
         st.sampled_from([*QWEN3, "quantization_config", "layer_types", "extra"]), VALUES, max_size=3
     ),
     st.sets(st.sampled_from([*QWEN3]), max_size=2),
 )
+SIZED = st.tuples(
+    st.sampled_from(oracle.TYPES),
+    st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in oracle.SIZES.items()}),
+    st.dictionaries(st.sampled_from([*oracle.SIZES, "layer_types", "sliding_window", "extra"]), VALUES, max_size=1),
+)  # fmt: skip
+CONFIGS = st.one_of(CHANGED, SIZED)
+LAYERS = 64  # of the largest model that transformers is asked to build
 
 
-def config(given: tuple[dict[str, Any], set[str]]) -> str:
-    """`cost` on a Qwen3 configuration with other values: refused, or counted as the values say."""
-    changed, left_out = given
-    values = {k: v for k, v in (QWEN3 | changed).items() if k not in left_out}
+def config(given: Any) -> str:
+    """`cost` on a configuration: refused, or counted as the values say and, where it can be built, as transformers counts."""
+    return sized(*given) if len(given) == 3 else changed_qwen3(*given)
+
+
+def priced(values: dict[str, Any]) -> tuple[bool, str, int]:
+    """Whether `cost` answered of a configuration, what it said, and the parameters that the reader counts."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.json")
         path.write_text(json.dumps(values), encoding="utf-8")
         answered, text = command(
             "cost", "--json", "--batch=endless", "--n-in=100", "--n-out=1000", "--model", str(path)
         )
+        return answered, text, from_hf_config(path).n_params if answered else 0
+
+
+def sized(model_type: str, drawn: dict[str, Any], odd: dict[str, Any]) -> str:
+    """A model of some class with other sizes, and at times a value of any kind: as many parameters as the class has."""
+    name = oracle.text_classes().get(model_type)
+    known = oracle.sizes(model_type) if name else {}
+    drawn = oracle.MORE.get(model_type, {}) | {key: one for key, one in drawn.items() if key in known}
+    if model_type in oracle.MORE:
+        drawn["num_hidden_layers"] = known["num_hidden_layers"]
+    about = {"architectures": [name]} if name else {}
+    answered, text, count = priced(about | {"model_type": model_type} | drawn | odd)
+    if answered:
+        strict(text)
+    total = oracle.total(model_type, drawn) if name and not odd.keys() - {"extra"} else None
+    heads, kv = ((known | drawn).get(key) or 1 for key in ("num_attention_heads", "num_key_value_heads"))
+    if total is None or (
+        not answered and heads % (2 * kv)
+    ):  # a window may have twice as many KV heads: no whole group
+        return "right" if answered else "refused"
+    if not answered or count != total:
+        raise WrongError(f"{model_type} {drawn}: {count if answered else text}, transformers {total}")
+    return "compared"
+
+
+def changed_qwen3(changed: dict[str, Any], left_out: set[str]) -> str:
+    """A Qwen3 with values of any kind in some places."""
+    given = changed, left_out
+    values = {k: v for k, v in (QWEN3 | changed).items() if k not in left_out}
+    answered, text, count = priced(values)
     if not answered:
         return "refused"
     found = strict(text)
@@ -235,7 +282,11 @@ def config(given: tuple[dict[str, Any], set[str]]) -> str:
     want = dense_work("own", 100, 1000, 1, True)[0]
     if abs(Fraction(found["flops"]) - want) > Fraction(1, 10**12) * want:
         raise WrongError(f"{given}: {found['flops']!r}, exactly {float(want)!r}")
-    return "right"
+    sizes = {name: values[name] for name in (*known, "tie_word_embeddings")}
+    total = oracle.total("qwen3", sizes) if values["num_hidden_layers"] <= LAYERS else None
+    if total not in (None, count):
+        raise WrongError(f"{given}: {count} parameters, transformers {total}")
+    return "right" if total is None else "compared"
 
 
 # ---- traces ----------------------------------------------------------------------------------------------------

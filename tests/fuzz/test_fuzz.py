@@ -30,7 +30,7 @@ def test_any_input_is_answered_rightly_or_refused_in_a_sentence(name: str, examp
 
     one()
     if examples > 20:
-        assert {*ended} == {"refused", "right"}
+        assert {*ended} == {"refused", "right", *["compared"] * (name == "config.json")}
 
 
 def test_the_exact_count_is_independent_and_strict() -> None:
