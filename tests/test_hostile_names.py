@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from typer.main import get_command
 
 from kinetics_lab import cli
 from kinetics_lab.book import charts, claims
@@ -215,6 +216,63 @@ def test_names_that_command_a_terminal_are_refused(name, tmp_path, capsys):
         assert f"{column} must be one line of printable text" in told.err
         assert told.err.replace("\n", "").isprintable()
         assert told.out == ""
+
+
+#: Each command with all that it needs, so cheap that what it is given in an option is all there is to do.
+LINES = {
+    "cost": "--model qwen3-8b --n-in 1 --n-out 1",
+    "plan": "--traces t.parquet --model m=qwen3-8b --budget 5",
+    "traces": "t.parquet -o o.parquet",
+    "list": "",
+    "run": "gone.ipynb -o out",
+    "sweep": "gone.yml -o out",
+    "book": "",
+    "pdf": "",
+    "serve": "",
+    "claims": "gone.jsonl",
+    "measure": "--dry-run --suite gone",
+    "ladder": "gone",
+    "generate": "--model gone/gone --problems gone.jsonl -o out",
+}
+COMMAND_LINE = get_command(cli.app).commands
+TEXTS = [
+    (command, param.name)
+    for command, found in COMMAND_LINE.items()
+    for param in found.params
+    if param.bare_type() in ("str", "Path", "list[str]")
+]
+
+
+def test_every_command_and_every_option_that_takes_a_text_is_tried():
+    assert {*LINES} == {*COMMAND_LINE}
+    others = {param.bare_type() for found in COMMAND_LINE.values() for param in found.params}
+    assert others - {"str", "Path", "list[str]"} == {"bool", "int", "float", "list[int]", "list[float]"}
+    assert len(TEXTS) > 60
+
+
+@pytest.mark.parametrize(("command", "option"), TEXTS)
+def test_no_text_of_a_command_line_commands_a_terminal(command, option, tmp_path, monkeypatch, capsys):
+    """All forty names and those that command a terminal, in each option: an answer or one printable sentence."""
+    monkeypatch.chdir(tmp_path)
+    for hub in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.setenv(hub, "1")
+    traces(["m"], "t").to_parquet("t.parquet")
+    param = next(one for one in COMMAND_LINE[command].params if one.name == option)
+    words = shlex.split(LINES[command])
+    flags = [*param.opts] if param.opts[0].startswith("-") else []
+    for flag in flags:
+        if flag in words:
+            del words[words.index(flag) : words.index(flag) + 2]
+    if not flags:
+        words = words[1:]
+    for name in [*NAMES, *hostile.COMMANDS[:-1]]:
+        code = cli.main([command, *([f"{max(flags, key=len)}={name}", *words] if flags else [*words, name])])
+        told = capsys.readouterr()
+        assert code in (0, 2), (name, told)
+        assert told.err.replace("\n", "").isprintable(), name
+        assert told.out.replace("\n", "").isprintable(), name
+        assert code == 0 or "error: " in told.err.splitlines()[-1], name
+        assert "Traceback" not in told.err, name
 
 
 def test_what_is_said_of_files_and_errors_is_printable(tmp_path, capsys):

@@ -180,7 +180,7 @@ def test_a_command_that_is_told_to_end_leaves_no_kernel_and_goes_on(sent, tmp_pa
         tmp_path / "10_square.ipynb",
         ("markdown", "# Square?"),
         *cells,
-        kinetics={"result": "r.json"},
+        kinetics={"result": "result.json"},
     )
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "pids").mkdir()
