@@ -172,7 +172,7 @@ def test_a_byte_order_mark_is_no_content_and_another_encoding_is_said(encoding, 
 @pytest.mark.slow
 @pytest.mark.notebooks
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_told_to_end_leaves_no_kernel_and_goes_on(sent, tmp_path, write_notebook):
+def test_a_command_that_is_told_to_end_leaves_no_kernel(sent, tmp_path, write_notebook):
     cells = [("code", "n = 0\npause = 0", "parameters"),
              ("code", "import os, pathlib, time\npathlib.Path(os.environ['HERE'], str(os.getpid())).touch()\ntime.sleep(pause)"),
              ("code", "from kinetics_lab.book.results import hand_over\nhand_over({'square': n * n})")]  # fmt: skip

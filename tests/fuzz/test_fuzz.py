@@ -6,6 +6,8 @@ Twenty examples of each by default, three hundred in the slow set; ``benchmarks/
 from __future__ import annotations
 
 import importlib.util
+import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,16 @@ def test_any_input_is_answered_rightly_or_refused_in_a_sentence(name: str, examp
     one()
     if examples > 20:
         assert {*ended} == {"refused", "right", *["compared"] * (name == "config.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", inputs.oracle.TYPES)
+def test_transformers_counts_the_same_for_any_sizes(model_type: str) -> None:
+    """A few models of every class, so that none depends on the draw above."""
+    dice = random.Random(model_type)
+    for _ in range(int(os.environ.get("FUZZ_SETS", "4"))):
+        drawn = {name: dice.choice(values) for name, values in inputs.oracle.SIZES.items()}
+        inputs.sized(model_type, drawn, {})
 
 
 def test_the_exact_count_is_independent_and_strict() -> None:
