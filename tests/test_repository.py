@@ -147,7 +147,14 @@ def test_the_length_of_the_laws_argument_is_kept_true(house, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "book/architecture.md", "book/how-to-run.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "book/architecture.md",
+        "book/how-to-run.md",
+        *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("book/on-[ac]*.md")),
+    ],
 )
 def test_files_and_commands_that_a_page_names_are_there(page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -731,7 +731,7 @@ def test_the_page_shows_a_column_and_every_point(grid, project, no_kernel, axes,
 
 @pytest.mark.notebooks
 def test_the_example_of_the_page_is_six_points(tmp_path, monkeypatch, executed):
-    text = (ROOT / "book" / "how-to-run.md").read_text(encoding="utf-8")
+    text = (ROOT / "book" / "on-a-cluster.md").read_text(encoding="utf-8")
     [example] = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "notebook:" in block]
     monkeypatch.chdir(ROOT)
     (tmp_path / "my-grid.yml").write_text(example)
