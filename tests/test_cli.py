@@ -301,13 +301,13 @@ def test_a_missing_package_is_one_sentence(tmp_path, line, gone, cure):
     ],
 )
 def test_values_are_yaml(text, value):
-    assert scalar(text) == value
-    assert type(scalar(text)) is type(value)
+    assert scalar(text, "n") == value
+    assert type(scalar(text, "n")) is type(value)
 
 
 def test_a_value_that_is_not_yaml():
-    with pytest.raises(ValueError, match=r"must be YAML; got '\[1'"):
-        scalar("[1")
+    with pytest.raises(ValueError, match=r"parameter 'n' must be YAML; got '\[1'"):
+        scalar("[1", "n")
 
 
 @pytest.fixture

@@ -165,8 +165,8 @@ def given(tmp_path_factory, write_notebook):
 
 
 def test_papermill_alone_gives_numbers_and_lists_as_text_and_they_are_read(given):
-    assert given("-p", "sizes", "[4, 5]", "-r", "size", "8", "-r", "rate", "1", "-p", "on", "yes") == (
-        "[8, [4, 5], 'x', None, 1, True]\n"
+    assert given("-p", "sizes", "[4, 5]", "-r", "size", "8", "-r", "limit", "7", "-p", "on", "yes") == (
+        "[8, [4, 5], 'x', 7, 0.5, True]\n"
     )
 
 
@@ -180,7 +180,7 @@ def test_papermill_alone_gives_numbers_and_lists_as_text_and_they_are_read(given
         ("-p size many", "parameter 'size' of this chapter takes int (default 3); got 'many'"),
         ("-p name 3", "parameter 'name' of this chapter takes str (default 'x'); got 3"),
         ("-p sizes 3", "parameter 'sizes' of this chapter takes list (default [1]); got 3"),
-        ("-p sizes [1", "a parameter's value must be YAML; got '[1'"),
+        ("-p sizes [1", "parameter 'sizes' must be YAML; got '[1'"),
     ],
 )
 def test_papermill_alone_refuses_what_the_cell_does_not_take(given, options, message):

@@ -132,14 +132,14 @@ def checked(notebook: str, declared: Mapping[str, Any], name: str, value: Any, p
     return value
 
 
-def scalar(text: str) -> Any:
-    """The value that a file of parameters would give for ``text``."""
+def scalar(text: str, name: str) -> Any:
+    """The value that a file of parameters would give for the parameter's ``text``."""
     import yaml
 
     try:
         return yaml.load(text, yaml_loader())
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"a parameter's value must be YAML; got {text!r}") from error
+        raise ValueError(f"parameter {name!r} must be YAML; got {text!r}") from error
 
 
 def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -> dict[str, dict[str, Any]]:

@@ -30,15 +30,15 @@ Result = TypeVar("Result", pd.DataFrame, Mapping[str, Any])
 def check_injected(namespace: dict[str, Any]) -> None:
     """``check_injected(globals())`` in a chapter: refuses what papermill put in unless the cell above it declares it.
 
-    Text is read as YAML where a number, a list or a mapping is wanted: papermill's ``-p`` gives ``[1, 2]`` as text.
+    Text is read as YAML where none is wanted, or anything: papermill's ``-p`` gives ``[1, 2]`` as text, ``-r`` also 8.
     """
     cells: list[str] = namespace.get("In", [])
     at = max((i for i, cell in enumerate(cells) if cell.startswith("# Parameters\n")), default=0)
     declared = assigned(next((cell for cell in reversed(cells[:at]) if assigned(cell)), ""))
     for name in assigned(cells[at]) if at else ():
         value = namespace[name]
-        if isinstance(value, str) and not isinstance(declared.get(name), str | None):
-            value = scalar(value)
+        if isinstance(value, str) and not isinstance(declared.get(name), str):
+            value = scalar(value, name)
         namespace[name] = checked("this chapter", declared, name, value, "")
 
 

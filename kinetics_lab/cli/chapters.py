@@ -38,7 +38,7 @@ def run(
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"-p must be given NAME VALUE; got {text!r} alone")
-        parameters[name] = scalar(value)
+        parameters[name] = scalar(value, name)
     done = run_notebook(notebook, parameters, out=out, kernel=kernel)
     with sole_writer(done.folder):
         print(*(pages(done.executed, notebook) if page else [done.folder]), sep="\n")

@@ -265,7 +265,7 @@ def parse_clock(text: str) -> Clock:
     After the device: the engine, the precision of the weights, that of the KV cache (bf16 unless said). ``fitted:`` in
     front of these takes the law with four constants in place of the kernels. ``ValueError`` names what is unknown.
     """
-    device, *rest = text.split(":")
+    device, *rest = str(text).split(":")
     try:
         if device == "fitted":
             require(len(rest) in (2, 3, 4), "a fitted clock reads fitted:DEVICE:ENGINE:WEIGHTS:KV", text)
