@@ -40,9 +40,10 @@ def counts(value: Any, what: str, least: float = 0, unit: str = "") -> np.ndarra
 
 
 def unknown(what: str, name: object, known: list[str]) -> ValueError:
-    """The error for a name that is not known: near matches first, else every choice."""
+    """The error for a name that is not known: near matches first, else the choices."""
     near = get_close_matches(str(name), known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+    some = ", ".join(known[:24]) + ", ..." * (len(known) > 24)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {some}"
     return ValueError(f"{what} {name!r:.300} is not known; {hint}")
 
 

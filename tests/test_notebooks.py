@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from kinetics_lab.book.parameters import declared_parameters, read_notebook, read_parameters
-from kinetics_lab.book.results import read_result
+from kinetics_lab.book.results import check_injected, read_result
 from kinetics_lab.book.runs import collects_claims, execute_all, run_notebook
 from kinetics_lab.cost.hardware import find_hardware
 from kinetics_lab.cost.models import find_model
@@ -185,6 +185,13 @@ def test_papermill_alone_gives_numbers_and_lists_as_text_and_they_are_read(given
 )
 def test_papermill_alone_refuses_what_the_cell_does_not_take(given, options, message):
     assert message in given(*options.split())
+
+
+def test_too_few_resamples_for_an_interval_are_refused():
+    cells = ["n_boot = 1000", "# Parameters\nn_boot = 19\n"]
+    with pytest.raises(ValueError, match="n_boot must be >= 20, for intervals; got 19"):
+        check_injected({"In": cells, "n_boot": 19})
+    check_injected({"In": cells, "n_boot": 20})
 
 
 @each_notebook

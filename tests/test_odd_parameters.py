@@ -101,10 +101,11 @@ OWN: dict[str, tuple[dict[str, list[Any]], dict[str, list[Any]]]] = {
     "12": ({"model": ["qwen3-32b", "llama3-405b", "deepseek-v3"], "n_out": [8, 131072],
             "small_model": ["opt-125m", "qwen3-0.6b", "config.json", "gpt-oss-20b"]},
            {"model": ["qwen3-0.6b", "no/config.json"], "small_model": ["qwen3-32b"], "n_out": [0, 7]}),
+    "13": ({"budget": [8, 16, 65536]}, {"budget": [0, 1]}),
     "22": ({"n_tokens": [1024, 5000, 32768], "page_size": [16], "block_size": [16, 64, 128], "n_blocks": [1, 3]},
            {"n_tokens": [0, 17], "page_size": [64], "n_blocks": [1000]}),
-    "25": ({"model": [*QWEN, "llama3-8b", "config.json"], "context": [1024, 131072], "budget": [16, 65536]},
-           {"model": ["qwen3-8", "no/config.json"], "context": [0, 1], "budget": [0, 1]}),
+    "25": ({"model": [*QWEN, "llama3-8b", "config.json"], "context": [2048, 131072], "budget": [16, 512]},
+           {"model": ["qwen3-8", "no/config.json"], "context": [0, 1], "budget": [0, 1, 65536]}),
     "42": ({"caps": [[8], [16, 64, 100_000]], "trials": [[1], [1, 3, 8]]}, {"caps": [[0], []], "trials": [[0], [4], []]}),
     "35": ({"caps": [[]], "clock": [None, "h200:vllm", "fitted:h200:vllm"], "hardware": ["h200", "h200", "l4", "mi300x"],
             "budgets": [[1e9], [0.5, 2], [3, 3]], "max_seconds": [None, 600], "max_tpot": [None, 0.04], "batch": ["endless", 8]},
@@ -258,8 +259,10 @@ def misquoted(text: str, values: Mapping[str, Any]) -> bool:
 
 
 def _texts(value: Any) -> list[str]:
-    """The texts in a value, by which a message may name its parameter; a number stands in many messages by chance."""
-    return re.findall(r'"([^"]{2,})"', json.dumps(value))
+    """The texts in a value, also without a year, by which a message may name its parameter; numbers are named by chance."""
+    return [
+        text for found in re.findall(r'"([^"]{2,})"', json.dumps(value)) for text in (found, found.split()[0])
+    ]
 
 
 # Scripts, pictures and listings of code, which may say -inf.
@@ -311,6 +314,30 @@ def is_bad(row: Row) -> bool:
 def line(row: Row) -> str:
     ended, message, given = row
     return f"{ended:8}{' '.join(f'{k}={v}' for k, v in given.items() if QUICK.get(k) != v)}\n        {message[:400]}"
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "wrong_value"),
+    [
+        ({"budget": 1}, "block_topk: budget must be a multiple of block_size=16; got 17", True),
+        ({"n_boot": 1}, "n_boot must be >= 1; got 0", True),
+        ({"n_boot": 0}, "n_boot must be >= 1; got 0", False),
+        ({"context": 0}, "context must be positive (tokens); got 0.0", False),
+        ({"shapes": {"b": "x", "a": "y"}}, "shapes must name c; got ['a', 'b']", False),
+    ],
+)
+def test_a_message_that_names_another_value_than_was_given_is_no_refusal(given, text, wrong_value):
+    assert misquoted(text, given) == wrong_value
+    assert verdict(ValueError(text), given) == ("raised" if wrong_value else "refused")
+
+
+def test_values_that_exclude_each_other_are_not_drawn_together():
+    declared = {"hardware": "h200", "precision": None, "clock": ""}
+    assert together({**declared, "hardware": "a100", "precision": "fp8"}, declared)["precision"] is None
+    assert together({**declared, "clock": "fitted:h100:vllm", "precision": "fp8"}, declared) == {
+        "hardware": "h100", "precision": "fp8", "clock": "fitted:h100:vllm"
+    }  # fmt: skip
+    assert together({**declared, "clock": "h100:vllm", "precision": "fp8"}, declared)["precision"] is None
 
 
 @pytest.mark.slow

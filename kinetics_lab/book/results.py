@@ -39,9 +39,8 @@ def check_injected(namespace: dict[str, Any]) -> None:
         value = namespace[name]
         if isinstance(value, str) and not isinstance(declared.get(name), str):
             value = scalar(value, name)
-        namespace[name] = checked("this chapter", declared, name, value, "")
-        enough = name != "n_boot" or namespace[name] >= 20
-        require(enough, "n_boot must be at least 20: fewer resamples give no interval", namespace[name])
+        namespace[name] = value = checked("this chapter", declared, name, value, "")
+        require(name != "n_boot" or value >= 20, "n_boot must be >= 20, for intervals", value)
 
 
 def hand_over(result: Result) -> Result:

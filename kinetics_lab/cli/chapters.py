@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -30,10 +30,8 @@ def run(
     from kinetics_lab.book.parameters import read_parameters, scalar
     from kinetics_lab.book.runs import run_notebook
 
-    parameters: dict[str, Any] = {}
-    if file:
-        beside = sorted({*notebook.parent.glob("*.ipynb"), notebook})
-        parameters |= read_parameters(file, beside)[notebook.stem]
+    beside = sorted({*notebook.parent.glob("*.ipynb"), notebook}) if file else [notebook]
+    parameters = read_parameters(file, beside)[notebook.stem]
     for text in parameter:
         name, equals, value = text.partition("=")
         if not equals:
