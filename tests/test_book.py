@@ -112,10 +112,10 @@ def small(tmp_path_factory, write_notebook):
     (root / "book" / "intro.md").write_text(INTRO)
     (root / "book" / "_static").mkdir()
     shutil.copy(ROOT / "book" / "_static" / "print.css", root / "book" / "_static")
-    title = ("markdown", "(ch:one)=\n# One?")
+    title = ("markdown", "# One?")
     cells = [title, ("code", "n = 3  # tokens", "parameters"), ("code", "print('n is', n)")]
     write_notebook(root / "notebooks" / "10_one.ipynb", *cells)
-    title = ("markdown", "# Two?\n\nAfter {ref}`ch:one`.")
+    title = ("markdown", "# Two?\n\nAfter [One?](10_one.ipynb).")
     cells = [title, ("code", "m = 6  # tokens", "parameters"), ("code", "print('m is', m)")]
     write_notebook(root / "notebooks" / "11_two.ipynb", *cells)
     (root / "default.yml").write_text("10_one: {n: 3}\n11_two: {m: 6}\n")
@@ -138,7 +138,7 @@ def project(small, tmp_path):
 def faulty(small):
     """The small book, built while its first page has two faults: the error, and what was told of it."""
     told, intro = io.StringIO(), small / "book" / "intro.md"
-    intro.write_text(INTRO + "\n{nosuchrole}`x` and {ref}`ch:uno`.\n")
+    intro.write_text(INTRO + "\n{nosuchrole}`x` and {doc}`../notebooks/10_uno`.\n")
     try:
         with contextlib.redirect_stderr(told), pytest.raises(BookError) as error:
             build_book(small, small / "other.yml", small / "_build" / "book", repository_url=ADDRESS)
@@ -166,7 +166,7 @@ def preview(small):
 def test_every_fault_is_told_with_its_place(faulty):
     error, told = faulty
     assert re.fullmatch(r"the book did not build: 2 warnings; all of it is in .*build\.log", error)
-    for message in ("Unknown interpreted text role", "undefined label: 'ch:uno'"):
+    for message in ("Unknown interpreted text role", "unknown document: '../notebooks/10_uno'"):
         assert re.search(rf"^book/intro\.md:\d+: WARNING: {message}", told, re.MULTILINE)
 
 
@@ -218,7 +218,7 @@ def test_a_preview_shows_one_chapter_as_it_was_executed(preview, small):
     assert "m is 6" in text
     assert text.count('class="highlight-ipython3') == 2  # the injected cell repeats the defaults
     assert "A preview: links to the notebooks left out lead nowhere." in told
-    assert "undefined label" not in told
+    assert "target not found" not in told
     with pytest.raises(ValueError, match="notebook '11_too' is not known; did you mean 11_two"):
         build_book(small, None, small / "_build" / "preview", only=["11_too"])
 
@@ -277,10 +277,14 @@ def test_what_is_wrong_fails_every_time_until_it_is_mended(project, capsys):
         )
     intro.write_text(good)
     assert build().exists()
-    one.write_text(one.read_text().replace("(ch:one)=", "(ch:uno)="))
+    one.rename(one.with_name("12_uno.ipynb"))
+    toc = project / "book" / "_toc.yml"
+    toc.write_text(toc.read_text().replace("10_one", "12_uno"))
     with pytest.raises(BookError, match="1 warning"):  # on a page that did not change
         build()
-    assert re.search(r"11_two\.ipynb:\d+: WARNING: undefined label: 'ch:one'", capsys.readouterr().err)
+    assert re.search(
+        r"11_two\.ipynb:\d+: WARNING: Unknown source document 'notebooks/10_one'", capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -295,7 +299,9 @@ def test_the_page_that_is_printed_finds_what_it_loads(project, capsys):
         assert [
             link for link in inside if not link.startswith(("#", "https://"))
         ] == []  # no path of this machine
-        assert all(f'id="{link[1:]}"' in text for link in inside if link.startswith("#ch-"))
+        assert "#document-notebooks/10_one" in inside
+        assert all(f'id="{link[1:]}"' in text for link in inside if link.startswith("#document-"))
+        assert ("<details>" in text, text.count("<details open>")) == (False, 2)  # what unfolds is unfolded
     assert "Nothing has changed" in capsys.readouterr().out
 
 
@@ -474,6 +480,9 @@ def test_what_a_page_does_not_use_is_left_out():
         assert (tag in plain) == (name == "theme"), name
     assert '<link rel="stylesheet" href="../_static/kl-icons.css" />' in plain
     assert "<summary><p>Show code</p></summary>" in plain
+    link = '<head><title>T</title></head><a href="{}.ipynb">a</a>'
+    assert 'href="10_one.html"' in finished(link.format("10_one"))
+    assert 'href="../_sources/10_one.ipynb"' in finished(link.format("../_sources/10_one"))
     assert '<div class="kl-parameters">\n<div>a,</div>\n<div>b</div>\n</div>' in plain
     signs = "<p>75 % of 5\xa0%, <code>5 % 2</code></p><pre><span>5 % 2</span></pre><p>a % b</p>"
     told = finished(f'<a href="_static/a"></a><body>{signs}</body>')
@@ -486,6 +495,21 @@ def test_what_a_page_does_not_use_is_left_out():
     assert (
         finished('<head><title>T</title></head><body><a href="b.html">b</a></body>').count("stylesheet") == 0
     )
+
+
+def test_an_equation_has_the_number_that_its_chapter_gives_it():
+    """Beside the formula, in whose TeX a number would not survive several lines; references lead to it."""
+    from docutils import nodes
+
+    equations = runpy.run_path(str(ROOT / "book" / "_extension" / "finish_pages.py"))["equations"]
+    anchor = nodes.paragraph("", "", nodes.raw("", '<a id="eq-one">'), nodes.raw("", "</a>"))
+    tagged = nodes.math_block("", "a \\\\ b\n\\tag{12}", number=None, nowrap=False)
+    plain = nodes.math_block("", "c", number=None, nowrap=False)
+    page = nodes.section("", nodes.paragraph("", "Text"), anchor, tagged, nodes.paragraph("", "and"), plain)
+    equations(None, page, "")
+    assert [one.tagname for one in page] == ["paragraph", "math_block", "paragraph", "math_block"]
+    assert (tagged["number"], tagged["ids"], tagged.astext()) == ("12", ["eq-one"], "a \\\\ b")
+    assert (plain["number"], plain["ids"], plain.astext()) == (None, [], "c")
 
 
 def test_the_figures_of_every_page_are_numbered_in_order(pages):

@@ -508,6 +508,28 @@ def test_the_keyboard_reaches_a_slider_in_fifteen_steps(chromium: Any, built_boo
         assert steps[-1].startswith("INPUT range"), steps
 
 
+def test_answers_unfold_by_key_and_references_lead_to_equations(chromium: Any, built_book: Path) -> None:
+    """On a phone a wide equation begins at the left edge, and its number is reached by scrolling."""
+    answers = "[...document.querySelectorAll('.bd-article details:not([class])')]"
+    with chromium.page(width=390) as page:
+        page.goto(built_book / "notebooks" / "10_what_does_a_token_cost.html")
+        assert page.js(f"{answers}.length") > 3
+        assert page.js(f"{answers}.filter(one => one.open).length") == 0
+        page.js(f"{answers}[0].querySelector('summary').focus()")
+        press(page, "Enter", 13)
+        assert page.js(f"{answers}[0].open && {answers}[0].querySelector('p').offsetHeight > 0")
+        link = 'document.querySelector(\'.bd-article p a[href="#eq-comp"], .bd-article p a[href="#eq-mem"]\')'
+        page.js(f"{link}.click()")
+        at = "document.getElementById(location.hash.slice(1))"
+        page.wait(
+            f"{at}.querySelector('mjx-container') && Math.abs({at}.getBoundingClientRect().top) < innerHeight"
+        )
+        box = page.js("""(e => [e.scrollWidth > e.clientWidth, e.querySelector('svg').getBoundingClientRect().left >= 0, e.scrollLeft,
+          e.querySelector('.eqno').textContent])(document.getElementById('eq-comp'))""")
+        assert box[:3] == [True, True, 0]
+        assert box[3].startswith("(5)")
+
+
 def test_arrow_keys_walk_through_a_figure_and_its_legend(chromium: Any, built_book: Path) -> None:
     """Along x, then y, each mark ringed, shown as under the pointer and read out; Enter on a legend's name, Escape ends."""
     codes = {"ArrowRight": 39, "ArrowLeft": 37, "Home": 36, "End": 35, "Escape": 27, "Enter": 13, "Tab": 9}

@@ -691,7 +691,7 @@ def test_a_plan_as_a_chapter_and_a_page(trace_file, tmp_path, capsys):
     assert (used["budgets"], used["batch"], used["weights"], used["caps"]) == ([0.3, 2], 64, "fp8", [1500])
     page = (folder / "35_plan_your_own.html").read_text()
     assert "x mine, dense" in page
-    for hidden in ("{ref}", "Exercises", "(ch:plan)=", "from IPython", "<script", 'src="http'):
+    for hidden in (".ipynb", "Exercises", "from IPython", "<script", 'src="http'):
         assert hidden not in page
     # what is true of the embedded table only
     embedded = ("embedded table", "one contest", "1.7B", "engine behind the table", "hundreds of", "are few")
@@ -711,31 +711,36 @@ def test_a_page_shows_results_and_loads_nothing(tmp_path, write_notebook):
     from kinetics_lab.book.pages import pages
 
     cells = [
-        ("markdown", "(ch:plan)=\n# How?"),
-        ("markdown", "See {ref}`ch:more` and {ref}`ch:none`, for $N$."),
+        ("markdown", "# How?"),
+        (
+            "markdown",
+            "See [What more?](36_more.ipynb) and [Planner](../book/planner.md), [elsewhere](https://a.org), for $N$.",
+        ),
+        ("markdown", '<a id="eq-one"></a>\n\n$$\nx = 1\n\\tag{1}\n$$\n\n<a href="#eq-one">equation (1)</a>'),
         ("markdown", "for the book only", "book-only"),
         ("code", "from IPython.display import Markdown\nMarkdown('**5.0**')"),
     ]
     executed = write_notebook(tmp_path / "out" / "35_plan.ipynb", *cells)
     book = nbformat.read(executed, as_version=4)
     data = {"text/markdown": "**5.0**", "text/html": "<script>alert(1)</script><b>more</b>"}
-    book.cells[3].outputs = [
+    book.cells[-1].outputs = [
         nbformat.v4.new_output("display_data", {name: text}) for name, text in data.items()
     ]
     nbformat.write(book, executed)
-    for name, title in (("35_plan", "How?"), ("36_more", "What more?")):
-        write_notebook(tmp_path / f"{name}.ipynb", ("markdown", f"(ch:{name[3:]})=\n# {title}"))
-    paths = pages(executed, tmp_path / "35_plan.ipynb")
+    paths = pages(executed)
     assert paths == [executed, executed.with_suffix(".html")]
     page = paths[1].read_text(encoding="utf-8")
     for shown in (
         "<title>How?",
         "<strong>5.0</strong>",
         "<b>more</b>",
-        "See “What more?” and ch:none, for <em>N</em>.",
+        'See “What more?” and “Planner”, <a href="https://a.org">elsewhere</a>, for <em>N</em>.',
+        "x = 1\n(1)",
+        '<a href="#eq-one">equation (1)</a>',
+        '<a id="eq-one">',
     ):
         assert shown in page
-    for hidden in ("book only", "(ch:plan)=", "from IPython", "<script", 'src="http'):
+    for hidden in ("book only", "$$", ".ipynb", "from IPython", "<script", 'src="http'):
         assert hidden not in page
     assert not list(tmp_path.rglob("*.part"))
 

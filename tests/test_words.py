@@ -25,13 +25,14 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 
 def typed(text: str, *more: str) -> list[str]:
-    """What is left of digits in a text: not in a name, an equation, a role, code, or a quotation of the paper."""
+    """What is left of digits in a text: not in a name, an equation, a role, an address, code, or a quotation of the paper."""
     for pattern in (
         r"\{\{ \w+ \}\}",
         r"\$\$.+?\$\$",
         r"\$[^$\n]+\$",
         r"\{[\w:]+\}`[^`]*`",
         r"`[^`]*`",
+        r"<a [^>]+>(?:Eq|eq)uation \(\d+\)</a>|(?:Eq|eq)uation \(\d+\)|\]\([^()\s]+\)",  # references and addresses
         *more,
     ):
         text = re.sub(pattern, " ", text, flags=re.DOTALL)
@@ -70,6 +71,7 @@ def typed_in(source: str, *names: str) -> list[str]:
         ("Qwen3-8B on a B200 in BF16, 95 % intervals, AIME24", []),
         ("it is 7.3 times cheaper", ["7.3"]),
         ("{{ gain }} times, $2^{1/3}$ and {ref}`ch:cache2026` and `topk:32`", []),
+        ("by equation (3) of [What?](10_what.ipynb), 4 times", ["4"]),
         ('the printed "10-1000x" holds, and "1.5 times" is not printed', ['"1.5']),
         ("from batch 64 on", ["64"]),
     ],

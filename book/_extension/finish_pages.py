@@ -1,4 +1,4 @@
-"""A Sphinx extension: what the theme's pages lack. Numbers of figures, a description for search engines and cards, icons
+"""A Sphinx extension: what the theme's pages lack. Numbers of figures and equations, a description for search engines and cards, icons
 without a library of icons, and no script or style sheet that a page does not use.
 
 The icons are Font Awesome Free's (CC BY 4.0), taken from the theme's own copy: those that the pages show, as masks in
@@ -18,6 +18,11 @@ from docutils import nodes
 LONGEST = 200  # characters of a description
 NUMBER = '<span class="kl-number"></span>'  # in the caption of a chart or a drawing
 CARD = "_static/card.png"
+TAG = re.compile(r"\n\\tag\{(\d+)\}\s*$")  # the number of an equation, in its formula
+ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')  # before it: where references lead
+CHAPTER = re.compile(
+    r'(<a href="\d\d_\w+)\.ipynb(?=")'
+)  # a link in what a cell printed, which opens the notebook elsewhere
 # In text that a page's own scripts or the theme's style sheets show, beside the icons in its HTML.
 BY_SCRIPT = ("xmark",)
 ADMONITIONS = {"tip": "lightbulb", "hint": "lightbulb", "note": "circle-info", "warning": "triangle-exclamation",
@@ -64,6 +69,17 @@ def number(app: Any, doctree: Any, page: str) -> None:
             node.replace_self(nodes.raw("", whole, format=node["format"], classes=node["classes"]))
 
 
+def equations(app: Any, doctree: Any, page: str) -> None:
+    """Set the number that a chapter gives an equation as Sphinx sets its own, beside the formula."""
+    for node in list(doctree.findall(nodes.math_block)):
+        if found := TAG.search(text := node.astext()):
+            node["number"], node[:] = found[1], [nodes.Text(text[: found.start()])]
+            before = node.parent[max(node.parent.index(node) - 1, 0)]
+            if anchor := ANCHOR.fullmatch(before.astext()):
+                node["ids"].append(anchor[1])
+                node.parent.remove(before)
+
+
 def icons(library: str, names: set[str]) -> str:
     """A style sheet that draws the icons of these names, from the text of Font Awesome's script."""
     rules = [
@@ -103,6 +119,7 @@ def finished(page: str) -> str:
 
     page = LOADED.sub(kept, page)
     page = SIGNED.sub(lambda found: found[1] or "%", page)
+    page = CHAPTER.sub(r"\1.html", page)
     page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")  # it says what it shows
     # entries of a bibliography, and the links beside them, are no items of a list
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
@@ -145,6 +162,7 @@ def finish(app: Any, failure: Exception | None) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     app.connect("doctree-resolved", number)
+    app.connect("doctree-resolved", equations)
     app.connect("html-page-context", describe)
     app.connect("build-finished", finish)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

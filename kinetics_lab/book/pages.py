@@ -22,10 +22,12 @@ POLICY = '<meta http-equiv="Content-Security-Policy" content="{}">'
 ALONE = POLICY.format(
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 )
+DISPLAYED = re.compile(r"^\$\$\n(.+?)\n\$\$$", re.DOTALL | re.MULTILINE)
+ELSEWHERE = re.compile(r'<a href="[\w./-]+\.(?:ipynb|md)"[^>]*>(.*?)</a>', re.DOTALL)  # no page of this file
 INLINE = re.compile(r'<script(?![^>]*\b(?:src=|type="application/json"))[^>]*>(.*?)</script>', re.DOTALL)
 
 
-def pages(executed: Path, chapter: Path) -> list[Path]:
+def pages(executed: Path) -> list[Path]:
     """The executed notebook and, where nbconvert is installed, an HTML file of it without code, nor any script."""
     if not find_spec("nbconvert"):
         return [executed]
@@ -33,21 +35,15 @@ def pages(executed: Path, chapter: Path) -> list[Path]:
 
     book = read_notebook(executed)
     book.cells = [cell for cell in book.cells if "book-only" not in cell.metadata.get("tags", [])]
-    first = "\n".join(read_notebook(path).cells[0].source for path in sorted(chapter.parent.glob("*.ipynb")))
-    titles = dict(re.findall(r"^\((ch:\w+)\)=\n# (.+)$", first, re.MULTILINE))
-
-    def title_of(link: re.Match[str]) -> str:
-        return f"“{titles[link[1]]}”" if link[1] in titles else link[1]
-
     for cell in book.cells:
-        if cell.cell_type == "markdown":
-            plain = re.sub(r"^\(ch:\w+\)=\n", "", cell.source)
-            plain = re.sub(r"\$([^$\n]+)\$", r"*\1*", plain)  # symbols; the page has no mathematics beyond
-            cell.source = re.sub(r"\{ref\}`([\w:-]+)`", title_of, plain)
+        if cell.cell_type == "markdown":  # symbols; the page has no mathematics beyond
+            plain = DISPLAYED.sub(r"```\n\1\n```", re.sub(r"\\tag\{(\d+)\}", r"(\1)", cell.source))
+            cell.source = re.sub(r"\$([^$\n]+)\$", r"*\1*", plain)
     title = re.findall(r"^# (.+)$", book.cells[0].source, re.MULTILINE)
     exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(book, {"metadata": {"name": (title or [executed.stem])[0]}})
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)  # pictures and tables need none
+    body = ELSEWHERE.sub(r"“\1”", body)
     body = body.replace("<head>", "<head>" + ALONE, 1).replace("</head>", STYLE + "</head>", 1)
     return [executed, write_text(executed.with_suffix(".html"), body)]
 

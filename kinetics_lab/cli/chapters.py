@@ -39,7 +39,7 @@ def run(
         parameters[name] = scalar(value, name)
     done = run_notebook(notebook, parameters, out=out, kernel=kernel)
     with sole_writer(done.folder):
-        print(*(pages(done.executed, notebook) if page else [done.folder]), sep="\n")
+        print(*(pages(done.executed) if page else [done.folder]), sep="\n")
 
 
 def _count(text: str) -> tuple[str, float]:
