@@ -53,7 +53,7 @@ class Hardware:
 
     @property
     def title(self) -> str:
-        """What pages call the device: "H200 SXM", "8 × H200 SXM"."""
+        """The name that pages show, such as "H200 SXM" or "8 × H200 SXM"."""
         one = self.called or self.name.rpartition(" x ")[2].upper()
         return f"{self.n_devices} × {one}" if self.n_devices > 1 else one
 
