@@ -270,6 +270,9 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
             page.js(TEXT.format("#kl-planner code"))
             == "kinetics-lab plan --data aime24 --budget 5 --hardware h200 --price 3.99"
         )
+        page.wait(
+            "document.querySelector('.kl-calc-said').textContent.includes(' On 4 devices 11 x qwen3-8b, ')"
+        )
         type_into(page, "budget", "20")
         said = page.js(TEXT.format(".kl-calc-said"))
         assert said.startswith(

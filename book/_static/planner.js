@@ -288,7 +288,8 @@ const klPlanner = (() => {
     const dense = best(candidates.filter((one) => one.setting.policy === "dense"), budget), chosen = best(mine, budget);
     const result = { left_out: leftOut(ran, considered, refused), n_settings: mine.length,
       dense: dense ? dense.value : NaN, dense_setting: text(dense), rivals: [] };
-    const near = chosen && mine.filter((one) => one.price < chosen.price && one.value >= chosen.value - data.frugal - 1e-9)
+    const cheaper = mine.filter((one) => chosen && one.price < chosen.price * (1 - 1e-9));  // equal but for rounding is equal
+    const near = chosen && cheaper.filter((one) => one.value >= chosen.value - data.frugal - 1e-9)
       .reduce((a, b) => a && a.price <= b.price ? a : b, null);
     const started = (one) => one ? start(data, storing(data, q, one.setting.model), one) : [];
     if (chosen) return { ...result, ...told(chosen, q), ...rivalry(weights, mine, budget, chosen, set.ends, data.tie, near),

@@ -204,7 +204,8 @@ def _rows(
             notes.append("its times are extrapolated from those measured")
         if rivals:
             row |= _rivalry(rivals, f"{setting['model']}, {setting['policy']}", k, weights)
-            near = mean[(mean.cost < row["cost"]) & (mean.accuracy >= row["accuracy"] - FRUGAL - 1e-9)]
+            near = mean[mean.cost < row["cost"] * (1 - 1e-9)]  # equal but for rounding is equal
+            near = near[near.accuracy >= row["accuracy"] - FRUGAL - 1e-9]
             for less in near.nsmallest(1, "cost").to_dict("records"):
                 row |= {
                     "frugal": _text(less),
