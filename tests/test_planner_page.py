@@ -227,6 +227,7 @@ def test_the_page_says_as_the_package_what_more_devices_would_do(chromium, index
         usual | {"hardware": "h100", "budget": 20, "predicted": True},
         usual | {"data": "otis", "hardware": "h200", "budget": 100, "weights": "published", "clock": "vllm"},
         usual | {"hardware": "h200", "budget": 0.01},
+        usual | {"data": "otis", "hardware": "h200", "budget": 100},
     ]  # fmt: skip
     with chromium.page() as page:
         page.goto(index)
