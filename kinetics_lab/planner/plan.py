@@ -83,10 +83,10 @@ def plan(
     require(given.size > 0, "budgets must hold a number at least", given)
     require((given > 0) & np.isfinite(given), f"budgets must be positive ({UNITS[unit]})", given)
     require(unit != "usd" or hourly > 0, "a budget in dollars needs the price of a device (hourly)", hourly)
-    data = _of(models, inputs.offered(whole := inputs.checked(data), topk))
+    data = _of(models, inputs.offered(full := inputs.checked(data), topk))
     never, names = inputs.never_run(data), inputs.wanted(data.policy.unique(), policies)
     data = data[data.policy.isin(names | {"dense"})]
-    summary = with_contexts(inputs.with_caps(data, caps), whole)
+    summary = with_contexts(inputs.with_caps(data, caps), full)
     if strategy == "majority" and "answer" in data:
         summary = inputs.with_votes(summary, data)
     priced, refused = price(summary, hardware, trials, strategy=make, **options)
@@ -100,10 +100,10 @@ def plan(
         left_out |= {f"{task}: {who}": why for who, why in (lacks | never.get(str(task), {})).items()}
         n_settings[str(task)] = chosen.groupby(KEYS, dropna=False).ngroups
         weights, costs = problem_weights(rows.problem.nunique(), n_boot, seed), given * scale[unit]
-        best, reference = allocate(chosen, costs), allocate(dense, costs) if len(dense) else None
+        whole, reference = allocate(chosen, costs), allocate(dense, costs) if len(dense) else None
         scores = judged(chosen, data[data.task == task], n_splits, seed, make, costs, allocate)
         rivals = frontier.curves(chosen, costs, "who", allocate) if allocation == "uniform" else {}
-        found = _rows(best, reference, rivals, scores, weights, level, UNITS[unit])
+        found = _rows(whole, reference, rivals, scores, weights, level, UNITS[unit])
         plans += [{"task": task, "budget": budget} | row for budget, row in zip(given, found, strict=True)]
     units = {name: f"{name}_{unit}" for name in ("budget", "cost", "spent")}
     result = pd.DataFrame(plans).rename(columns=units | {"ttft": "ttft_s", "tpot": "tpot_s"})
