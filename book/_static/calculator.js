@@ -114,7 +114,8 @@ const klCalculator = (() => {
           + `${found.rounds > 1 ? `in ${law.count(found.rounds)} rounds of the batch` : "side by side"}, ${digits(found.all)} s`)],
         ["Cost", `${cost}, a thousand such prompts $${digits(1e3 * found.dollars)}, `
           + `a million tokens $${digits(found.per_million)}`],
-        ["Times are", law.times(found.clock, found.precision, room.devices, "computing while memory is read: a bound, nothing runs faster")]];
+        ["Times are", law.times(found.clock, found.precision, room.devices,
+          "computing while memory is read: a bound, nothing runs faster", sparse(q))]];
     }
 
     // Seconds that one token takes of a device, over the context: parameters, dense attention, the chosen attention.

@@ -292,7 +292,7 @@ const klLaw = (() => {
   }
 
   // What the times of a page are; `datasheet` says how its two kinds of work go together.
-  function times(clock, stored, devices, datasheet) {
+  function times(clock, stored, devices, datasheet, chooses) {
     const percent = (error) => `${digits(100 * error, 2)} %`, { served } = clock ?? {};
     const fitted = () => "the cost law with four constants fitted to kernels that NVIDIA's collector measured: median error "
       + `${percent(clock.error)} against the summed kernels of models it has not seen, and such sums miss measured servers `
@@ -300,7 +300,8 @@ const klLaw = (() => {
     const odd = clock && !(stored.weights === "bf16" && stored.kv === "bf16")
       ? `; fitted in BF16: weights (${stored.weights}) and cache (${stored.kv}) count by their bytes` : "";
     const link = devices > 1 ? "; what starts an exchange between devices is not counted" : "";
-    return (clock ? fitted() : `at the datasheet's rates, ${datasheet}`) + odd + link;
+    const search = clock && chooses ? "; the kernels were of dense attention: a search over tokens starts more of them" : "";
+    return (clock ? fitted() : `at the datasheet's rates, ${datasheet}`) + search + odd + link;
   }
 
   // A price follows the device, by the lowest listed, until one is typed.

@@ -474,7 +474,7 @@ const klPlanner = (() => {
         ["Predicted", found.predicted.length ? `${found.predicted.join(" and ")}: never run; the law of difficulty `
           + "says what it would do, and its own error is in no interval" : ""],
         ["Times are", law.times(data.clocks[`${q.hardware}:${q.clock}`], stored, found.devices,
-          "computing after memory is read, which is no bound")]];
+          "computing after memory is read, which is no bound", data.models[found.model].mixers.some((m) => m.topk))]];
     }
 
     // What was left out, by reason; of many for one reason their number, which unfolds.

@@ -152,7 +152,9 @@ def _jupyter_book(out: Path, builder: str, strict: bool) -> None:
     write_text(out / "build.log", log)
     found = re.findall(r"^.*\b(?:WARNING|ERROR)\b.*$", log.replace(f"{stage}/", ""), re.MULTILINE)
     told = [
-        line for line in found if strict or not re.search("[Uu]nknown (source )?document|target not found", line)
+        line
+        for line in found
+        if strict or not re.search("[Uu]nknown (source )?document|target not found", line)
     ]
     if not strict:
         print("A preview: links to the notebooks left out lead nowhere.")

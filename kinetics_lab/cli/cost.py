@@ -164,6 +164,8 @@ def _assumed(room: Fit, batch: float | None, given: dict[str, Any], timer: Any) 
     rates = "the larger of compute and traffic, a bound" if bound else "compute and traffic added, no bound"
     told = [str(room.precision), f"{room.hardware.name} at its datasheet's rates: {rates}"]
     told += [f"step, speed and time by {timer.label}"] if timer and not timer.measured else []
+    if timer and not timer.measured and any(getattr(m, "index", 0) for m in room.shape.mixers):
+        told.append("the kernels were of dense attention: a search over tokens starts more of them")
     alike, shared = "all sequences of the batch alike", "answers share their prompt's cache"
     told.append("an endless batch: weights cost no traffic" if batch is None else alike)
     told.append(shared if given["share_prompt"] else "each answer reads its own prompt")
