@@ -81,13 +81,17 @@ def test_text_is_plain_markdown(path):
 
 
 @pytest.mark.notebooks
-def test_what_chapters_print_is_plain_markdown(built_book):
+def test_what_chapters_print_is_plain_markdown_and_no_warning(built_book):
     executed = sorted((built_book.parents[1] / "stage" / "notebooks").glob("*.ipynb"))
     assert [path.name for path in executed] == [path.name for path in NOTEBOOKS]
     seen = 0
     for path in executed:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", ()):
+                assert output.get("name") != "stderr", (
+                    path.name,
+                    output["text"],
+                )  # a warning, with a path of the machine
                 text = "".join(output.get("data", {}).get("text/markdown", ""))
                 assert not MYST.search(text), (path.name, text)
                 seen += bool(text)

@@ -173,9 +173,9 @@ def inscribed(data: pd.DataFrame, x: str, y: str, name: str, sort_x: Names, sort
             text = str(one).removeprefix(family)
             text = text if text == one else text.upper()
             found[cells.index[i], cells.columns[j]] = text, 2 * room[i, j] / wide - 1
-    told: list[Any] = [found.get(cell, (None, None)) for cell in zip(data[y], data[x], strict=True)]
+    told = [found.get(cell, ("", 0.0)) for cell in zip(data[y], data[x], strict=True)]
     _label, _run = zip(*told, strict=True)
-    return data.assign(_label=_label, _run=pd.Series(_run, data.index, object))
+    return data.assign(_label=_label, _run=_run)
 
 
 def within(chart: Any, **domains: Range) -> Any:
