@@ -73,7 +73,7 @@ def reports(notebook, tmp_path_factory):
     out, made = tmp_path_factory.mktemp("runs"), []
     for kind, names in (("plain", PLAIN), ("hostile", NAMES)):
         run = run_notebook(notebook, {"names": names}, out=out / kind, progress=False)
-        made.append(pages(run.executed, notebook)[1])
+        made.append(pages(run.executed)[1])
     return made
 
 
@@ -340,7 +340,7 @@ def test_the_report_of_a_plan_has_the_same_elements_whatever_the_names(tmp_path)
             "n_boot": 20,
         }
         run = run_notebook(chapter, given, out=tmp_path / kind, progress=False)
-        found.append(hostile.census(pages(run.executed, chapter)[1].read_text(encoding="utf-8")))
+        found.append(hostile.census(pages(run.executed)[1].read_text(encoding="utf-8")))
     assert set(found[0]) == set(found[1])
 
 
@@ -361,7 +361,7 @@ def test_the_report_of_what_to_run_has_the_same_elements_whatever_the_names(tmp_
             kinds[names[i]] = str(path)
         given = {"kinds": kinds, "shapes": shapes | dict.fromkeys(names, "qwen3-4b"), "n_boot": 20}
         run = run_notebook(chapter, given, out=tmp_path / which, progress=False)
-        found.append(hostile.census(pages(run.executed, chapter)[1].read_text(encoding="utf-8")))
+        found.append(hostile.census(pages(run.executed)[1].read_text(encoding="utf-8")))
     assert found[0] == found[1]
 
 

@@ -43,7 +43,7 @@ def with_contexts(summary: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
     above the longest mean of the task in ``data`` where the answers to that problem are all alike, as they were cut."""
     if "trial" not in data:
         top = data[data.mean_tokens == data.groupby("task").mean_tokens.transform("max")]
-        cut = (top.n_traces > 1) & (top.mean_sq_tokens - top.mean_tokens**2 < 1)
+        cut = (top.n_traces > 1) & (top.mean_sq_tokens < (1 + 1e-6) * top.mean_tokens**2)  # rounded means
         data = top.assign(tokens_out=top.mean_tokens.where(cut, np.inf))
     limits = summary.task.astype(str).map(data.groupby(data.task.astype(str)).tokens_out.max())
     variance = np.maximum(summary.mean_sq_tokens - summary.mean_tokens**2, 0) * (summary.n_traces - 1)
