@@ -22,9 +22,8 @@ def require(condition: Any, rule: str, got: Any) -> None:
     """Raise ``ValueError`` with the rule and the value unless the condition holds (everywhere, for arrays)."""
     met = condition if isinstance(condition, bool) else getattr(condition, "all", lambda: condition)()
     if not met:
-        most = 300 if isinstance(got, str) else 80  # a path is told to its end
-        got = repr(got.tolist() if hasattr(got, "tolist") else got)
-        raise ValueError(f"{rule}; got {got if len(got) <= most else got[: most - 3] + '...'}")
+        got = repr(got.tolist() if hasattr(got, "tolist") else got)  # a path is known by its end
+        raise ValueError(f"{rule}; got {got if len(got) <= 80 else f'{got[:37]}...{got[-40:]}'}")
 
 
 def counts(value: Any, what: str, least: float = 0, unit: str = "") -> np.ndarray:
