@@ -626,6 +626,14 @@ def test_a_figures_data_open_by_the_keyboard_follow_its_slider_and_make_a_file(
         assert page.errors() == []
 
 
+def write_article(folder: Path, tables: str) -> None:
+    """A page with these tables and what the book's pages do with them."""
+    for name in ("kinetics.css", "kl-page.js"):
+        (folder / name).write_bytes((HERE.parent / "book" / "_static" / name).read_bytes())
+    text = f'<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="kinetics.css"><article class="bd-article">{tables}</article><script src="kl-page.js"></script>'
+    (folder / "index.html").write_text(text, encoding="utf-8")
+
+
 def test_a_wide_table_is_a_list_of_cards_on_a_phone_and_a_table_elsewhere(
     chromium: Any, tmp_path: Path
 ) -> None:
@@ -635,10 +643,7 @@ def test_a_wide_table_is_a_list_of_cards_on_a_phone_and_a_table_elsewhere(
     rows = "<tr><th rowspan=2>one</th><th>1</th><td>2</td><td>3</td></tr><tr><th>4</th><td>5</td><td></td></tr><tr><th>two</th><th>6</th><td>7</td><td>8</td></tr>"
     table = f'<div><table class="dataframe"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
     narrow = '<div><table class="dataframe"><thead><tr><th>x</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table></div>'
-    for name in ("kinetics.css", "kl-page.js"):
-        (tmp_path / name).write_bytes((HERE.parent / "book" / "_static" / name).read_bytes())
-    page_text = f'<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="kinetics.css"><article class="bd-article">{table}{narrow}</article><script src="kl-page.js"></script>'
-    (tmp_path / "index.html").write_text(page_text, encoding="utf-8")
+    write_article(tmp_path, table + narrow)
     cards = "[...document.querySelectorAll('.kl-stack tbody tr')].map(r => [r.dataset.group || '', ...[...r.cells].map(c => (c.dataset.label || '') + c.textContent)])"
     with chromium.page(PHONE, 844) as page:
         page.goto(tmp_path / "index.html")
@@ -659,10 +664,7 @@ def test_a_long_list_of_cards_shows_all_its_rows_at_a_click(chromium: Any, tmp_p
     head = f"<tr><th>model</th><th>{'w' * 40}a</th><th>{'w' * 40}b</th></tr>"
     rows = "".join(f"<tr><th>{k}</th><td>1</td><td>2</td></tr>" for k in range(14))
     table = f'<div><table class="dataframe"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
-    for name in ("kinetics.css", "kl-page.js"):
-        (tmp_path / name).write_bytes((HERE.parent / "book" / "_static" / name).read_bytes())
-    page_text = f'<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="kinetics.css"><article class="bd-article">{table}</article><script src="kl-page.js"></script>'
-    (tmp_path / "index.html").write_text(page_text, encoding="utf-8")
+    write_article(tmp_path, table)
     seen = "[[...document.querySelectorAll('tbody tr')].filter(r => r.offsetParent).length, document.querySelector('.kl-show-all').textContent]"
     with chromium.page(PHONE, 844) as page:
         page.goto(tmp_path / "index.html")
