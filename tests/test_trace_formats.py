@@ -475,7 +475,7 @@ def test_an_inspect_log_without_counts_is_counted(tmp_path):
 def test_archives_that_are_no_logs(tmp_path):
     path = tmp_path / "log.eval"
     path.write_bytes(b"no archive")
-    with refused(f"{path}: not a log of Inspect (File is not a zip file)"):
+    with refused(f"{path}: no log of Inspect that can be read here (File is not a zip file)"):
         read_traces(path, policy="dense")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("other.json", "{}")
@@ -486,8 +486,40 @@ def test_archives_that_are_no_logs(tmp_path):
     for at in [m.start() + 10 for m in re.finditer(rb"PK\x01\x02", data)]:
         data[at : at + 2] = (93).to_bytes(2, "little")  # Zstandard
     path.write_bytes(data)
-    with refused("an Inspect log compressed with Zstandard; convert it: inspect log convert LOG --to json"):
+    with refused("to convert one: inspect log convert LOG --to json"):
         read_traces(path, policy="dense")
+
+
+def test_archives_that_are_encrypted_or_damaged_are_one_sentence(tmp_path):
+    """Whatever zipfile and the four packings of its members raise: a few bytes are changed in each."""
+    path = tmp_path / "log.eval"
+    inspect_file(path, [sample("a", 1, "C"), sample("b", 1, "I")])
+    data = bytearray(path.read_bytes())
+    for at in [m.start() + 8 for m in re.finditer(rb"PK\x01\x02", data)]:
+        data[at] |= 1
+    path.write_bytes(data)
+    with refused(
+        "is encrypted, password required for extraction); to convert one: inspect log convert LOG --to json"
+    ):
+        read_traces(path, policy="dense")
+    draw = random.Random(1)
+    for packing in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        inspect_file(path, [sample("a", 1, "C")])
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", packing) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        whole, found = path.read_bytes(), set()
+        for _ in range(60):
+            data = bytearray(whole)
+            data[draw.randrange(len(data))] = draw.randrange(256)
+            path.write_bytes(data)
+            try:
+                found.add(len(read_traces(path, policy="dense")))
+            except ValueError as error:
+                found.add("refused" if str(error).startswith(f"{path}:") else str(error))
+        assert found == {1, "refused"}
 
 
 def review(index, right, text="It is 7."):

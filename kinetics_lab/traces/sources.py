@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from itertools import chain, starmap
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -234,8 +235,7 @@ def _archive(data: Any) -> Records:
                 else:
                     found = _parsed(number, archive.read(name))[1]
                     yield number, found if isinstance(found, ValueError) else found | {"eval": said}
-    except NotImplementedError:  # the standard library has no Zstandard before Python 3.14
-        how = "inspect log convert LOG --to json --output-dir DIR"
-        raise TraceFileError(f"an Inspect log compressed with Zstandard; convert it: {how}") from None
-    except (zipfile.BadZipFile, ValueError, AttributeError) as error:
-        raise TraceFileError(f"not a log of Inspect ({error})") from None
+    except (RuntimeError, zipfile.BadZipFile, LZMAError, ValueError, AttributeError) as error:
+        # RuntimeError: encrypted, or a compression that zipfile does not know, as Zstandard before Python 3.14
+        how = "to convert one: inspect log convert LOG --to json --output-dir DIR"
+        raise TraceFileError(f"no log of Inspect that can be read here ({error}); {how}") from None
