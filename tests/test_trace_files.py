@@ -9,6 +9,8 @@ from collections import UserDict
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kinetics_lab.traces import read, sources
@@ -776,6 +778,25 @@ def test_rows_of_a_parquet_file_are_taken_at_once_or_one_by_one_and_mean_the_sam
     monkeypatch.setattr(sources, "_checked", lambda batch: None)
     assert fast == found()
     assert len(taken) == at_once
+
+
+def test_what_pandas_wrote_about_a_parquet_file_is_not_believed(tmp_path):
+    """Its note on types and index can be damaged where the rows are whole; types that Arrow does not know are a sentence."""
+    path, rows = tmp_path / "traces.parquet", PLAIN.assign(trial=[0, 1, 0])[COLUMNS]
+    rows.to_parquet(path)
+    said = path.read_bytes()
+    for old, new in (
+        (b'"pandas_type"', b'"pandas_tipe"'),
+        (b'"numpy_type": "int64"', b'"numpy_type": "inti4"'),
+    ):
+        assert old in said
+        path.write_bytes(said.replace(old, new))
+        pd.testing.assert_frame_equal(read_traces(path), check_traces(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        wrong = pa.ArrowNotImplementedError("Integers with more than 64 bits not implemented")
+        patch.setattr(pq, "ParquetFile", lambda data: (_ for _ in ()).throw(wrong))
+        with refused(f"{path}: not a Parquet file (Integers with more than 64 bits"):
+            read_traces(path)
 
 
 def test_missing_columns_of_a_table(tmp_path):

@@ -181,7 +181,7 @@ def _parquet_rows(data: Any, many: bool) -> Iterator[tuple[int, Any]]:
             else:
                 yield from enumerate(batch.to_pylist(), line)
             line += batch.num_rows
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, import_module("pyarrow").ArrowException) as error:
         wrong = f"not a Parquet file ({error})"
         raise error if isinstance(error, TraceFileError) else TraceFileError(wrong) from None
 
@@ -208,7 +208,7 @@ def _rows_at_once(data: Any, metadata: Any) -> int:
 
 def _checked(batch: Any) -> pd.DataFrame | None:
     """Rows of a trace table at once; None where a value has to be looked at by itself."""
-    rows = batch.to_pandas(strings_to_categorical=True)
+    rows = batch.to_pandas(strings_to_categorical=True, ignore_metadata=True)
     with suppress(ValueError):
         if rows.correct.dtype == rows.truncated.dtype == bool:
             rows = check_traces(rows)
