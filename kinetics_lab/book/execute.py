@@ -104,9 +104,6 @@ def execute(
     tidy(executed, notebook, root)
 
 
-# ---- workers --------------------------------------------------------------------------------------------------
-
-
 def outcomes(futures: Mapping[Future[Any], What]) -> Iterator[tuple[What, Any]]:
     """What was submitted and its result, as they end; raises the first exception that is not a mere cancelling."""
     for future in as_completed(futures):

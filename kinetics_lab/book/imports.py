@@ -28,9 +28,6 @@ LOADERS = ("import_module", "__import__", "exec", "eval")  # may import what no 
 READERS = ("read_table", "data_path", "manifest", "data_dir")  # of kinetics_lab.data: what gives a data file
 
 
-# ---- modules --------------------------------------------------------------------------------------------------
-
-
 @cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name, rooms by their own: ``kinetics_lab.cost`` is its ``__init__``."""
@@ -75,9 +72,6 @@ def closure(sources: Iterable[str]) -> set[str]:
         found.add(name)
         waiting |= _facts(modules()[name].read_text(encoding="utf-8")).modules - found
     return found
-
-
-# ---- one source -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -145,9 +139,6 @@ def _asked(reader: str, call: ast.AST | None, around: ast.AST | None) -> set[str
         case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
             return {f"{text}*"}
     return {"*"}
-
-
-# ---- all that a result depends on -----------------------------------------------------------------------------
 
 
 def dependencies(

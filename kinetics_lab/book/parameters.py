@@ -171,9 +171,6 @@ def read_parameters(params_file: Path | str | None, notebooks: Sequence[Path]) -
     return parameters
 
 
-# ---- a grid ---------------------------------------------------------------------------------------------------
-
-
 def read_grid(path: Path | str) -> Grid:
     """The grid of a YAML file, its parameters checked against the notebook's own.
 

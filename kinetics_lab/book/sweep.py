@@ -102,9 +102,6 @@ def sweep(
     return SweepResult(out, len(points), done, failed, results, pages)
 
 
-# ---- the points -----------------------------------------------------------------------------------------------
-
-
 def _names(grid: Grid) -> Iterator[tuple[str, dict[str, Any]]]:
     """The points of a grid, each with its name, which has its key."""
     keys = run_keys(grid.notebook, grid.points)
@@ -175,9 +172,6 @@ def _run(grid: Grid, todo: Points, pool: AbstractContextManager[Submit], tell: C
             f"stopped: {ended} of {len(todo)} points ended; what is done is kept, and the same command goes on"
         )
         raise
-
-
-# ---- what they found ------------------------------------------------------------------------------------------
 
 
 def gather(points: Points, out: Path) -> Path | None:

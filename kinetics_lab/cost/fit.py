@@ -83,9 +83,6 @@ def parse_layout(text: str) -> Layout:
     return Layout(*(int(size or 1) for size in found.groups()))  # type: ignore[union-attr]
 
 
-# --- what fits ----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Fit:
     """A model on devices: the layout, the ``batch`` of sequences that fits beside the weights, or why none does.

@@ -97,8 +97,6 @@ def find_precision(
     return found if kv is None else replace(found, kv=kv, source=f"{found.source}, KV cache as given")
 
 
-# --- what a checkpoint says -------------------------------------------------------------------------
-
 #: Names that quantisers give to schemes -> how weights are stored, and what the arithmetic runs in where that differs.
 _SCHEMES = {
     "fp8": ("fp8", None), "fbgemm_fp8": ("fp8", None), "fp8_pb_wo": ("fp8", None), "mxfp8": ("mxfp8", None),

@@ -96,9 +96,6 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-# ---- in the child ---------------------------------------------------------------------------------------------
-
-
 def _prepare() -> None:
     """Load what takes a second to load, and let nothing that a library prints appear among the parent's output."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -228,9 +228,6 @@ def curves(
     return {str(name): allocate(rows, costs) for name, rows in table.groupby(by, sort=False, observed=True)}
 
 
-# --- reading curves ------------------------------------------------------------------------------
-
-
 def pareto_frontier(cost: ArrayLike, value: ArrayLike, equals: bool = False) -> np.ndarray:
     """Indices of the points that no cheaper (or equally dear) point equals (unless ``equals``) or beats, by ascending cost."""
     cost, value = np.asarray(cost, float), np.asarray(value, float)

@@ -21,9 +21,6 @@ LOG_SIGMA = (-6.9, 4.6)  # 0.001 to 100: where censored fits look (bounds that o
 SIGMA_PLACE = 2  # of log sigma in the vector of a censored fit
 
 
-# --- the curve ----------------------------------------------------------------------------------
-
-
 def log_ratio(x: ArrayLike, centre: float) -> np.ndarray:
     """log(x / centre), x checked."""
     x = np.asarray(x, float)
@@ -57,9 +54,6 @@ def abc(curve: np.ndarray, centre: float, offset: bool) -> tuple[np.ndarray, np.
         return level * centre**-b, b, np.zeros_like(b)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return slope / b * centre**-b, b, level - slope / b
-
-
-# --- the likelihood -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,6 @@ def bootstrap(
     return Bootstrap(value, draws, low, high)
 
 
-# --- curves on problems drawn anew ---------------------------------------------------------------
-
-
 def _redrawn(
     found: Mapping[str, Allocation], n_boot: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -217,9 +214,6 @@ def _split_gap(base: np.ndarray, other: np.ndarray, seed: int) -> float:
         gaps = [other[:, half].mean(1).max(0) - base[:, half].mean(1).max(0) for half in halves]
         found += [gaps[1][gaps[0].argmax()], gaps[0][gaps[1].argmax()]]
     return float(np.mean(found))
-
-
-# --- choices judged on other trials --------------------------------------------------------------
 
 
 def split_trials(

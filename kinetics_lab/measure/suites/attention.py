@@ -21,9 +21,6 @@ PAPER = ((4096, 16384), (2048, 32768))  # batch, context: 34.36 GB of KV a layer
 BUDGETS = {128: 128, 256: 64, 512: 32, 1024: 16, 2048: 8}  # tokens chosen: tokens a block
 
 
-# ---- inputs ---------------------------------------------------------------------------------------------------
-
-
 def random_tensor(bench: Bench, *size: int, scale: float = 1.0) -> Any:
     import torch
 
@@ -69,9 +66,6 @@ def attend_of(case: Row, cache: Any) -> Callable[[Any], Any]:
         return lambda q: dense_decode(q, cache)
     chosen = case["budget"] // case["block"]
     return lambda q: block_topk_decode(q, cache, chosen, window_blocks=case["window"])
-
-
-# ---- dense: ours beside the peers -----------------------------------------------------------------------------
 
 
 def _dense_cases(on_gpu: bool) -> list[Row]:
@@ -123,9 +117,6 @@ def measure_beside_peers(case: Row, bench: Bench) -> Row:
             if not isinstance(error, torch.OutOfMemoryError):  # which says nothing of other cases
                 bench.peers.setdefault(name, sentence(error))
     return row | bench.time(calls, resets, optional=PEERS)
-
-
-# ---- topk: the parts of a block top-k step --------------------------------------------------------------------
 
 
 def _topk_cases(on_gpu: bool) -> list[Row]:
@@ -184,9 +175,6 @@ def _measure_topk(case: Row, bench: Bench) -> Row:
         "step": step,
     }
     return {"torch_topk_agrees": float(agree.float().mean()), **bench.time(calls, resets)}
-
-
-# ---- fp8: attention over fp8 keys and values beside the same in 16 bits ---------------------------------------
 
 
 def _fp8_cases(on_gpu: bool) -> list[Row]:
