@@ -535,7 +535,7 @@ def test_arrow_keys_walk_through_a_figure_and_its_legend(chromium: Any, built_bo
     codes = {"ArrowRight": 39, "ArrowLeft": 37, "Home": 36, "End": 35, "Escape": 27, "Enter": 13, "Tab": 9}
     said = "document.querySelector('.kl-said').textContent"
     faded = "[...document.querySelectorAll('figure.kl-chart')[0].querySelectorAll('.mark-line path')].filter(p => +(p.getAttribute('opacity') ?? 1) < 0.5).length"
-    names = "[...document.querySelector('svg.marks').querySelectorAll('.role-legend-label text')].map(t => t.textContent)"
+    names = "[...document.querySelector('svg.marks').querySelectorAll('.role-legend-label text, .ends_marks text')].map(t => t.textContent)"
     rings = "document.querySelectorAll('.kl-ring').length"
     at = """(() => { const r = document.querySelector('.kl-ring').getBoundingClientRect();
       const f = document.querySelector('svg.marks').getBoundingClientRect();
@@ -560,7 +560,7 @@ def test_arrow_keys_walk_through_a_figure_and_its_legend(chromium: Any, built_bo
         assert first.endswith(")")
         assert "(1 of " in first
         press(page, "ArrowLeft", codes["ArrowLeft"])
-        assert "in the legend" in page.js(said)
+        assert "brings it out" in page.js(said)
         assert page.js(faded) == 0
         press(page, "Enter", codes["Enter"])
         page.wait(f"{faded} > 0")

@@ -109,7 +109,7 @@ def figure(kind: str) -> str:
 
 def test_the_name_of_a_rule_stands_right_or_left() -> None:
     rules = [(1e6, "a budget"), (2e6, "a limit", "left")]
-    spec = charts.lines(TABLE, "tokens", "cost", "model", **TEXT, reference=rules).to_dict(validate=True)
+    spec = charts.lines(TABLE, "tokens", "cost", **TEXT, reference=rules).to_dict(validate=True)
     names = [layer for layer in spec["layer"] if layer["mark"].get("type") == "text"]
     assert [(n["mark"]["align"], n["encoding"]["x"]["value"]) for n in names] == [
         ("right", "width"),
@@ -484,6 +484,70 @@ def test_legends_fit_the_width() -> None:
     assert chart_parts.legend("abc")["columns"] == 3
     assert chart_parts.legend(["a name of twenty-five chars"] * 5)["columns"] == 2
     assert chart_parts.legend(["qwen3-0.6b"] * 6)["columns"] == 3  # three and three, not five and one
+
+
+def named_at_ends(heights: Any, last: Any = None, **more: Any) -> tuple[list[Any], Any]:
+    """The rows at the ends of lines with these last values, from the top down, and the legend of a chart of them."""
+    rows = [
+        (f"line {k}", x, height * x / 10)
+        for k, height in enumerate(heights)
+        for x in range(11)
+        if last is None or x <= last[k]
+    ]
+    table = pd.DataFrame(rows, columns=["name", "x", "y"])
+    asked: dict[str, Any] = {"y_domain": (0, 1), **TEXT, **more}
+    spec = charts.lines(table, "x", "y", "name", **asked).to_dict(validate=True)
+    line = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "line")
+    drawn = next(rows for rows in spec["datasets"].values() if "x" in rows[0] and len(rows) == len(table))
+    ends = sorted((row for row in drawn if row.get("_rise") is not None), key=lambda row: -row["y"])
+    return ends, line["encoding"]["color"]["legend"]
+
+
+def test_names_at_the_ends_of_lines_keep_apart_and_in_order() -> None:
+    import vl_convert
+
+    ends, legend = named_at_ends([0.3, 0.9, 0.88, 0.87])
+    assert legend is None
+    assert [row["name"] for row in ends] == ["line 1", "line 2", "line 3", "line 0"]
+    at = np.array([-340 * row["y"] + row["_rise"] for row in ends])
+    assert np.all(np.diff(at) >= 13 - 1e-6)
+    assert max(abs(row["_rise"]) for row in ends) < 20
+    assert ends[-1]["_rise"] == pytest.approx(0)  # far from the others: beside its end
+    spread = {(row["name"], row["_rise"]) for row in named_at_ends([0.1, 0.5, 0.9])[0]}
+    assert {rise for _, rise in spread} == {0}
+    chart = charts.lines(TABLE, "tokens", "cost", "model", **TEXT, reference=[(1e6, "a budget")])
+    svg = vl_convert.vegalite_to_svg(chart.to_dict(), vl_version="6.4")
+    assert "ends_marks" in svg
+    assert "role-legend" not in svg
+
+
+def test_a_legend_stays_where_names_have_no_place_and_follows_the_lines() -> None:
+    ended, legend = named_at_ends([0.3, 0.9], last=[5, 10])  # a line that ends earlier
+    assert (ended, legend["values"]) == ([], ["line 1", "line 0"])
+    ended, legend = named_at_ends([0.9, 0.9, 0.9, 0.9, 0.9])  # many that end together
+    assert ended == []
+    assert legend["values"]
+    assert (
+        named_at_ends([0.3, 0.9], last=[5, 10], ordered=True)[1].get("values") is None
+    )  # an order of their own
+    assert named_at_ends([0.3, 0.9], y_domain=(0, 0.5))[0] == []  # an end outside the axis
+
+
+def test_a_band_steps_as_its_line_does() -> None:
+    for steps, shape in ((False, "linear"), (True, "step-after")):
+        spec = charts.lines(
+            TABLE, "tokens", "cost", "model", **TEXT, band=("lo", "hi"), steps=steps
+        ).to_dict()
+        marks = [layer["mark"] for layer in spec["layer"] if layer["mark"]["type"] in ("area", "line")]
+        assert [mark["interpolate"] for mark in marks] == [shape, shape]
+
+
+def test_an_axis_of_whole_numbers_has_no_halves() -> None:
+    def least(values: list[float]) -> Any:
+        spec = charts.lines(pd.DataFrame({"votes": values, "y": 1.0}), "votes", "y", **TEXT).to_dict()
+        return spec["layer"][0]["encoding"]["x"]["axis"].get("tickMinStep")
+
+    assert (least([1, 3, 5]), least([1, 2.5])) == (1, None)
 
 
 def test_numbers_in_the_cells_only_where_there_is_room() -> None:

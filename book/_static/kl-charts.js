@@ -113,14 +113,14 @@
     if (menu) menu.setAttribute("aria-label", "Save this figure");
   }
 
-  // What arrow keys walk through: the marks that a pointer reads, along x, then y, then the names of a legend that chooses.
+  // What arrow keys walk through: the marks that a pointer reads, along x, then y, then the names that choose a line.
   function stops(picture) {
-    var seen = {}, names = ".role-legend-label:not([pointer-events]) > text";
+    var seen = {}, names = ".role-legend-label:not([pointer-events]) > text, .ends_marks > text";
     return Array.from(picture.querySelectorAll(".role-mark:not(.mark-text) > path, " + names)).map(function (part) {
       var item = [].concat(part.__data__)[0] || {}, box = part.getBoundingClientRect(), tip = item.tooltip || {};
       var lines = typeof tip === "string" ? [tip] : Object.keys(tip).map(function (name) { return name + ": " + tip[name]; });
       var entry = part.matches(names), near = item.datum && item.datum.mark; // the field around a point, which has its own mark
-      var text = entry ? part.textContent + ", in the legend: Enter brings it out, or takes it back" : near ? "" : lines.join(", ");
+      var text = entry ? part.textContent + ", a line's name: Enter brings it out, or takes it back" : near ? "" : lines.join(", ");
       return { part: part, item: item, entry: entry, box: box, text: text, x: Math.round(box.x + box.width / 2), y: Math.round(box.y + box.height / 2) };
     }).filter(function (one) { // a cell and its sign are one stop
       var key = one.text + "|" + Math.round(one.x / 4) + "|" + Math.round(one.y / 4), again = !one.text || seen[key];
@@ -199,12 +199,12 @@
         taken.push([point.x, point.y, point.x, point.y]);
       }
     });
-    among(".mark-symbol.role-mark path").map(box).forEach(function (r) { taken.push([r.left, r.top, r.right, r.bottom]); });
+    among(".mark-symbol.role-mark path, .ends_marks text").map(box).forEach(function (r) { taken.push([r.left, r.top, r.right, r.bottom]); });
     names.forEach(function (name) {
       var own = rules.filter(function (rule) { return about(rule).label === name.textContent; })[0], old = box(name);
       if (!own) return;
       var line = box(own), level = line.width > line.height, places = [[old.left, old.top]], w = old.width, h = old.height, k;
-      var left = plot.left + 2, right = plot.right - w - 2, above = line.top - h + 1, below = line.bottom + 1;
+      var left = plot.left + 2, right = (level ? line.right : plot.right) - w - 2, above = line.top - h + 1, below = line.bottom + 1;
       if (level) {
         var rows = below + h < plot.bottom ? [above, below] : [above];
         rows.forEach(function (y) { places.push([left, y], [right, y]); });

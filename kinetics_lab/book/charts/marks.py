@@ -25,13 +25,11 @@ def lines(
     slider: Slider | None = None, sort: Names = None, ordered: bool = False, tooltip_columns: Sequence[str] | None = None,
     steps: bool = False,
 ) -> alt.LayerChart:  # fmt: skip
-    """One line a series; a click in the legend brings a series out, the pointer reads the nearest point.
+    """One line a series, named at its end or in a legend; a click on a name brings it out, the pointer reads the nearest point.
 
-    ``series`` gives the colour (in the order ``sort``; ``ordered`` takes the small-to-large palette),
-    ``dash`` the line style, ``band`` two columns shaded around the line, ``points`` marks on every row, hollow where the
-    column ``hollow`` is true (extrapolated, say).
-    ``steps`` holds a value up to the next row. ``reference`` draws named horizontal rules at values of y (a third value puts the name left), ``reference_x``
-    vertical ones. ``log_x`` may be 2. With a `Slider` that has an ``expr``, ``y`` is computed from the other columns and need not be in the
+    ``series`` gives the colour (in the order ``sort``; ``ordered`` takes the small-to-large palette), ``dash`` the line style, ``band`` two
+    columns shaded around the line, ``points`` marks on every row, hollow where the column ``hollow`` is true (extrapolated, say). ``steps`` holds a value up to the
+    next row. ``reference`` draws named horizontal rules at values of y (a third value puts the name left), ``reference_x`` vertical ones. ``log_x`` may be 2. With a `Slider` that has an ``expr``, ``y`` is computed from the other columns and need not be in the
     table; give ``y_domain`` then, so that the axis stays put while the reader moves it.
     """
     known_y = [] if slider and slider.expr else [y]
@@ -40,34 +38,40 @@ def lines(
     tips = parts.tooltips(data, {x: x_title, y: y_title}, tooltip_columns or [series, dash, x, y])
     xs, ys = span(data, x), span(data, *known_y, *(band or ()))
     ys = np.append(ys, [value for value, *_ in reference]) if len(ys) else ys
-    steady = bool(slider and slider.column)
-    base = alt.Chart(data).encode(
-        x=parts.position(alt.X, x, x_title, xs, log_x, x_domain, steady),
-        y=parts.position(alt.Y, y, y_title, ys, log_y, y_domain, steady),
-        color=parts.colour(data, series, sort, ordered, symbolType="stroke", symbolSize=400),
-    )
+    steady, ranked = bool(slider and slider.column), ordered or sort is not None
+    place = {
+        "x": parts.position(alt.X, x, x_title, xs, log_x, x_domain, steady),
+        "y": parts.position(alt.Y, y, y_title, ys, log_y, y_domain, steady),
+        "color": parts.colour(data, series, sort, ordered, symbolType="stroke", symbolSize=400),
+    }
+    names = (x, y, series) if series is not None and slider is None and dash is None else None
+    room = parts.ends(data, names, (xs, ys), place, ranked) if names else 0.0
+    base = alt.Chart(data).encode(**place)
     if dash is not None:
         base = base.encode(detail=alt.Detail(field=dash, type="nominal"))
     base = slider.transform(base, y) if slider else base
-    cut = x_domain is not None or y_domain is not None
-    line = base.mark_line(strokeWidth=2.5, clip=cut, interpolate="step-after" if steps else "linear")
+    shape = "step-after" if steps else "linear"
+    look: dict[str, Any] = {"clip": bool(x_domain or y_domain), "interpolate": shape}
+    line = base.mark_line(strokeWidth=2.5, **look)
     if series is not None:
-        pick = alt.selection_point(name="pick", fields=[series], bind="legend")
+        where: Any = {"on": "@ends_marks:click", "toggle": "true"} if room else {"bind": "legend"}
+        pick = alt.selection_point(name="pick", fields=[series], **where)
         line = line.encode(opacity=alt.condition(pick, alt.value(1), alt.value(0.15))).add_params(pick)
     if dash is not None:
-        names, stroke = order(data, dash, None), {"symbolType": "stroke", "symbolStrokeColor": INK}
-        key = parts.legend(names, **stroke, symbolSize=400, orient="bottom", offset=4)
-        line = line.encode(strokeDash=parts.named(alt.StrokeDash, dash, names, DASHES, key))
+        dashes, stroke = order(data, dash, None), {"symbolType": "stroke", "symbolStrokeColor": INK}
+        key = parts.legend(dashes, **stroke, symbolSize=400, orient="bottom", offset=4)
+        line = line.encode(strokeDash=parts.named(alt.StrokeDash, dash, dashes, DASHES, key))
     near = alt.selection_point(name="near", on="pointerover", nearest=True, empty=False, clear="pointerout")
     seen = alt.condition(near, alt.value(1), alt.value(0.9 if points else 0))
-    marks = parts.within(base, **{x: x_domain, y: y_domain}).mark_point(filled=True, size=70)
-    marks = marks.encode(opacity=seen, tooltip=tips).add_params(near)
+    inside = parts.within(base, **{x: x_domain, y: y_domain})
+    marks = inside.mark_point(filled=True, size=70).encode(opacity=seen, tooltip=tips).add_params(near)
     if hollow is not None:
         outside = alt.datum[hollow] == "True"  # as tables write flags
-        rings = parts.within(base, **{x: x_domain, y: y_domain}).transform_filter(outside)
-        rings = rings.mark_point(filled=False, size=60, strokeWidth=2, opacity=1).encode(tooltip=tips)
-        marks = alt.layer(marks.transform_filter(~outside), rings)
-    chart = alt.layer(*parts.band(base, band, cut), line, marks, *parts.rules(reference, reference_x))
+        rings = inside.mark_point(filled=False, size=60, strokeWidth=2, opacity=1).encode(tooltip=tips)
+        marks = alt.layer(marks.transform_filter(~outside), rings.transform_filter(outside))
+    named = parts.end_names(base, str(series), room) if room else []
+    ruled = parts.rules(reference, reference_x, room=room)
+    chart = alt.layer(*parts.band(base, band, **look), line, marks, *named, *ruled)
     return parts.finish(chart, title, description, slider)
 
 
@@ -98,8 +102,8 @@ def fit(
     tips = parts.tooltips(dots, {x: x_title, y: y_title}, tooltip_columns or [series, x, y])
     marks = parts.within(alt.Chart(dots), **{x: x_domain, y: y_domain})
     marks = marks.mark_point(filled=True, size=60, opacity=0.9).encode(**place, tooltip=tips)
-    drawn_line = drawn.mark_line(strokeWidth=2, clip=True)
-    chart = alt.layer(*parts.band(drawn, band, True), drawn_line, marks, *parts.rules(reference, ()))
+    below = [*parts.band(drawn, band, clip=True), drawn.mark_line(strokeWidth=2, clip=True)]
+    chart = alt.layer(*below, marks, *parts.rules(reference, ()))
     return parts.finish(chart, title, description)
 
 

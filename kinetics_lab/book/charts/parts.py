@@ -11,8 +11,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 from scipy.ndimage import distance_transform_edt
+from scipy.optimize import isotonic_regression
 
-from kinetics_lab.book.charts.style import BESIDE, HEIGHT, MODELS, SERIES, SIZES, WIDTH, palette
+from kinetics_lab.book.charts.style import BESIDE, HEIGHT, INK, MODELS, SERIES, SIZES, WIDTH, palette
 from kinetics_lab.book.charts.tables import Slider, binary, numeric, order, plain, span
 from kinetics_lab.errors import require
 
@@ -73,6 +74,7 @@ def position(
     scale: dict[str, Any] = {"nice": domain is None and not log}
     if channel is alt.X and not log:  # fewer labels on a phone; a log axis would hide round numbers
         axis["tickCount"] = alt.ExprRef(expr="ceil(width / 80)")
+        axis |= {"tickMinStep": 1} if np.all(values % 1 == 0) else {}
     if not log:  # said even with a domain, or a band's area would pull the axis to zero
         scale["zero"] = domain is None and channel is alt.Y
     if limits and (domain is not None or steady):
@@ -163,10 +165,7 @@ def inscribed(data: pd.DataFrame, x: str, y: str, name: str, sort_x: Names, sort
     family = str(names[0]).partition("-")[0] + "-"
     family = family if all(str(one).startswith(family) for one in names) else "none"
     for one in names:
-        inside, size = (
-            np.pad(cells.eq(one), 1),
-            (3 * HEIGHT / cells.shape[0], wide),
-        )  # a name is wider than tall
+        inside, size = np.pad(cells.eq(one), 1), (3 * HEIGHT / cells.shape[0], wide)  # names are wide
         room = distance_transform_edt(inside, sampling=size)[1:-1, 1:-1]
         i, j = np.unravel_index(room.argmax(), room.shape)
         if room[i, j] > 33:
@@ -186,18 +185,63 @@ def within(chart: Any, **domains: Range) -> Any:
     return chart
 
 
-def band(base: alt.Chart, columns: tuple[str, str] | None, cut: bool) -> list[alt.Chart]:
+def band(base: alt.Chart, columns: tuple[str, str] | None, **look: Any) -> list[alt.Chart]:
     """The area between two columns."""
     if columns is None:
         return []
     low, high = alt.Y(field=columns[0], type="quantitative"), alt.Y2(field=columns[1])
-    return [base.mark_area(opacity=0.18, clip=cut).encode(y=low, y2=high)]
+    return [base.mark_area(opacity=0.18, **look).encode(y=low, y2=high)]
 
 
-def rules(across: Rules, upright: Rules, above: bool = False) -> list[alt.Chart]:
-    """Named rules at values of y (``across``; a third value puts the name left) and of x (``upright``; named inside or above)."""
+def ends(
+    data: pd.DataFrame, fields: tuple[str, str, str], known: Sequence[np.ndarray], place: dict[str, Any], ranked: bool
+) -> float:  # fmt: skip
+    """Pixels right of lines for their names, which replace the legend: ``_rise`` in the table keeps them apart.
+
+    0 where a line ends earlier, names are long or many lines end together; the legend then follows the lines unless ``ranked``.
+    """
+    x, y, series = fields
+    last = data.dropna(subset=[y, series]).sort_values(x).groupby(series).tail(1)
+    last, at = last.sort_values(y, ascending=False), []  # where they end, 0 to 1 along each axis
+    if len(last) < 2:
+        return 0.0
+    for column, scale, values in zip(fields, (place["x"]["scale"], place["y"]["scale"]), known, strict=False):
+        low, high = (values.min(), values.max()) if scale["domain"] is alt.Undefined else scale["domain"]
+        warp = np.log if scale["type"] == "log" else np.asarray
+        low = warp(min(low, 0) if scale["zero"] is True else low)
+        at.append(np.asarray((warp(last[column]) - low) / (warp(high) - low or 1)))
+    level, apart = -HEIGHT * at[1], 13.0 * np.arange(len(last))
+    rise = isotonic_regression(level - apart).x + apart - level
+    room = 26 + 6.4 * max(len(str(name)) for name in last[series])
+    seen = (abs(at[1] - 0.5) < 0.51) & (abs(at[0] - 0.98) < 0.021)
+    if seen.all() and room < WIDTH / 5 and abs(rise).max() < 20:
+        data["_rise"] = pd.Series(rise, last.index)
+        place["color"]["legend"] = None
+        place["x"]["scale"]["range"] = [0, {"expr": f"width - {room:.0f}"}]
+        return room
+    if not ranked:
+        place["color"]["legend"]["values"] = last[series].to_list()
+    return 0.0
+
+
+def end_names(base: alt.Chart, series: str, room: float) -> list[alt.Chart]:
+    """A dash in the colour of each line and its name, right of its end (see `ends`)."""
+    drawn, rise = base.transform_filter("isValid(datum._rise)"), alt.ExprRef(expr="datum._rise")
+    drawn = drawn.encode(x=alt.value(alt.ExprRef(expr=f"width - {room:.0f}")))
+    dash = drawn.mark_point(shape="stroke", size=100, strokeWidth=2.5, opacity=1, xOffset=13, yOffset=rise)
+    name = {"text": alt.Text(field=series, type="nominal"), "color": alt.value(INK)}
+    text = drawn.mark_text(align="left", dx=22, dy=rise, fontSize=11, cursor="pointer").encode(**name)
+    return [dash, text.properties(name="ends")]
+
+
+def rules(across: Rules, upright: Rules, above: bool = False, room: float = 0) -> list[alt.Chart]:
+    """Named rules at values of y (``across``; a third value puts the name left) and of x (``upright``; named inside or above).
+
+    ``room``: pixels on the right that are left free.
+    """
     layers: list[alt.Chart] = []
     right = "scale('x', datum.x) > 0.6 * width"  # names there stand on the left of their rule
+    edge: Any = alt.value(alt.ExprRef(expr=f"width - {room:.0f}") if room else "width")
     side, shift = alt.ExprRef(expr=f"{right} ? 'right' : 'left'"), alt.ExprRef(expr=f"{right} ? -5 : 5")
     places: list[Any] = [("y", alt.Y, k, *rule) for k, rule in enumerate(across)]
     places += [("x", alt.X, k, *rule) for k, rule in enumerate(upright)]
@@ -206,7 +250,8 @@ def rules(across: Rules, upright: Rules, above: bool = False) -> list[alt.Chart]
         base = base.encode(**{axis: channel(field=axis, type="quantitative")})
         if axis == "y":
             text = base.mark_text(align="left" if left else "right", dx=2 if left else -2, dy=-7, fontSize=11)
-            text = text.encode(x=alt.value(0 if left else "width"))
+            text = text.encode(x=alt.value(0) if left else edge)
+            base = base.encode(x=alt.value(0), x2=edge)
         else:  # one name below the other
             rise = -8 - 13 * k if above else 8 + 13 * k
             text = base.mark_text(align=side, dx=shift, dy=rise, fontSize=11).encode(y=alt.value(0))
