@@ -38,20 +38,19 @@ def lines(
     tips = parts.tooltips(data, {x: x_title, y: y_title}, tooltip_columns or [series, dash, x, y])
     xs, ys = span(data, x), span(data, *known_y, *(band or ()))
     ys = np.append(ys, [value for value, *_ in reference]) if len(ys) else ys
-    steady, ranked = bool(slider and slider.column), ordered or sort is not None
+    steady = bool(slider and slider.column)
     place = {
         "x": parts.position(alt.X, x, x_title, xs, log_x, x_domain, steady),
         "y": parts.position(alt.Y, y, y_title, ys, log_y, y_domain, steady),
         "color": parts.colour(data, series, sort, ordered, symbolType="stroke", symbolSize=400),
     }
-    names = (x, y, series) if series is not None and slider is None and dash is None else None
-    room = parts.ends(data, names, (xs, ys), place, ranked) if names else 0.0
+    plain, own = series is not None and slider is None and dash is None, ordered or sort is not None
+    room = parts.ends(data, (x, y, str(series)), (xs, ys), place, own) if plain else 0.0
     base = alt.Chart(data).encode(**place)
     if dash is not None:
         base = base.encode(detail=alt.Detail(field=dash, type="nominal"))
     base = slider.transform(base, y) if slider else base
-    shape = "step-after" if steps else "linear"
-    look: dict[str, Any] = {"clip": bool(x_domain or y_domain), "interpolate": shape}
+    look: Any = {"clip": bool(x_domain or y_domain), "interpolate": "step-after" if steps else "linear"}
     line = base.mark_line(strokeWidth=2.5, **look)
     if series is not None:
         where: Any = {"on": "@ends_marks:click", "toggle": "true"} if room else {"bind": "legend"}
@@ -69,9 +68,9 @@ def lines(
         outside = alt.datum[hollow] == "True"  # as tables write flags
         rings = inside.mark_point(filled=False, size=60, strokeWidth=2, opacity=1).encode(tooltip=tips)
         marks = alt.layer(marks.transform_filter(~outside), rings.transform_filter(outside))
-    named = parts.end_names(base, str(series), room) if room else []
-    ruled = parts.rules(reference, reference_x, room=room)
-    chart = alt.layer(*parts.band(base, band, **look), line, marks, *named, *ruled)
+    layers = [*parts.band(base, band, **look), line, marks]
+    layers += [*parts.end_names(base, str(series), room), *parts.rules(reference, reference_x, room=room)]
+    chart = alt.layer(*layers, padding={"top": 28 if room else 4, "bottom": 4, "left": 4, "right": 4})
     return parts.finish(chart, title, description, slider)
 
 

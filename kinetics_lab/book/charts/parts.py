@@ -225,13 +225,13 @@ def ends(
 
 
 def end_names(base: alt.Chart, series: str, room: float) -> list[alt.Chart]:
-    """A dash in the colour of each line and its name, right of its end (see `ends`)."""
+    """A dash in the colour of each line and its name, right of its end (see `ends`), where there is ``room``."""
     drawn, rise = base.transform_filter("isValid(datum._rise)"), alt.ExprRef(expr="datum._rise")
     drawn = drawn.encode(x=alt.value(alt.ExprRef(expr=f"width - {room:.0f}")))
     dash = drawn.mark_point(shape="stroke", size=100, strokeWidth=2.5, opacity=1, xOffset=13, yOffset=rise)
     name = {"text": alt.Text(field=series, type="nominal"), "color": alt.value(INK)}
     text = drawn.mark_text(align="left", dx=22, dy=rise, fontSize=11, cursor="pointer").encode(**name)
-    return [dash, text.properties(name="ends")]
+    return [dash, text.properties(name="ends")] if room else []
 
 
 def rules(across: Rules, upright: Rules, above: bool = False, room: float = 0) -> list[alt.Chart]:
