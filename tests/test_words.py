@@ -105,6 +105,24 @@ def test_a_takeaway_types_no_number(path):
             assert typed_in(cell.source, "Markdown") == [], cell.id
 
 
+def formulas(source: str) -> list[str]:
+    """Formulas in the sentences that a cell computes; the book shows them as they are typed, but for a takeaway."""
+    texts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    found = [text for text in texts if isinstance(text, str) and re.search(r"\$[A-Za-z\\]", text)]
+    return found if calls(source, "Markdown") else []
+
+
+def test_formulas_in_computed_sentences_are_found():
+    assert formulas('told = f"the exponent $b$ = {b:.2f}"\nMarkdown(told)') == ["the exponent $b$ = "]
+    assert formulas('Markdown(f"costs ${price:g} an hour, as *b* = {b:.2f}")') == []
+
+
+@each_notebook
+def test_a_computed_sentence_holds_no_formula(path):
+    cells = ["".join(cell.source) for cell in read_notebook(path).cells if cell.cell_type == "code"]
+    assert [text for cell in cells if "In one breath" not in cell for text in formulas(cell)] == []
+
+
 @each_notebook
 def test_an_alt_text_types_no_number(path):
     """It says what to see; numbers are in the chart's data. Sizes, layers, equations and series are names there."""
