@@ -74,7 +74,10 @@
         node.legend.columns = Math.ceil(all / Math.ceil(all / Math.max(1, room)));
         node.legend.labelLimit = plot - 30;
       }
-      if (node.x && typeof node.x.title === "string") node.x.title = wrap(node.x.title, Math.floor(plot / 6.2));
+      if (node.x && typeof node.x.title === "string") {
+        var kept = ((node.x.scale || {}).range || [])[1]; // "width - 90": room for the names of lines
+        node.x.title = wrap(node.x.title, Math.floor((plot - (kept ? +kept.expr.slice(8) : 0)) / 6.2));
+      }
       if (node.x && node.x.type === "ordinal" && node.x.sort) {
         var place = plot / node.x.sort.length;
         var turned = place > 14 && node.x.sort.some(isNaN) && 6.8 * longest(node.x.sort) > place;

@@ -212,7 +212,7 @@ def ends(
         at.append(np.asarray((warp(last[column]) - low) / (warp(high) - low or 1)))
     level, apart = -HEIGHT * at[1], 13.0 * np.arange(len(last))
     rise = isotonic_regression(level - apart).x + apart - level
-    room = 26 + 6.4 * max(len(str(name)) for name in last[series])
+    room = 26 + 6.8 * max(len(str(name)) for name in last[series])
     seen = (abs(at[1] - 0.5) < 0.51) & (abs(at[0] - 0.98) < 0.021)
     if seen.all() and room < WIDTH / 5 and abs(rise).max() < 20:
         data["_rise"] = pd.Series(rise, last.index)
