@@ -193,7 +193,7 @@ def test_the_command_that_the_page_copies_prints_its_numbers(chromium, folder, c
         )
         assert ("would cost" in said) == bool(other)
         assert not other or said.endswith(
-            f" On {where} an answer would cost {100 * other['less']:.0f} % less."
+            f" On {where} an answer would cost {100 * other['less']:.0f}% less."
         )
         if "answers=" in address:
             rounds = -(-int(address.split("answers=")[1]) // 16)
@@ -218,7 +218,7 @@ def test_the_page_answers_a_change_and_says_what_is_wrong_beside_the_field(chrom
     with chromium.page(width=390) as page:
         page.goto(folder / "index.html")
         said = page.js("document.querySelector('.kl-calc-said').textContent")
-        assert said.startswith("qwen3-8b fits on one h200 with ")
+        assert said.startswith("qwen3-8b fits on one H200 SXM with ")
         drawn = page.js("document.querySelector('.kl-calc-figure').textContent")
         assert "Dense attention overtakes the parameters at about" in drawn
         command = page.js("document.querySelector('#kl-calculator code').textContent")
@@ -272,4 +272,4 @@ def test_the_static_answer_is_what_the_command_prints():
     assert text.startswith(
         "$ kinetics-lab cost --model qwen3-8b --hardware h200 --n-in 1024 --n-out 16384 --combine max\n"
     )
-    assert "fits     one h200: 16.4 GB of weights" in text
+    assert "fits     one H200 SXM: 16.4 GB of weights" in text

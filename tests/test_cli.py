@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_priced_with_a_warning(capsys):
         == 0
     )
     out, err = capsys.readouterr()
-    assert "fits     no: deepseek-v3: 673.0 GB of weights; 8 x h100 have 615.7 GB" in out
+    assert "fits     no: deepseek-v3: 673.0 GB of weights; 8 × H100 SXM have 615.7 GB" in out
     assert "assumed" in out
     assert err.startswith("kinetics-lab: warning: priced as if it fitted: deepseek-v3")
 

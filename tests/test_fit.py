@@ -140,8 +140,8 @@ def test_matrices_run_at_their_own_peak():
 @pytest.mark.parametrize(
     ("model", "hardware", "options", "reason"),
     [
-        ("qwen3-32b", "l40s", {"devices": 1}, "qwen3-32b: 65.5 GB of weights; 1 x l40s has 43.5 GB beside the reserve, 2 would hold them"),
-        ("llama3-405b", "tpu-v5e", {}, "811.7 GB of weights; 8 x tpu-v5e have 121.8 GB beside the reserve, 54 would hold them"),
+        ("qwen3-32b", "l40s", {"devices": 1}, "qwen3-32b: 65.5 GB of weights; 1 × L40S has 43.5 GB beside the reserve, 2 would hold them"),
+        ("llama3-405b", "tpu-v5e", {}, "811.7 GB of weights; 8 × TPU v5e have 121.8 GB beside the reserve, 54 would hold them"),
         ("qwen3-8b", "h200", {"devices": 1, "batch": 100}, "room for 49 sequences"),
         ("qwen3-8b", "h200", {"devices": 3}, "32 query heads do not split over 3 devices"),
     ],

@@ -575,7 +575,7 @@ def test_no_case_starts_beyond_the_deadline(tmp_path, bench):
 
 
 def test_limits_use_the_newest_measured_rates(tmp_path, bench):
-    assert measure.measured_rates(tmp_path, "nvidia-h200") == Rates(4.8e12, 989.5e12, "datasheet h200")
+    assert measure.measured_rates(tmp_path, "nvidia-h200") == Rates(4.8e12, 989.5e12, "datasheet H200 SXM")
     assert measure.measured_rates(tmp_path, "unheard-of").source == "none"
     rows = [
         {"bandwidth": 4e12, "matrix_rate": 7e14, "date": "2026-01-02"},
@@ -649,7 +649,7 @@ def test_a_dry_run_prints_the_plan_and_needs_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("limits of nvidia-h200 at 4.80 TB/s and 990 TFLOP/s (datasheet h200)")
+    assert lines[0].startswith("limits of nvidia-h200 at 4.80 TB/s and 990 TFLOP/s (datasheet H200 SXM)")
     heads = [line for line in lines if not line.startswith("  ")]
     assert [line.split(":")[0] for line in heads[1:]] == ["roofline", "topk", "all"]
     assert "  kind=copy size=4294967296: limit 1789.6 us, " in done.stdout

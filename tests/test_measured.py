@@ -47,7 +47,7 @@ def test_without_rows_the_limits_are_shown_and_called_so(tmp_path, monkeypatch):
         assert len(found.table) == len(SUITES[suite].cases(True))
         timed = {c for c in found.table if c.endswith("_us") and "limit" not in c}
         assert timed == {"round_us"}
-        assert "4.80 TB/s and 990 TFLOP/s (datasheet h200)" in repr(found)
+        assert "4.80 TB/s and 990 TFLOP/s (datasheet H200 SXM)" in repr(found)
         assert 'class="admonition warning"' in found._repr_html_()
 
 

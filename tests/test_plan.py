@@ -40,7 +40,18 @@ DEPLOYED = [
     ("qwen3-8b", "topk:256"),
     ("qwen3-4b", "block_topk:128:32"),
 ]
-NO_TEXT = ["task", "setting", "model", "policy", "runner_up", "rivals", "frugal", "dense_setting", "note"]
+NO_TEXT = [
+    "task",
+    "setting",
+    "model",
+    "policy",
+    "runner_up",
+    "rivals",
+    "frugal",
+    "dense_setting",
+    "note",
+    "shape",
+]
 #: The paper's terms, in which costs are said by one line of the law: all N are paid for, weights and prompts cost nothing.
 PAPER = {
     "strategy": "best-of",

@@ -22,7 +22,7 @@ from kinetics_lab.planner.offers import PUBLIC, with_predicted
 from kinetics_lab.planner.page import CACHES, SETS, WEIGHTS, page_files, planner_data
 from kinetics_lab.planner.price import published
 from kinetics_lab.planner.serve import commands
-from kinetics_lab.planner.text import elsewhere
+from kinetics_lab.planner.text import SPARSE, elsewhere
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
@@ -49,6 +49,7 @@ NUMBERS = [
     "runner_up_accuracy",
     "beats",
     "dense",
+    "dense_cost",
     "context",
     "runner_up_cost",
     "frugal_accuracy",
@@ -196,13 +197,13 @@ def compare(chromium, index, asked: list[dict]) -> None:
         assert got["n_settings"] == want["n_settings"], question
         for name in NUMBERS:
             value = math.nan if got.get(name) is None else got[name]
-            if got["setting"] or name == "dense":
+            if got["setting"] or name.startswith("dense"):
                 assert value == pytest.approx(want[name], rel=1e-9, nan_ok=True), (name, question)
         if not got["setting"]:
             assert want["setting"] == "", question
             continue
         assert {name: got[name] for name in TEXTS} == {name: want[name] for name in TEXTS}, question
-        assert "; ".join(got["rivals"]).replace(" %", "%") == want["rivals"], question
+        assert "; ".join(got["rivals"]) == want["rivals"], question
         assert " and ".join(got["predicted"]) == "".join(want["predicted"]), question
         assert dict(got["start"]) == want["start"], question
         plans += 1
@@ -214,8 +215,15 @@ def test_the_page_computes_what_the_package_computes(chromium, index):
     compare(chromium, index, questions(USUAL))
 
 
+def told(got: dict | None, where: str) -> str:
+    """What the page found beside a plan, as the package says it."""
+    if not got:
+        return ""
+    return f"{where}: {got['accuracy']:.1%} for {got['cost']:.3g} by {got['setting']}{' (predicted)' * got['predicted']}"
+
+
 @pytest.mark.browser
-def test_the_page_says_as_the_package_what_more_devices_would_do(chromium, index):
+def test_the_page_says_as_the_package_what_sparse_attention_and_what_more_devices_would_do(chromium, index):
     """An engineer's three cases: a vote within dollars, and limits of time on an H100 and on an RTX 4090."""
     usual = {name: None for name in ("devices", "check", "max_seconds", "max_tpot", "batch", "price")}
     usual |= {"data": "aime24", "predicted": False, "unit": "s", "strategy": "until-right", "policies": []}
@@ -225,6 +233,7 @@ def test_the_page_says_as_the_package_what_more_devices_would_do(chromium, index
         usual | {"hardware": "h100", "budget": 20},
         usual | {"hardware": "rtx-4090", "budget": 60},
         usual | {"hardware": "h100", "budget": 20, "predicted": True},
+        usual | {"hardware": "h200", "budget": 20, "policies": ["block_topk"]},
         usual | {"data": "otis", "hardware": "h200", "budget": 100, "weights": "published", "clock": "vllm"},
         usual | {"hardware": "h200", "budget": 0.01},
         usual | {"data": "otis", "hardware": "h200", "budget": 100},
@@ -232,17 +241,17 @@ def test_the_page_says_as_the_package_what_more_devices_would_do(chromium, index
     with chromium.page() as page:
         page.goto(index)
         answered = page.js(
-            f"{json.dumps(asked)}.map(q => klPlanner.elsewhere(klPlannerData, q, klPlanner.plan(klPlannerData, q)))"
+            f"""{json.dumps(asked)}.map(q => {{ const now = klPlanner.today(klPlannerData, q), found = klPlanner.plan(klPlannerData, now);
+                return [klPlanner.elsewhere(klPlannerData, now, found), klPlanner.beside(klPlannerData, q, found)]; }})"""
         )
-    for question, got in zip(asked, answered, strict=True):
-        [told] = elsewhere(plan(**asked_of(question)), asked_of(question))
-        where = got and f"on {got['devices']} device{'s' * (got['devices'] != 1)}"
-        guess = " (predicted)" * bool(got and got["predicted"])
-        said = (
-            f"{where}: {got['accuracy']:.1%} for {got['cost']:.3g} by {got['setting']}{guess}" if got else ""
-        )
-        assert said == told, question
-    assert sum(bool(got) for got in answered) >= 3
+    for question, (more, sparse) in zip(asked, answered, strict=True):
+        now = asked_of(question) | {"policies": question["policies"] or ["dense"]}
+        found = plan(**now)
+        assert told(more, more and f"on {more['devices']} device{'s' * (more['devices'] != 1)}") == elsewhere(found, now)[0], question  # fmt: skip
+        want = "" if question["policies"] else elsewhere(found, now, SPARSE)[0]
+        assert told(sparse, "sparse, which no engine serves") == want, question
+    for i in (0, 1):
+        assert sum(bool(pair[i]) for pair in answered) >= 3
 
 
 @pytest.mark.browser
@@ -265,56 +274,62 @@ def test_a_change_is_answered_at_once_and_stands_in_the_address(chromium, index)
     with chromium.page(width=390) as page:
         page.goto(index)
         assert page.js(TEXT.format(".kl-calc-said")).startswith(
-            "Run 7 x qwen3-8b, block_topk:1024:16 (up to 7 answers, one after another until one is right: "
+            "Run 1 x qwen3-14b, dense (1 answer): it solves 79.6% of the problems for 4.94 s of one device a problem ($5.47 per 1,000 problems). "
+            "With sparse attention 7 x qwen3-8b, block_topk:1024:16 would solve 84.6% for 4.68 s of one device a problem ($5.18 per 1,000 problems), but no engine serves it."
         )
         assert (
             page.js(TEXT.format("#kl-planner code"))
             == "kinetics-lab plan --data aime24 --budget 5 --hardware h200 --price 3.99"
         )
         page.wait(
-            "document.querySelector('.kl-calc-said').textContent.includes(' On 4 devices 11 x qwen3-8b, ')"
+            "document.querySelector('.kl-calc-said').textContent.includes(' On 4 devices 1 x qwen3-14b, dense ')"
         )
         type_into(page, "budget", "20")
         said = page.js(TEXT.format(".kl-calc-said"))
         assert said.startswith(
-            "A tie: 32 x qwen3-8b, block_topk:1024:16 (up to 32 answers, one after another until one is right: "
+            "A tie: 11 x qwen3-14b, dense (up to 11 answers, one after another until one is right: "
         )
         started = "[...document.querySelectorAll('#kl-planner th')].filter(e => e.textContent.startsWith('vLLM')).map(e => e.nextSibling.textContent)"
-        none, line = page.js(started)
-        assert none.startswith("none: no flag makes it read as block_topk:1024:16 does")
+        [line] = page.js(started)
         data, shapes, dense = sets()["aime24"]
         [row] = plan(
             data, HARDWARE["h200"], [20], policies=["dense"], shapes=shapes, dense_layers=dense, n_splits=1
         ).to_dict("records")
         assert line == commands(row, "bf16", "bf16")["vLLM 0.33.0"]
         assert (
-            "wins again in only 50 % of resamples, beside qwen3-14b, dense (29 %) and qwen3-8b, dense (17 %); "
+            "wins again in only 38% of resamples, beside qwen3-8b, dense (37%) and qwen3-32b, dense (26%); "
             "other problems may turn the order. "
         ) in said
-        assert (
-            "No engine serves block_topk:1024:16; dense attention reaches 88.7 % with 11 x qwen3-14b, dense."
-            in said
-        )
         left = page.js(TEXT.format("#kl-planner ul"))
         assert "block_topk with qwen3-0.6b, qwen3-14b, qwen3-32b: never run." in left
         assert "oracle top-k: no engine offers it." in left
         type_into(page, "hardware", "rtx-4090")
-        assert "qwen3-32b: 65.5 GB of weights; 8 x rtx-4090 have" not in page.js(
+        assert "qwen3-32b: 65.5 GB of weights; 8 × RTX 4090 have" not in page.js(
             TEXT.format("#kl-planner ul")
         )
         type_into(page, "devices", "1")
         assert (
-            "qwen3-32b, dense: qwen3-32b: 65.5 GB of weights; 1 x rtx-4090 has 23.2 GB beside the reserve"
+            "qwen3-32b, dense: qwen3-32b: 65.5 GB of weights; 1 × RTX 4090 has 23.2 GB beside the reserve"
             in page.js(TEXT.format("#kl-planner ul"))
         )
         type_into(page, "devices", "")
         type_into(page, "hardware", "h200")
         type_into(page, "predicted", "yes")
         said = page.js(TEXT.format(".kl-calc-said"))
+        assert said.startswith("A tie: 11 x qwen3-14b, dense (")
+        assert (
+            "With sparse attention 32 x qwen3-14b, block_topk:1024:16 would solve a predicted 90.7% " in said
+        )
+        page.js("document.querySelector('[name=policies] [value=block_topk]').click()")
+        said = page.js(TEXT.format(".kl-calc-said"))
         assert said.startswith("A tie: 32 x qwen3-14b, block_topk:1024:16 (")
-        assert " solves a predicted 90.7 % " in said
+        assert " solves a predicted 90.7% " in said
+        assert "No engine serves block_topk:1024:16; dense attention reaches 88.7% for 20 s of one device a problem ($22.1 per 1,000 problems) with 11 x qwen3-14b, dense." in said  # fmt: skip
+        assert page.js(started)[0].startswith("none: no flag makes it read as block_topk:1024:16 does")
+        assert page.js(started)[1] == line
         assert "qwen3-14b, block_topk:1024:16: never run; " in page.js(TEXT.format("#kl-planner table"))
-        assert page.js(TEXT.format("#kl-planner code")).endswith("--predicted")
+        assert page.js(TEXT.format("#kl-planner code")).endswith("--policies block_topk --predicted")
+        page.js("document.querySelector('[name=policies] [value=block_topk]').click()")
         type_into(page, "predicted", "")
         type_into(page, "devices", "1")
         type_into(page, "hardware", "rtx-4090")
@@ -342,7 +357,7 @@ def test_the_command_that_the_page_copies_prints_its_numbers(chromium, index, ca
     asked = [
         "data=aime24&budget=20&max_tpot=0.01&slow=within",
         "data=aime24&budget=10&max_seconds=300&slow=within&clock=vllm&devices=4&strategy=verified&hit=0.8&false_alarm=0.3",
-        "data=aime24&budget=0.01&unit=usd&hardware=rtx-4090&weights=fp8&strategy=majority&topk=scan&predicted=yes",
+        "data=aime24&budget=0.05&unit=usd&hardware=rtx-4090&weights=fp8&strategy=majority&topk=scan&predicted=yes",
         "data=otis&budget=200&hardware=b200&kv=fp8&batch=8&price=5",
     ]
     for address in asked:
@@ -361,7 +376,7 @@ def test_the_command_that_the_page_copies_prints_its_numbers(chromium, index, ca
         assert f"{row['devices']:.0f} " in told
         assert f"{row['batch']:,.0f} answers side by side" in told
         for share in ("accuracy", "low", "high"):
-            assert f"{100 * row[share]:.1f} %" in told, (address, share)
+            assert f"{100 * row[share]:.1f}%" in told, (address, share)
         assert f"{1e3 * row['tpot_s']:.3g} ms" in told, address
 
 
@@ -371,7 +386,7 @@ def test_an_address_is_followed_and_what_it_asks_in_vain_is_said(chromium, index
     code = TEXT.format("#kl-planner code")
     with chromium.page() as page:
         page.goto(f"file://{index}#data=nope&hardware=h999&models=foo&clock=bar")
-        assert page.js(note.format("hardware")) == "h999 is not offered here; this is h200"
+        assert page.js(note.format("hardware")) == "h999 is not offered here; this is H200 SXM"
         assert page.js(note.format("data")).startswith("nope is not offered here; this is AIME 2024")
         assert page.js(note.format("models")) == "foo is not offered here"
         assert page.js(note.format("clock")).startswith("bar is not offered here; this is datasheet")

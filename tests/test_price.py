@@ -290,7 +290,7 @@ def test_the_fewest_devices_that_hold_a_model_are_said():
     assert plan(few, HARDWARE["l40s"], [600], batch="endless", **FEW).batch[0] == np.inf
     alone = plan(few, HARDWARE["l40s"], [60], devices=1, **FEW)
     [why] = [line for line in left_out(alone) if "GB" in line]
-    assert why.startswith("qwen3-32b: 65.5 GB of weights; 1 x l40s has 43.")
+    assert why.startswith("qwen3-32b: 65.5 GB of weights; 1 × L40S has 43.")
 
 
 def test_several_devices_pay_for_copies_and_for_their_link(summary):
@@ -569,11 +569,17 @@ def test_groups_of_devices_that_share_the_answers_out_are_started_as_such():
 
 def test_a_quantised_checkpoint_is_started_as_it_is_or_not_at_all():
     """Kimi K2 Thinking exists in four bits only; of the book's tiny models no engine knows any."""
-    row = {"policy": "dense", "model": "kimi-k2-thinking-turbo", "devices": 8.0, "batch": 80.0}
+    row = {
+        "policy": "dense",
+        "model": "kimi-k2-thinking-turbo",
+        "shape": "kimi-k2-thinking",
+        "devices": 8.0,
+        "batch": 80.0,
+    }
     assert "PATH/OF/kimi-k2-thinking-turbo" in commands(row, "as published", "bf16")["vLLM 0.33.0"]
     said = "none: its checkpoint is in int4-g32 and is loaded so; price weights as published"
     assert {*commands(row, "bf16", "bf16").values()} == {*commands(row, "fp8", "bf16").values()} == {said}
-    assert commands(row | {"model": "w24-s0"}, "bf16", "bf16") == {}
+    assert commands(row | {"model": "w24-s0", "shape": "w24-s0"}, "bf16", "bf16") == {}
 
 
 def test_no_answer_is_longer_than_the_context():

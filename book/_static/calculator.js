@@ -58,12 +58,12 @@ const klCalculator = (() => {
       : name.replace(/:false$/, ", every key scored");
     const ways = (q) => data.models[q.model].ways.filter(({ devices }) => !q.devices || devices === q.devices)
       .map((way) => [law.layoutName(way), way.devices > 1 ? law.spread(way) : "one device"]);
-    const fields = law.fields(place, {
+    const price = law.price(data), fields = law.fields(place, {
       ...law.choices(data, "as published", "datasheet, overlapping"),
       model: { options: () => Object.values(data.models).map(({ name, family }) => [name, name, family]) },
       layout: { options: (q) => [["", "most room"], ...ways(q)] },
       policy: { options: (q) => Object.keys(data.policies).map((name) => [name, named(name, q)]) },
-      price: law.price(data)
+      price
     }, { answers: 1, reserve: 10, ...data.first }, show);
     const [said, bar, legend, table, figure] = ["said", "bar", "legend", "table", "figure"]
       .map((name) => place.querySelector(`.kl-calc-${name}`));
@@ -94,12 +94,13 @@ const klCalculator = (() => {
     function verdict(q, { room, dollars, cheaper, step_seconds, wait }) {
       if (room.split) return `It cannot be spread so: ${room.reason}.`;
       if (room.reason) return `It does not fit: ${room.reason}. Priced as if it did.`;
-      const many = room.devices > 1 ? `${room.devices} ${q.hardware}, ${law.spread(room.way)}` : `one ${q.hardware}`;
+      const many = law.many(data.hardware[q.hardware], room.devices, "one")
+        + (room.devices > 1 ? `, ${law.spread(room.way)}` : "");
       const less = cheaper
-        ? ` On ${law.where(cheaper.way)} an answer would cost ${(100 * cheaper.less).toFixed(0)} % less.` : "";
+        ? ` On ${law.where(cheaper.way)} an answer would cost ${(100 * cheaper.less).toFixed(0)}% less.` : "";
       return `${q.model} fits on ${many} with ${law.count(room.batch)} sequences at their end. A step takes `
         + `${digits(1e3 * step_seconds)} ms, an answer ${digits(wait)} s`
-        + `${q.price ? `; ${answers(q)} to a prompt cost${q.answers > 1 ? "" : "s"} $${digits(dollars)}` : ""}.${less}`;
+        + `${q.price ? `; ${answers(q)} to a prompt cost${q.answers > 1 ? "" : "s"} $${digits(dollars)}${price.at(q)}` : ""}.${less}`;
     }
 
     function details(q, found) {
@@ -114,7 +115,7 @@ const klCalculator = (() => {
           + `${found.rounds > 1 ? `in ${law.count(found.rounds)} rounds of the batch` : "side by side"}, ${digits(found.all)} s`)],
         ["Cost", `${cost}, a thousand such prompts $${digits(1e3 * found.dollars)}, `
           + `a million tokens $${digits(found.per_million)}`],
-        ["Times are", law.times(found.clock, found.precision, room.devices,
+        ["Times are", law.times(data, found.clock, found.precision, room.devices,
           "computing while memory is read: a bound, nothing runs faster", sparse(q))]];
     }
 

@@ -59,6 +59,7 @@ const klLaw = (() => {
   const layoutName = ({ tensor, data }) => `tensor:${tensor}` + (data > 1 ? `,data:${data}` : "");
   const spread = ({ tensor, data }) => data > 1 ? `data parallel ${data}` : `tensor parallel ${tensor}`;
   const where = (way) => way.devices > 1 ? `${way.devices} devices (${spread(way)})` : "one device";
+  const many = (device, count, one = "1 ×") => `${count > 1 ? `${count} ×` : one} ${device.title}`;
 
   function fit(model, device, size, context, wanted, reserve, count, layout) {
     const memory = device.memory * (1 - reserve);
@@ -76,8 +77,8 @@ const klLaw = (() => {
   }
 
   function lacks(model, device, size, { devices, memory, weights, sequence, batch }, context, wanted) {
-    const whole = weightBytes(model, size, model.ways[0]), has = `${device.name} ${devices > 1 ? "have" : "has"}`;
-    const beside = `${devices} x ${has} ${gb(memory * devices, 1)} beside the reserve`;
+    const whole = weightBytes(model, size, model.ways[0]), has = devices > 1 ? "have" : "has";
+    const beside = `${many(device, devices)} ${has} ${gb(memory * devices, 1)} beside the reserve`;
     const what = `${model.name}: ${gb(whole, 1)} of weights`;
     if (weights >= memory) return `${what}; ${beside}, ${Math.ceil(whole / memory)} would hold them`;
     return `${what} and ${count(wanted)} x ${gb(sequence, 2)} of cache a device at ${count(context)} tokens; `
@@ -201,7 +202,7 @@ const klLaw = (() => {
       .map(([name, { engine }]) => [name.split(":")[1], `fitted to ${engine}`]);
     const counts = new Set(Object.values(data.models)[0].ways.map((way) => String(way.devices)));
     return {
-      hardware: { options: () => Object.keys(data.hardware) },
+      hardware: { options: () => Object.entries(data.hardware).map(([name, { title }]) => [name, title]) },
       devices: { options: () => [["", "fewest"], ...counts] },
       clock: { options: (q) => [["", datasheet], ...fitted(q.hardware)] },
       weights: { options: () => [["", usual], ...data.weights] },
@@ -292,8 +293,8 @@ const klLaw = (() => {
   }
 
   // What the times of a page are; `datasheet` says how its two kinds of work go together.
-  function times(clock, stored, devices, datasheet, chooses) {
-    const percent = (error) => `${digits(100 * error, 2)} %`, { served } = clock ?? {};
+  function times({ served }, clock, stored, devices, datasheet, chooses) {
+    const percent = (error) => `${digits(100 * error, 2)}%`;
     const fitted = () => "the cost law with four constants fitted to kernels that NVIDIA's collector measured: median error "
       + `${percent(clock.error)} against the summed kernels of models it has not seen, and such sums miss measured servers `
       + `by ${percent(served.dense)} (dense models) and ${percent(served["deepseek-v3"])} (DeepSeek)`;
@@ -306,10 +307,10 @@ const klLaw = (() => {
 
   // A price follows the device, by the lowest listed, until one is typed.
   function price(data) {
-    const listed = data.prices, { h200 } = listed;
-    const told = (q) => listed[q.hardware] ? q.price === listed[q.hardware] ? "lowest listed in 2026" : ""
-      : q.price === h200 ? "an H200's, 2026: type yours" : "";
-    return { usual: (q) => listed[q.hardware] ?? h200, told };
+    const listed = data.prices, { h200 } = listed, lent = (q) => !listed[q.hardware] && q.price === h200;
+    const told = (q) => lent(q) ? "an H200's, 2026: type yours"
+      : q.price === listed[q.hardware] ? "lowest listed in 2026" : "";
+    return { usual: (q) => listed[q.hardware] ?? h200, told, at: (q) => lent(q) ? " at an H200's price" : "" };
   }
 
   // A command with its options; those without a value are left out.
@@ -353,5 +354,5 @@ const klLaw = (() => {
   }
 
   return { sum, total, weightsRead, costParts, stepParts, stepSeconds, prefill, precision, fit, layoutName, spread,
-    where, gb, count, make, digits, choices, fields, price, times, line, rows, page };
+    where, many, gb, count, make, digits, choices, fields, price, times, line, rows, page };
 })();

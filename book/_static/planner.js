@@ -173,9 +173,9 @@ const klPlanner = (() => {
   // --- the plan, as planner/plan.py ------------------------------------------------------------------
 
   function percent(share, decimals) {
-    if (decimals === undefined && share >= 0.995 && share < 1) return "over 99 %";
+    if (decimals === undefined && share >= 0.995 && share < 1) return "over 99%";
     const scale = 10 ** (decimals ?? 0), down = 100 * share * scale % 2 === 0.5;  // halves to even, as in the package
-    return `${(down ? Math.floor(100 * share * scale) / scale : 100 * share).toFixed(decimals ?? 0)} %`;
+    return `${(down ? Math.floor(100 * share * scale) / scale : 100 * share).toFixed(decimals ?? 0)}%`;
   }
 
   // The best of them that costs no more, of equally good ones the cheapest, of equally cheap ones the first.
@@ -287,7 +287,7 @@ const klPlanner = (() => {
     if (!mine.length) throw new Error(nothing(candidates, slow, refused));
     const dense = best(candidates.filter((one) => one.setting.policy === "dense"), budget), chosen = best(mine, budget);
     const result = { left_out: leftOut(ran, considered, refused), n_settings: mine.length,
-      dense: dense ? dense.value : NaN, dense_setting: text(dense), rivals: [] };
+      dense: dense ? dense.value : NaN, dense_cost: dense ? dense.price : NaN, dense_setting: text(dense), rivals: [] };
     const cheaper = mine.filter((one) => chosen && one.price < chosen.price * (1 - 1e-9));  // equal but for rounding is equal
     const near = chosen && cheaper.filter((one) => one.value >= chosen.value - data.frugal - 1e-9)
       .reduce((a, b) => a && a.price <= b.price ? a : b, null);
@@ -299,17 +299,29 @@ const klPlanner = (() => {
     return { ...result, setting: "", cheapest: text(cheapest), least: cheapest.price };
   }
 
-  // What a plan on the fewest devices would be on so many for every model: the best, where that solves more or costs 1 % less.
+  // With no attention chosen: what can be started today, which is dense attention or a model's own as it is published.
+  const today = (data, q) => q.policies.length || !kinds(data.sets[q.data]).includes("dense") ? q : { ...q, policies: ["dense"] };
+
+  // Whether another solves more than what was found, or as much for 1 % less; as it is told.
+  function better(other, found) {
+    const gain = other && other.value - (found.setting ? found.accuracy : -1);
+    return other && (gain > 1e-9 || (gain > -1e-9 && other.price <= 0.99 * found.cost))
+      ? { devices: other.side.devices, setting: text(other), accuracy: other.value, cost: other.price,
+        predicted: other.setting.predicted } : null;
+  }
+
+  // What sparse attention would give beside that, which no engine serves.
+  const beside = (data, q, found) => q.policies.length || kinds(data.sets[q.data]).length < 2 ? null
+    : better(best(survey(data, q).mine, q.budget || 1e9), found);
+
+  // What a plan on the fewest devices would be on so many for every model: the best, where that is better.
   function elsewhere(data, q, found) {
     if (q.devices) return null;
     const counts = unique(Object.values(data.models)[0].ways.map(({ devices }) => devices));
     const tried = counts.map((devices) => best(survey(data, { ...q, devices }).mine, q.budget || 1e9)).filter(Boolean);
     const most = tried.reduce((a, b) => a && (round(a.value, 1e9) > round(b.value, 1e9)
       || (round(a.value, 1e9) === round(b.value, 1e9) && a.price <= b.price)) ? a : b, null);
-    const gain = most && most.value - (found.setting ? found.accuracy : -1);
-    return most && (gain > 1e-9 || (gain > -1e-9 && most.price <= 0.99 * found.cost))
-      ? { devices: most.side.devices, setting: text(most), accuracy: most.value, cost: most.price,
-        predicted: most.setting.predicted } : null;
+    return better(most, found);
   }
 
   function nothing(candidates, slow, refused) {
@@ -358,7 +370,7 @@ const klPlanner = (() => {
   function command(q) {
     const verified = ["verified", q.hit, q.false_alarm, ...(q.check ? [q.check] : [])].join(":");
     const strategy = q.strategy === "verified" ? verified : q.strategy !== "until-right" && q.strategy;
-    const options = { data: q.data, budget: q.budget || 1e9, unit: q.unit !== "s" && q.unit, strategy,
+    const options = { data: q.data, budget: q.budget || "1e9", unit: q.unit !== "s" && q.unit, strategy,
       hardware: q.hardware, weights: q.weights, kv: q.kv, clock: q.clock && `fitted:${q.hardware}:${q.clock}`,
       price: q.price, "max-seconds-per-answer": q.max_seconds, "max-tpot": q.max_tpot, models: q.models.join(" "),
       policies: q.policies.join(" "), topk: q.topk !== "out" && q.topk, batch: q.batch, devices: q.devices };
@@ -373,13 +385,14 @@ const klPlanner = (() => {
     const dollars = (seconds) => Number((seconds * data.first.price / 3600).toPrecision(2));
     const { weights, ...choices } = law.choices(data, "as the device", "datasheet, adding up");
     const published = ["published", "as published"];
-    const fields = law.fields(place, { ...choices,
+    const price = law.price(data), fields = law.fields(place, { ...choices,
       weights: { options: (q) => [...weights.options(q), published], usual: (q) => data.sets[q.data].weights },
       data: { options: () => Object.entries(data.sets).map(([name, { title }]) => [name, title]) },
       budget: { kind: (q) => q.unit, usual: (q) => (q.unit === "usd" ? dollars : Number)(data.sets[q.data].budget) },
       models: { options: (q) => unique(data.sets[q.data].settings.map(([model]) => model))
-        .sort((a, b) => data.models[a].multiplied - data.models[b].multiplied) },
-      price: { ...law.price(data), wrong: (q) => q.unit === "usd" && !q.price ? "a budget in dollars needs a price" : "" },
+        .sort((a, b) => data.models[a].multiplied - data.models[b].multiplied)
+        .map((name) => [name, data.models[name].name === name ? name : `${name} (${data.models[name].name})`]) },
+      price: { ...price, wrong: (q) => q.unit === "usd" && !q.price ? "a budget in dollars needs a price" : "" },
       hit: judged, false_alarm: judged, check: judged, topk: { when: sparse },
       policies: { options: (q) => kinds(data.sets[q.data]).filter((name) => name !== "topk" || q.topk !== "out") },
       predicted: { when: (q) => read(data.sets[q.data], data.digits).settings.some((one) => one.predicted) },
@@ -396,49 +409,71 @@ const klPlanner = (() => {
       q = { ...q, topk: q.topk ?? "out", batch: q.slow || q.batch };
       fields.keep();
       copy(command(q));
-      waiting = setTimeout(() => { said.append(hint(elsewhere(data, q, found ?? {}), q)); });  // after the answer is seen
-      try { found = plan(data, q); } catch (error) { said.textContent = error.message; return; }
-      said.textContent = verdict(found, q);
-      law.rows(table, details(found, q));
+      const asked = today(data, q);
+      const tell = (text, kind = "beside") => text && law.make("span", said, text, { "class": `kl-calc-${kind}` });
+      waiting = setTimeout(() => { tell(hint(elsewhere(data, asked, found ?? {}), q)); });  // after the answer is seen
+      said.textContent = "";
+      try { found = plan(data, asked); } catch (error) { tell(error.message, "answer"); tell(kept(asked)); }
+      const more = beside(data, q, found ?? {});
+      if (found) tell(verdict(found, q), "answer");
+      tell(more && sparser(more, q));
+      if (!found) return;
+      law.rows(table, details(found, q, more));
       list(found.left_out, q);
     }
 
-    const cost = (x, q) => q.unit === "usd" ? `$${digits(x)}` : `${digits(x)} s of one device`;
+    function cost(x, q) {
+      const usd = q.unit === "usd" ? x : x * q.price / 3600, thousand = `$${digits(1000 * usd)} per 1,000 problems${price.at(q)}`;
+      const each = q.unit === "usd" ? `$${digits(x)}` : `${digits(x)} s of one device`;
+      return `${each} a problem${q.price ? ` (${thousand})` : ""}`;
+    }
     const again = (share) => percent(share, share >= data.tie - 0.005 && share < data.tie ? 1 : undefined);
 
     // How the answers are drawn, of which a setting names the most.
     function drawing({ n_trials, draws }, q) {
-      const answers = n_trials > 1 ? `${n_trials} answers` : "1 answer";
-      if (atOnce(q)) return n_trials > 1 ? `${answers}, all paid for` : answers;
-      return `up to ${answers}, one after another until one is ${q.strategy === "verified" ? "accepted" : "right"}: `
-        + `${digits(draws)} on average`;
+      const answers = `${n_trials} answers`;
+      if (n_trials === 1) return "1 answer";
+      const until = q.strategy === "verified" ? "accepted" : "right";
+      return atOnce(q) ? `${answers}, all paid for`
+        : `up to ${answers}, one after another until one is ${until}: ${digits(draws)} on average`;
+    }
+
+    // Where the limits of time leave nothing: what would keep them.
+    function kept(q) {
+      try {
+        const other = limited(q) && plan(data, { ...q, models: [], batch: "within", budget: null });
+        return other && ` With any model, budget and batch, `
+          + `${solving({ ...other, predicted: false }, q, "keeps them and solves")}.`;
+      } catch { return ""; }
     }
 
     function hint(more, q) {
-      return more ? ` On ${more.devices} device${more.devices > 1 ? "s" : ""} ${more.setting} solves `
-        + `${more.predicted ? "a predicted " : ""}${percent(more.accuracy, 1)} for ${cost(more.cost, q)} a problem.` : "";
+      return more ? ` On ${more.devices} device${more.devices > 1 ? "s" : ""} ${solving(more, q, "solves")}.` : "";
     }
+
+    const solving = (one, q, word) => `${one.setting} ${word} ${one.predicted ? "a predicted " : ""}`
+      + `${percent(one.accuracy, 1)} for ${cost(one.cost, q)}`;
+    const sparser = (more, q) => ` With sparse attention ${solving(more, q, "would solve")}, but no engine serves it.`;
 
     function verdict(found, q) {
       if (!found.setting)
-        return `Nothing fits this budget. The cheapest, ${found.cheapest}, costs ${cost(found.least, q)} a problem.`;
+        return `Nothing fits this budget. The cheapest, ${found.cheapest}, costs ${cost(found.least, q)}.`;
       const guessed = found.predicted.includes(`${found.model}, ${found.policy}`) ? "a predicted " : "";
-      const solves = `${guessed}${percent(found.accuracy, 1)} of the problems for ${cost(found.cost, q)} a problem`;
+      const solves = `${guessed}${percent(found.accuracy, 1)} of the problems for ${cost(found.cost, q)}`;
       const run = `${found.setting} (${drawing(found, q)})`;
       const today = found.policy === "dense" || isNaN(found.dense) ? "" : ` No engine serves ${found.policy}; `
-        + `dense attention reaches ${percent(found.dense, 1)} with ${found.dense_setting}.`;
+        + `dense attention reaches ${percent(found.dense, 1)} for ${cost(found.dense_cost, q)} with ${found.dense_setting}.`;
       if (!found.rivals.length) return `Run ${run}: it solves ${solves}.${today}`;
       return `A tie: ${run} solves ${solves}, the most, but wins again in only ${again(found.again)} of `
         + `resamples, beside ${found.rivals.join(" and ")}; other problems may turn the order.${today}`;
     }
 
-    function details(found, q) {
+    function details(found, q, more) {
       if (!found.setting) return [["Settings compared", law.count(found.n_settings)]];
       const ties = found.rivals.length ? `: a tie with ${found.rivals.join(" and ")}` : "";
       const bound = q.strategy === "majority" && found.best_case > found.accuracy
         ? `, if all wrong answers agree; ${percent(found.best_case, 1)} if no two do` : "";
-      const seconds = q.unit === "usd" ? found.cost / q.price * 3600 : found.cost;
-      const dollars = q.price ? `, $${digits(found.usd)}; $${digits(found.usd_per_mtok)} a million tokens` : "";
+      const dollars = q.price ? `; $${digits(found.usd_per_mtok)} a million tokens` : "";
       const other = (name, accuracy, price) => name && `${name}: ${percent(accuracy, 1)} for ${cost(price, q)}`
         + (found.predicted.includes(name.replace(/^\d+ x /, "")) ? " (predicted)" : "");
       const second = other(found.runner_up, found.runner_up_accuracy, found.runner_up_cost);
@@ -447,24 +482,30 @@ const klPlanner = (() => {
       const stored = { weights: named(kept.weights, own.weights), kv: named(kept.kv, own.stored.kv) };
       const fewer = [["weights", stored.weights, own.weights], ["a cache", stored.kv, own.stored.kv]]
         .filter(([, now, sampled]) => bits(now) < bits(sampled)).map(([what, now]) => `${what} in ${now}`);
+      const { mixers, name: shape } = data.models[found.model], chooses = mixers.some((m) => m.topk);
       const rounds = atOnce(q) ? Math.ceil(found.n_trials / found.batch) : 1;
       const side = found.batch > 1 ? `${law.count(found.batch)} answers side by side` : "one answer at a time";
       return [["Run", found.setting],
         ["Solved", `${percent(found.accuracy, 1)} (${percent(found.low, 1)} to ${percent(found.high, 1)} for another `
-          + `${data.sets[q.data].problems.length} problems, 95 %)${bound}`],
+          + `${data.sets[q.data].problems.length} problems, 95%)${bound}`],
         ["Wins again in", second && `${again(found.again)} of 1,000 resamples of the problems${ties}`],
         ["Nearly won", second ? `${second}, beaten in ${percent(found.beats)} of resamples`
           : "no other model or policy fits"],
         [`Cheapest within ${100 * data.frugal} points`, other(found.frugal, found.frugal_accuracy, found.frugal_cost)
           || "this one"],
-        ["Dense attention reaches", found.dense_setting !== found.setting && (isNaN(found.dense)
-          ? "nothing for this budget" : `${percent(found.dense, 1)} with ${found.dense_setting}`)],
-        ["Cost a problem", `${digits(seconds)} s of one device${dollars}`],
+        ["With dense attention", found.dense_setting !== found.setting && (isNaN(found.dense)
+          ? "nothing fits this budget" : other(found.dense_setting, found.dense, found.dense_cost))],
+        ["With sparse attention", more ? `${other(more.setting, more.accuracy, more.cost)}; no engine serves it`
+          : !q.policies.length && kinds(data.sets[q.data]).length > 1 && "no more"],
+        ["Costs", `${cost(found.cost, q)}${dollars}`],
         ["Answers a problem", `${drawing(found, q)}; ${digits(found.tokens)} tokens`],
         ["Time to answer a problem", `${digits(found.answer_s)} s on average${atOnce(q) ? " at most" : ""}`
           + `${found.n_trials > 1 ? ", for all answers drawn" : ""}; an answer's first token comes after `
           + `${digits(found.ttft_s)} s, each further one after ${digits(1e3 * found.tpot_s)} ms`],
-        ["Runs on", `${found.devices} ${q.hardware}, ${side}`
+        ["Attention", found.policy === "dense" && chooses
+          && "its own, sparse as it ships: dense means that nothing of it is changed"],
+        ["Priced as", shape !== found.model && shape],
+        ["Runs on", `${law.many(data.hardware[q.hardware], found.devices)}, ${side}`
           + (rounds > 1 ? `; those to a problem in ${law.count(rounds)} rounds` : "")],
         ...found.start, ...(found.policy === "dense" ? [] : found.start_dense.map(([engine, line]) =>
           [`${engine}, dense attention`, line])),
@@ -473,8 +514,8 @@ const klPlanner = (() => {
           + `weights in ${own.weights} and a cache in ${own.stored.kv}`],
         ["Predicted", found.predicted.length ? `${found.predicted.join(" and ")}: never run; the law of difficulty `
           + "says what it would do, and its own error is in no interval" : ""],
-        ["Times are", law.times(data.clocks[`${q.hardware}:${q.clock}`], stored, found.devices,
-          "computing after memory is read, which is no bound", data.models[found.model].mixers.some((m) => m.topk))]];
+        ["Times are", law.times(data, data.clocks[`${q.hardware}:${q.clock}`], stored, found.devices,
+          "computing after memory is read, which is no bound", chooses)]];
     }
 
     // What was left out, by reason; of many for one reason their number, which unfolds.
@@ -497,5 +538,5 @@ const klPlanner = (() => {
     show();
   });
 
-  return { plan, elsewhere, command };
+  return { plan, today, beside, elsewhere, command };
 })();

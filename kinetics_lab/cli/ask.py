@@ -34,7 +34,7 @@ def plan(
     allocation: Annotated[str, Option(help="uniform (one setting for all); in hindsight, each problem its own: oracle (caps every "
                                            "cost, as the paper does) or hindsight (caps the mean)")] = "uniform",
     models: Annotated[list[str], Option(metavar="MODEL ...", help="choose among these of the answers' models (all)")] = NONE,
-    policies: Annotated[list[str], Option(metavar="POLICY ...", help="choose among these: dense, block_topk, topk:512, ...")] = NONE,
+    policies: Annotated[list[str], Option(metavar="POLICY ...", help="choose among these: dense, block_topk, topk:512, ... (dense, with what others would give beside it)")] = NONE,
     topk: Annotated[str, Option(help="oracle top-k, which no engine offers: out, scan (score every key), free (the paper's)")] = "out",
     trials: Annotated[list[int], Option(metavar="N ...", help="numbers of answers N (every one)")] = NONE,
     predicted: Annotated[bool, Option("--predicted", help="let in settings never run, as the law of difficulty predicts them (aime24)")] = False,
@@ -70,7 +70,7 @@ def plan(
                      topk=topk, trials=trials, caps=caps, shapes=shapes, batch=sequences, dense_layers=dense if dense_layers is None else dense_layers,
                      clock=parse_clock(clock) if clock else None, hourly=price, devices=devices, share_prompt=share_prompt, max_seconds=max_seconds_per_answer, max_tpot=max_tpot,
                      precision=_precision(weights, kv, table, named if traces else offers.PUBLIC[data][3] | named))  # fmt: skip
-    found = lab.plan(**asked).assign(elsewhere=lambda rows: text.elsewhere(rows, asked))
+    found = text.today(asked)
     for line in text.left_out(found):
         report(f"kinetics-lab: left out: {line}")
     print(found.to_json(orient="records", lines=True).strip() if as_json else text.text(found))
@@ -83,9 +83,8 @@ def _precision(weights: str | None, kv: str | None, table: Any, named: dict[str,
     from kinetics_lab.planner.price import published
 
     if weights == "published":
-        return published(
-            {name: name if name in MODELS else None for name in table.model.unique()} | named, kv
-        )
+        known = {name: name if name in MODELS else None for name in table.model.unique()}
+        return published(known | named, kv)
     return find_precision(weights, kv) if weights or kv else None
 
 

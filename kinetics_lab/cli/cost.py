@@ -79,7 +79,7 @@ def _answer(given: dict[str, Any]) -> dict[str, Any]:
     whole = sum(parts.values(), lab.Cost(0.0, 0.0))
     prompts = 1 if given["share_prompt"] else n_trials
     found = {
-        "fits": {"devices": 0 if room.reason else room.devices, "layout": str(room.layout), "batch": room.batch,
+        "fits": {"device": device.title, "devices": 0 if room.reason else room.devices, "layout": str(room.layout), "batch": room.batch,
                  "weight_bytes": room.weights, "sequence_bytes": room.sequence, "reason": room.reason},
         "batch": batch, "flops": float(whole.flops), "bytes": float(whole.bytes),
         "parts": {name: {"flops": float(part.flops), "bytes": float(part.bytes)} for name, part in parts.items()},
@@ -175,10 +175,10 @@ def _assumed(room: Fit, batch: float | None, given: dict[str, Any], timer: Any) 
 
 def _lines(given: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """The answer as a person reads it."""
-    fits, step, timed, device = found["fits"], found.get("step"), found.get("clock"), given["hardware"]
+    fits, step, timed, device = found["fits"], found.get("step"), found.get("clock"), found["fits"]["device"]
     answers = f"{given['n_trials']} answer{'s' * (given['n_trials'] > 1)} of {given['n_out']:,} tokens"
     head = f"{given['model']}, {given['policy']}: {answers} to a prompt of {given['n_in']:,}"
-    where = f"one {device}" if fits["devices"] == 1 else f"{fits['devices']} x {device} ({fits['layout']})"
+    where = f"one {device}" if fits["devices"] == 1 else f"{fits['devices']} × {device} ({fits['layout']})"
     weights, sequence = fits["weight_bytes"] / 1e9, fits["sequence_bytes"] / 1e9
     held = f"{where}: {weights:,.1f} GB of weights and {sequence:,.2f} GB a sequence on each, room for {fits['batch']:,}"
     lines = [("fits", f"no: {fits['reason']}" if fits["reason"] else held)]

@@ -109,7 +109,7 @@ class Fit:
     def __str__(self) -> str:
         if self.reason:
             return self.reason
-        many = f"{self.devices} x {self.hardware.name}" if self.devices > 1 else f"one {self.hardware.name}"
+        many = f"{self.devices} × {self.hardware.title}" if self.devices > 1 else f"one {self.hardware.title}"
         return f"{self.shape.name} on {many} ({self.layout}): a batch of {self.batch:,}"
 
 
@@ -186,7 +186,7 @@ def _filled(
 def _reason(most: Fit, context: float, wanted: float) -> str:
     """One sentence: what it takes, what there is, and what would hold it."""
     whole, count = weight_bytes(most.shape, most.precision), most.devices
-    has = f"{count} x {most.hardware.name} {'has' if count == 1 else 'have'} {most.memory * count / 1e9:,.1f} GB"
+    has = f"{count} × {most.hardware.title} {'has' if count == 1 else 'have'} {most.memory * count / 1e9:,.1f} GB"
     what = f"{most.shape.name}: {whole / 1e9:,.1f} GB of weights"
     if most.weights < most.memory:
         what += f" and {wanted:,.0f} x {most.sequence / 1e9:,.2f} GB of cache a device"

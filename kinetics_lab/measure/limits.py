@@ -15,7 +15,7 @@ SHAPE = ("batch", "kv_heads", "group", "head_dim", "context", "page")  # of an a
 
 @dataclass(frozen=True)
 class Rates:
-    """What limits divide by: bytes/s, matrix FLOP/s, and ``source``: "measured", "datasheet h200" or "none"."""
+    """What limits divide by: bytes/s, matrix FLOP/s, and ``source``: "measured", "datasheet H200 SXM" or "none"."""
 
     bandwidth: float
     matrix: float
@@ -37,7 +37,7 @@ def listed(gpu: str) -> str | None:
 def datasheet_rates(gpu: str) -> Rates:
     """Dense bf16 peak and bandwidth of a GPU by its folder ("nvidia-h200"); NaN for one that is not listed."""
     if name := listed(gpu):
-        return Rates(HARDWARE[name].bandwidth, HARDWARE[name].at("bf16").peak_flops, f"datasheet {name}")
+        return Rates(HARDWARE[name].bandwidth, HARDWARE[name].at("bf16").peak_flops, f"datasheet {HARDWARE[name].title}")
     return Rates(math.nan, math.nan, "none")
 
 

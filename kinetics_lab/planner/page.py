@@ -42,7 +42,7 @@ SETS = {
     "ladder": ("Walks in graphs, the tiny reasoners of Part IV", 1e-6),
 }
 DIGITS = "".join(chr(code) for code in range(35, 126) if chr(code) not in "<>&\\'")[:81]  # of packed numbers
-MIXER = "heads kv_heads latent unabsorbed window chunk stride topk index index_heads owns entry keys flops score_flops whole"
+MIXER = "heads kv_heads unabsorbed window chunk stride topk index index_heads owns entry keys flops score_flops whole"
 Set = tuple[pd.DataFrame, Mapping[str, ModelShape], int]  # a summary, its shapes, layers that stay dense
 
 
@@ -88,11 +88,11 @@ def _tables(shapes: Mapping[str, ModelShape], policies: Iterable[str]) -> dict[s
     stored = {name: _stored(Precision(name, name, embedding=name)) for name in sorted(own)}
     return {
         "models": {name: _model(shape) for name, shape in shapes.items()},
-        "hardware": {name: {"name": name, "peaks": dict(hw.peaks), "peak": hw.peak_flops, "bandwidth": hw.bandwidth, "memory": hw.memory,
+        "hardware": {name: {"title": hw.title, "peaks": dict(hw.peaks), "peak": hw.peak_flops, "bandwidth": hw.bandwidth, "memory": hw.memory,
                             "link": hw.link, "own": hw.precision} for name, hw in HARDWARE.items()},
         "policies": {text: _policy(text) for text in policies},
         "element_bytes": ELEMENT_BYTES, "rates": RATES, "stored": stored, "kinds": [*CACHE_KINDS, *PARAMETER_KINDS],
-        "weights": WEIGHTS, "caches": CACHES, "clocks": _clocks(), "prices": read_table("gpu_prices").groupby("gpu").usd_per_hour.min().to_dict(),
+        "weights": WEIGHTS, "caches": CACHES, **_clocks(), "prices": read_table("gpu_prices").groupby("gpu").usd_per_hour.min().to_dict(),
     }  # fmt: skip
 
 
@@ -148,12 +148,8 @@ def _clocks() -> dict[str, Any]:
     for silicon in (one for gpu in L2_BYTES for one in measured_engines(gpu)):
         clock = calibrated(silicon)
         told = {name: getattr(clock, name) for name in ("layer", "weights", "cache", "matrix", "error")}
-        found[f"{silicon.gpu}:{silicon.engine}"] = {
-            "engine": ENGINE_NAMES[silicon.engine],
-            "served": served,
-            **told,
-        }
-    return found
+        found[f"{silicon.gpu}:{silicon.engine}"] = {"engine": ENGINE_NAMES[silicon.engine]} | told
+    return {"clocks": found, "served": served}
 
 
 def _policy(text: str) -> dict[str, float | None]:
@@ -187,4 +183,4 @@ def _way(shape: ModelShape, way: Layout) -> dict[str, Any]:
 
 def _mixer(one: Any) -> dict[str, Any]:
     names = MIXER.split() if isinstance(one, Attention) else ("recurrent", "conv", "flops")
-    return {name: None if getattr(one, name) == math.inf else getattr(one, name) for name in names}
+    return {name: value for name in names if (value := getattr(one, name)) not in (None, math.inf)}

@@ -8,8 +8,8 @@ one), ``share`` of problems that get it; ``oracle``: no engine can run it; ``acc
 this model and policy win ``again``; ``runner_up``, the setting of another model or policy that wins most often instead (of equal ones the best), its
 ``runner_up_accuracy`` and ``runner_up_cost``, and the share in which the choice ``beats`` it (of equal ones the cheapest wins); ``rivals``, where the choice wins again
 in under 60 %: a tie with them; ``frugal``, the cheapest setting that solves at most two points less, its ``frugal_accuracy`` and ``frugal_cost`` (costs in the budget's unit). ``seen`` and ``unseen``: accuracy if chosen on one half of the trials and judged on the same and on the
-other half, N <= half; ``spent_*``, what those choices cost. ``dense``, ``dense_setting``: what dense attention reaches with the best
-model. ``note``. In ``attrs``: ``left_out``, what was not considered and why; ``n_settings``, how many were, by task.
+other half, N <= half; ``spent_*``, what those choices cost. ``dense``, ``dense_setting``, ``dense_cost``: what dense attention reaches with the best
+model. ``shape``: the name of its model's. ``note``. In ``attrs``: ``left_out``, what was not considered and why; ``n_settings``, how many were, by task.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 
 from kinetics_lab.cost.clock import Clock
 from kinetics_lab.cost.hardware import Hardware
+from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.errors import NothingFitsError, lookup, require
 from kinetics_lab.laws import frontier
@@ -43,7 +44,7 @@ _NONE: dict[str, Any] = {  # a row, in the order of its columns, of a budget tha
     "setting": "", "model": "", "policy": "", "cap": np.nan, "n_trials": 0, "share": 0.0, "oracle": False,
     **dict.fromkeys(("accuracy", "low", "high", *MEANS[1:], "usd_per_mtok", "again"), np.nan), "runner_up": "",
     **dict.fromkeys(("runner_up_accuracy", "runner_up_cost", "beats", "frugal_accuracy", "frugal_cost"), np.nan), "rivals": "", "frugal": "",
-    **dict.fromkeys(("seen", "unseen", "spent", "dense"), np.nan), "dense_setting": "",
+    **dict.fromkeys(("seen", "unseen", "spent", "dense", "dense_cost"), np.nan), "dense_setting": "",
 }  # fmt: skip
 
 ALLOCATIONS: dict[str, Callable[..., Allocation]] = {
@@ -107,7 +108,7 @@ def plan(
         plans += [{"task": task, "budget": budget} | row for budget, row in zip(given, found, strict=True)]
     units = {name: f"{name}_{unit}" for name in ("budget", "cost", "spent")}
     result = pd.DataFrame(plans).rename(columns=units | {"ttft": "ttft_s", "tpot": "tpot_s"})
-    result["note"] = _told_predicted(data, result)
+    result = _told(data, result, options.get("shapes", MODELS))
     about: dict[Any, Any] = {"unit": unit, "allocation": allocation, "strategy": strategy, "level": level}
     result.attrs = _terms(hardware, **options) | about | {"left_out": left_out, "n_settings": n_settings}
     return result
@@ -119,14 +120,14 @@ def _of(models: Sequence[str], data: pd.DataFrame) -> pd.DataFrame:
     return data[data.model.isin([lookup(held, name, "model of the data") for name in models] or [*held])]
 
 
-def _told_predicted(data: pd.DataFrame, result: pd.DataFrame) -> list[str]:
-    """The notes, those first that name settings which were predicted and never run; no interval has their law's own error."""
+def _told(data: pd.DataFrame, result: pd.DataFrame, shapes: Mapping[str, Any]) -> pd.DataFrame:
+    """The plan with names of shapes, and with notes, those first that name settings which were predicted and never run."""
     guessed, found = sorted({*inputs.who(data[data.drawn.notna()])} if "drawn" in data else ()), list[str]()
     for row in result.itertuples():
         named = [w for w in guessed if w in f"{row.setting}; {row.runner_up}; {row.rivals}; {row.frugal}"]
         told = [f"predicted, never run: {' and '.join(named)}" * bool(named), str(row.note)]
         found.append("; ".join(filter(None, told)))
-    return found
+    return result.assign(note=found, shape=[shapes[name].name if name else "" for name in result.model])
 
 
 def _terms(
@@ -186,8 +187,8 @@ def _rows(
     for k in range(len(whole.costs)):
         row = _NONE | dict(zip(("seen", "unseen", "spent"), scores[:, k], strict=True))
         if reference is not None and (reference.rows[:, k] >= 0).any():
-            best, _ = _most_frequent(reference, k)
-            row |= {"dense": reference.accuracy[k], "dense_setting": _text(best)}
+            row |= {"dense": reference.accuracy[k], "dense_setting": _text(_most_frequent(reference, k)[0])}
+            row["dense_cost"] = reference.values("cost")[:, k].mean()
         unfit = int((whole.rows[:, k] < 0).sum())
         if unfit == len(whole.problems):
             least = f"{_text(cheapest)}, costs {cheapest['cost']:.3g} {unit}"
@@ -207,10 +208,7 @@ def _rows(
             near = mean[mean.cost < row["cost"] * (1 - 1e-9)]  # equal but for rounding is equal
             near = near[near.accuracy >= row["accuracy"] - FRUGAL - 1e-9]
             for less in near.nsmallest(1, "cost").to_dict("records"):
-                row |= {
-                    "frugal": _text(less),
-                    **{f"frugal_{name}": less[name] for name in ("accuracy", "cost")},
-                }
+                row |= {"frugal": _text(less), **{f"frugal_{of}": less[of] for of in ("accuracy", "cost")}}
         if row["rivals"]:
             again = f"it wins again in {row['again']:.{int(row['again'] >= TIE - 0.005)}%} of resamples"
             notes.insert(0, f"a tie with {row['rivals']}: {again}, so other problems may turn the order")
@@ -250,15 +248,14 @@ def _rivalry(rivals: Mapping[str, Allocation], who: str, k: int, weights: np.nda
 def better(plans: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Of plans for the same tasks and budgets, as with different strategies, the rows that solve most; of equal ones the cheapest.
 
-    ``dense`` and ``dense_setting`` are of the plan in which dense attention solves most.
+    ``dense`` and what belongs to it are of the plan in which dense attention solves most.
     """
     rows = pd.concat(plans).reset_index(drop=True)
     names = [next(name for name in map(str, rows) if name.startswith(what)) for what in ("budget_", "cost_")]
     keys, rows["worse"] = ["task", names[0]], -rows.accuracy.round(9)
     found = rows.sort_values([*keys, "worse", names[1]], kind="stable").drop_duplicates(keys)
     dense = rows.sort_values("dense", ascending=False, kind="stable").drop_duplicates(keys).sort_values(keys)
-    for name in ("dense", "dense_setting"):
-        found[name] = dense[name].to_numpy()
+    found = found.assign(**{of: dense[of].to_numpy() for of in ("dense", "dense_setting", "dense_cost")})
     found = found.drop(columns="worse").reset_index(drop=True)
     found.attrs = plans[0].attrs
     return found

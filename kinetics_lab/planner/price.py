@@ -112,11 +112,8 @@ def answers(
 
 def published(sources: Mapping[str, str | None], kv: str | None = None) -> dict[str, Precision]:
     """How each model is published, of names in MODELS or paths of a ``config.json`` (BF16 where neither says); its cache in ``kv``, if given."""
-
-    def own(source: str | None) -> str | None:
-        return source if source in CONFIGS or source not in MODELS else None
-
-    return {name: find_precision(None, kv, own(source)) for name, source in sources.items()}
+    plain = {*MODELS} - {*CONFIGS}
+    return {name: find_precision(None, kv, None if one in plain else one) for name, one in sources.items()}
 
 
 def stored(hardware: Hardware, precision: Stored, clock: Clock | None, model: Any = "") -> Precision:

@@ -15,7 +15,6 @@ import pandas as pd
 
 from kinetics_lab.cost.models import CONFIGS, MODELS
 from kinetics_lab.cost.precision import find_precision
-from kinetics_lab.planner.offers import PUBLIC
 
 #: Engine -> how it starts; its flags for devices, answers side by side, context and memory; how it names weights and caches that it
 #: makes of a BF16 checkpoint itself; its flag for groups of devices that share the answers out, each with its own batch.
@@ -56,7 +55,7 @@ def commands(setting: Mapping[Any, Any], weights: str, kv: str, reserve: float =
     """Engine -> the command line that serves a row of a plan, or one sentence that begins with "none: "."""
     found, place = dict[str, str](), checkpoint(setting["model"])
     policy, groups, context = setting["policy"], setting.get("groups", 1), setting.get("context", 0)
-    source = PUBLIC["otis"][3].get(setting["model"], setting["model"])
+    source = setting.get("shape", setting["model"])
     own = find_precision(model=source).weights if source in CONFIGS else "bf16"
     for engine, flags in ENGINES.items() if place else ():
         start, devices, batch, longest, memory, weight_names, cache_names, spread = flags

@@ -34,6 +34,7 @@ VOTE = "\nThe answers are not known: accuracy is what a vote reaches at least, i
 SCAN = "\ntopk:B:false scores every cached key to find its B tokens, which no serving engine offers"
 ASSUMED = "\nsparse    was measured in no engine: it is given the efficiency of dense attention"
 FEWER = "\nAnswers count as they were sampled: what fewer bits do to their accuracy is not counted."
+SPARSE: Any = {"sparse, which no engine serves": {"policies": []}}  # a way of `elsewhere`
 FREE = "\n*         finds its tokens for nothing, which no engine can do"
 
 
@@ -152,8 +153,7 @@ def _told(row: Mapping[Any, Any], start: str, cost: float, uniform: bool) -> Ite
         yield f"{start}{said:55}  {row[name]}"
     for i, part in enumerate(wrap(row["note"], 90, break_long_words=False)):
         yield (" " * 9 if i else start) + part
-    if row.get("elsewhere"):
-        yield " " * 9 + row["elsewhere"]
+    yield from (" " * 9 + row[name] for name in ("sparse", "elsewhere") if row.get(name))
 
 
 def _start(found: pd.DataFrame) -> str:
@@ -167,20 +167,32 @@ def _start(found: pd.DataFrame) -> str:
     return "\n\nTo start:" + "\n".join(lines) if lines else ""
 
 
-def elsewhere(found: pd.DataFrame, asked: Mapping[str, Any]) -> list[str]:
-    """For each row of ``plan(**asked)`` on the fewest devices, the best on so many, where that solves more or costs 1 % less; else ""."""
-    cost, told, others = f"cost_{found.attrs['unit']}", list[str](), dict[int, pd.DataFrame]()
-    for count in COUNTS if asked.get("devices") is None else ():
-        with suppress(ValueError):  # nothing fits on so many
-            others[count] = plan(**{**asked, "devices": count, "n_boot": 2, "n_splits": 1})
+def today(asked: Mapping[str, Any]) -> pd.DataFrame:
+    """``plan(**asked)``, of dense attention if no policy is asked for; beside it what any attention would give, and more devices."""
+    now = not asked["policies"] and {"dense"} < {*asked["data"].policy}
+    found = plan(**(asked := {**asked, "policies": ["dense"] if now else asked["policies"]}))
+    return found.assign(
+        sparse=elsewhere(found, asked, SPARSE) if now else "", elsewhere=elsewhere(found, asked)
+    )
+
+
+def elsewhere(found: pd.DataFrame, asked: Mapping[str, Any], ways: Any = None) -> list[str]:
+    """For each row of ``plan(**asked)``, the best by other ``ways`` (on so many devices), where that solves more or costs 1 % less; else ""."""
+    ways = ways or {
+        f"on {n} device{'s' * (n > 1)}": {"devices": n} for n in COUNTS if not asked.get("devices")
+    }
+    cost, told, others = f"cost_{found.attrs['unit']}", list[str](), dict[str, pd.DataFrame]()
+    for where, way in ways.items():
+        with suppress(ValueError):  # nothing fits so
+            others[where] = plan(**{**asked, **way, "n_boot": 2, "n_splits": 1})
     for i, row in enumerate(found.to_dict("records")):
-        rows = [{**other.iloc[i], "n": n} for n, other in others.items() if other.setting.iloc[i]]
-        best = max(rows, key=lambda one: (round(one["accuracy"], 9), -one[cost]), default=row | {"n": 0})
-        gain = best["accuracy"] - row["accuracy"] if row["setting"] else best["n"]
+        rows = [{**other.iloc[i], "where": where} for where, other in others.items() if other.setting.iloc[i]]
+        best = max(rows, key=lambda one: (round(one["accuracy"], 9), -one[cost]), default=row | {"where": ""})
+        gain = best["accuracy"] - row["accuracy"] if row["setting"] else len(rows)
         better = gain > 1e-9 or (gain > -1e-9 and best[cost] <= 0.99 * row[cost])
-        said = f"{best['accuracy']:.1%} for {best[cost]:.3g} by {best['setting']}"
+        said = f"{best['where']}: {best['accuracy']:.1%} for {best[cost]:.3g} by {best['setting']}"
         said += " (predicted)" * (f"{best['model']}, {best['policy']}" in best["note"])
-        told.append(f"on {best['n']} device{'s' * (best['n'] > 1)}: {said}" if better else "")
+        told.append(said if better else "")
     return told
 
 
