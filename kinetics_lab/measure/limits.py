@@ -36,8 +36,8 @@ def listed(gpu: str) -> str | None:
 
 def datasheet_rates(gpu: str) -> Rates:
     """Dense bf16 peak and bandwidth of a GPU by its folder ("nvidia-h200"); NaN for one that is not listed."""
-    if name := listed(gpu):
-        return Rates(HARDWARE[name].bandwidth, HARDWARE[name].at("bf16").peak_flops, f"datasheet {HARDWARE[name].title}")
+    if one := HARDWARE.get(listed(gpu) or ""):
+        return Rates(one.bandwidth, one.at("bf16").peak_flops, f"datasheet {one.title}")
     return Rates(math.nan, math.nan, "none")
 
 
