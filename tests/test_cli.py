@@ -441,21 +441,24 @@ PLAN = ["plan", "--budget", "0.1", "5"]
 @pytest.fixture
 def plan(monkeypatch):
     """The planner with few resamples; commands get it, too."""
-    monkeypatch.setattr(kinetics_lab, "plan", partial(kinetics_lab.plan, n_boot=100, n_splits=2))
-    return kinetics_lab.plan
+    few = partial(kinetics_lab.plan, n_boot=100, n_splits=2)
+    monkeypatch.setattr("kinetics_lab.planner.text.plan", few)
+    return few
 
 
 def test_plan_prints_a_table_of_the_embedded_traces(capsys, plan):
     from kinetics_lab.data import read_table
-    from kinetics_lab.planner.text import elsewhere, text
+    from kinetics_lab.planner.text import SPARSE, elsewhere, text
 
     assert cli.main([*PLAN, "--hardware", "h100", "--weights", "fp8", "--kv", "fp8"]) == 0
     out, err = capsys.readouterr()
     summary = read_table("aime24_qwen3_best_of_n")
     asked = {"data": summary, "hardware": HARDWARE["h100"], "budgets": [0.1, 5], "dense_layers": 1}
-    asked |= {"precision": find_precision("fp8", "fp8")}
+    asked |= {"precision": find_precision("fp8", "fp8"), "policies": ["dense"]}  # what engines run
     want = plan(**asked)
-    want["elsewhere"] = elsewhere(want, asked)
+    want["elsewhere"], want["beside"] = elsewhere(want, asked), elsewhere(want, asked, SPARSE)
+    assert want.beside[1].startswith("sparse, which no engine serves: ")
+    assert want.beside[1] in out
     assert want.elsewhere[1].startswith("on 4 devices: ")
     assert out == text(want) + "\n"
     assert max(map(len, out.split("To start:")[0].splitlines())) <= 100
@@ -483,7 +486,7 @@ def test_plan_says_what_has_no_room(capsys, plan):
     assert cli.main([*PLAN, *options]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "GB" in line]
     assert [line.split(": ")[2] for line in told] == ["qwen3-14b", "qwen3-32b"]
-    assert "65.5 GB of weights; 2 x tpu-v5e have 30.4 GB beside the reserve" in told[1]
+    assert "65.5 GB of weights; 2 × TPU v5e have 30.4 GB beside the reserve" in told[1]
 
 
 def test_plan_takes_a_clock_a_price_and_limits(capsys, plan):

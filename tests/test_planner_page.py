@@ -215,6 +215,11 @@ def test_the_page_computes_what_the_package_computes(chromium, index):
     compare(chromium, index, questions(USUAL))
 
 
+PLAIN = {name: None for name in ("devices", "check", "max_seconds", "max_tpot", "batch", "price")}
+PLAIN |= {"data": "aime24", "predicted": False, "unit": "s", "strategy": "until-right", "policies": []}
+PLAIN |= {"hit": 1, "false_alarm": 0, "models": [], "topk": "out", "weights": "", "kv": "", "clock": ""}
+
+
 def told(got: dict | None, where: str) -> str:
     """What the page found beside a plan, as the package says it."""
     if not got:
@@ -225,9 +230,7 @@ def told(got: dict | None, where: str) -> str:
 @pytest.mark.browser
 def test_the_page_says_as_the_package_what_sparse_attention_and_what_more_devices_would_do(chromium, index):
     """An engineer's three cases: a vote within dollars, and limits of time on an H100 and on an RTX 4090."""
-    usual = {name: None for name in ("devices", "check", "max_seconds", "max_tpot", "batch", "price")}
-    usual |= {"data": "aime24", "predicted": False, "unit": "s", "strategy": "until-right", "policies": []}
-    usual |= {"hit": 1, "false_alarm": 0, "models": [], "topk": "out", "weights": "", "kv": "", "clock": ""}
+    usual = PLAIN
     asked = [
         usual | {"hardware": "h100", "budget": 0.5, "unit": "usd", "price": 2.5, "strategy": "majority", "models": ["qwen3-32b"]},
         usual | {"hardware": "h100", "budget": 20},
@@ -378,6 +381,38 @@ def test_the_command_that_the_page_copies_prints_its_numbers(chromium, index, ca
         for share in ("accuracy", "low", "high"):
             assert f"{100 * row[share]:.1f}%" in told, (address, share)
         assert f"{1e3 * row['tpot_s']:.3g} ms" in told, address
+
+
+@pytest.mark.browser
+def test_limits_that_nothing_keeps_are_followed_by_what_would_keep_them(chromium, index):
+    """Qwen3-14B on two RTX 4090, each problem within 30 seconds; the price is an H200's, and the page says so."""
+    asked = PLAIN | {
+        "hardware": "rtx-4090",
+        "devices": 2,
+        "max_seconds": 30,
+        "batch": "within",
+        "budget": None,
+    }
+    [row] = plan(**asked_of(asked | {"policies": ["dense"]})).to_dict("records")
+    would = f"With any model, budget and batch, {row['setting']} keeps them and solves {row['accuracy']:.1%} for {row['cost_s']:.3g} s "
+    with chromium.page() as page:
+        page.goto(f"file://{index}#hardware=rtx-4090&devices=2&max_seconds=30&models=qwen3-14b")
+        said = page.js(TEXT.format(".kl-calc-said"))
+    assert said.startswith("No setting keeps the limits: ")
+    assert would in said
+    assert "per 1,000 problems at an H200's price)" in said
+
+
+@pytest.mark.browser
+def test_sparse_attention_that_ships_is_called_a_models_own(chromium, index):
+    with chromium.page() as page:
+        page.goto(f"file://{index}#data=otis&models=deepseek-reasoner&devices=8")
+        rows = page.js("[...document.querySelectorAll('#kl-planner tr')].map(e => e.textContent)")
+        assert "Priced asdeepseek-v3.2" in rows
+        assert any(row.startswith("Attentionits own, sparse as it ships") for row in rows)
+        type_into(page, "data", "aime24")
+        rows = page.js("[...document.querySelectorAll('#kl-planner tr')].map(e => e.textContent)")
+        assert not any(row.startswith(("Attention", "Priced as")) for row in rows)
 
 
 @pytest.mark.browser

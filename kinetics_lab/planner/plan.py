@@ -136,7 +136,7 @@ def _terms(
 ) -> dict[Any, Any]:  # fmt: skip
     """On what terms a plan holds, for its text."""
     kept = stored(hardware, precision, clock)
-    told = {"device": hardware.name, "weights": kept.weights, "kv": kept.kv, "batch": batch}
+    told = {"device": hardware.title, "weights": kept.weights, "kv": kept.kv, "batch": batch}
     if isinstance(precision, Mapping):
         caches = {one.kv for one in precision.values()}
         told |= {"weights": "as published", "kv": caches.pop() if len(caches) == 1 else "as published"}

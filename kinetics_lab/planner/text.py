@@ -153,7 +153,7 @@ def _told(row: Mapping[Any, Any], start: str, cost: float, uniform: bool) -> Ite
         yield f"{start}{said:55}  {row[name]}"
     for i, part in enumerate(wrap(row["note"], 90, break_long_words=False)):
         yield (" " * 9 if i else start) + part
-    yield from (" " * 9 + row[name] for name in ("sparse", "elsewhere") if row.get(name))
+    yield from (" " * 9 + row[name] for name in ("beside", "elsewhere") if row.get(name))
 
 
 def _start(found: pd.DataFrame) -> str:
@@ -171,16 +171,14 @@ def today(asked: Mapping[str, Any]) -> pd.DataFrame:
     """``plan(**asked)``, of dense attention if no policy is asked for; beside it what any attention would give, and more devices."""
     now = not asked["policies"] and {"dense"} < {*asked["data"].policy}
     found = plan(**(asked := {**asked, "policies": ["dense"] if now else asked["policies"]}))
-    return found.assign(
-        sparse=elsewhere(found, asked, SPARSE) if now else "", elsewhere=elsewhere(found, asked)
-    )
+    beside = elsewhere(found, asked, SPARSE) if now else ""
+    return found.assign(beside=beside, elsewhere=elsewhere(found, asked))
 
 
 def elsewhere(found: pd.DataFrame, asked: Mapping[str, Any], ways: Any = None) -> list[str]:
     """For each row of ``plan(**asked)``, the best by other ``ways`` (on so many devices), where that solves more or costs 1 % less; else ""."""
-    ways = ways or {
-        f"on {n} device{'s' * (n > 1)}": {"devices": n} for n in COUNTS if not asked.get("devices")
-    }
+    counts = () if asked.get("devices") else COUNTS
+    ways = ways or {f"on {n} device{'s' * (n > 1)}": {"devices": n} for n in counts}
     cost, told, others = f"cost_{found.attrs['unit']}", list[str](), dict[str, pd.DataFrame]()
     for where, way in ways.items():
         with suppress(ValueError):  # nothing fits so
