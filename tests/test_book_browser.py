@@ -660,6 +660,21 @@ def test_a_wide_table_is_a_list_of_cards_on_a_phone_and_a_table_elsewhere(
         page.wait("!document.querySelector('.kl-stack')")
 
 
+def test_a_name_in_a_table_stands_on_one_line_and_breaks_in_text(chromium: Any, tmp_path: Path) -> None:
+    name = "<code><span class=pre>shape.n_matmul_params</span></code>"
+    cells = f"<td><p>{name}</p></td><td><p>{'parameters that multiply ' * 4}</p></td><td><p>{name}</p></td><td><p>{name}</p></td>"
+    text = f"<p>{name.replace('params', 'params' * 20)}</p>"
+    write_article(tmp_path, f'<div><table class="table"><tbody><tr>{cells}</tr></tbody></table></div>{text}')
+    lines = "[...document.querySelectorAll('.pre')].map(e => e.getClientRects().length)"
+    with chromium.page(PHONE, 844) as page:
+        page.goto(tmp_path / "index.html")
+        page.wait("document.querySelector('.kl-stack')")
+        *names, broken = page.js(lines)
+        assert names == [1, 1, 1]
+        assert broken > 1
+        assert page.js(WIDTH_OF_PAGE) <= PHONE
+
+
 def test_a_long_list_of_cards_shows_all_its_rows_at_a_click(chromium: Any, tmp_path: Path) -> None:
     head = f"<tr><th>model</th><th>{'w' * 40}a</th><th>{'w' * 40}b</th></tr>"
     rows = "".join(f"<tr><th>{k}</th><td>1</td><td>2</td></tr>" for k in range(14))
