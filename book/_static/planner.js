@@ -381,6 +381,7 @@ const klPlanner = (() => {
 
   law.page("kl-planner", window.klPlannerData, (place, data, copy) => {
     const sparse = (q) => kinds(data.sets[q.data]).includes("topk"), limited = (q) => q.max_seconds || q.max_tpot;
+    const shape = (name) => name.startsWith(data.models[name].name) ? "" : data.models[name].name;  // that prices it
     const judged = { when: (q) => q.strategy === "verified" };
     const dollars = (seconds) => Number((seconds * data.first.price / 3600).toPrecision(2));
     const { weights, ...choices } = law.choices(data, "as the device", "datasheet, adding up");
@@ -391,7 +392,7 @@ const klPlanner = (() => {
       budget: { kind: (q) => q.unit, usual: (q) => (q.unit === "usd" ? dollars : Number)(data.sets[q.data].budget) },
       models: { options: (q) => unique(data.sets[q.data].settings.map(([model]) => model))
         .sort((a, b) => data.models[a].multiplied - data.models[b].multiplied)
-        .map((name) => [name, data.models[name].name === name ? name : `${name} (${data.models[name].name})`]) },
+        .map((name) => [name, name + (shape(name) && ` (${shape(name)})`)]) },
       price: { ...price, wrong: (q) => q.unit === "usd" && !q.price ? "a budget in dollars needs a price" : "" },
       hit: judged, false_alarm: judged, check: judged, topk: { when: sparse },
       policies: { options: (q) => kinds(data.sets[q.data]).filter((name) => name !== "topk" || q.topk !== "out") },
@@ -482,7 +483,7 @@ const klPlanner = (() => {
       const stored = { weights: named(kept.weights, own.weights), kv: named(kept.kv, own.stored.kv) };
       const fewer = [["weights", stored.weights, own.weights], ["a cache", stored.kv, own.stored.kv]]
         .filter(([, now, sampled]) => bits(now) < bits(sampled)).map(([what, now]) => `${what} in ${now}`);
-      const { mixers, name: shape } = data.models[found.model], chooses = mixers.some((m) => m.topk);
+      const chooses = data.models[found.model].mixers.some((m) => m.topk);
       const rounds = atOnce(q) ? Math.ceil(found.n_trials / found.batch) : 1;
       const side = found.batch > 1 ? `${law.count(found.batch)} answers side by side` : "one answer at a time";
       return [["Run", found.setting],
@@ -504,7 +505,7 @@ const klPlanner = (() => {
           + `${digits(found.ttft_s)} s, each further one after ${digits(1e3 * found.tpot_s)} ms`],
         ["Attention", found.policy === "dense" && chooses
           && "its own, sparse as it ships: dense means that nothing of it is changed"],
-        ["Priced as", shape !== found.model && shape],
+        ["Priced as", shape(found.model)],
         ["Runs on", `${law.many(data.hardware[q.hardware], found.devices)}, ${side}`
           + (rounds > 1 ? `; those to a problem in ${law.count(rounds)} rounds` : "")],
         ...found.start, ...(found.policy === "dense" ? [] : found.start_dense.map(([engine, line]) =>
