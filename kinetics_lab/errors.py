@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -88,6 +89,12 @@ def check_name(name: object, what: str) -> None:
     """Raise ``ValueError`` unless a name is one line of text that a terminal can show, of 1 to 300 characters."""
     fine = isinstance(name, str) and name.isprintable() and bool(name.strip()) and len(name) <= 300
     require(fine, f"{what} must be one line of printable text, at most 300 characters", name)
+
+
+def is_label(name: object) -> bool:
+    """Whether a name is words, digits and single signs between them, which no page, shell or terminal takes for more."""
+    words = isinstance(name, str) and re.fullmatch(r"[^\W_]+(?:(?:[ ./+×_-]| \(|\) )[^\W_]+)*\)?", name)
+    return bool(words) and not re.search(r"(?i)\bwww\b", str(name)) and len(str(name)) <= 100
 
 
 def sentence(error: Exception) -> str:

@@ -12,6 +12,7 @@ from kinetics_lab.cost.families import READERS, from_hf_config
 from kinetics_lab.cost.families.build import state
 from kinetics_lab.cost.models import MODELS, find_model
 from kinetics_lab.data import data_path
+from kinetics_lab.errors import is_label
 
 _spec = importlib.util.spec_from_file_location(
     "by_transformers", Path(__file__).parent / "fuzz" / "by_transformers.py"
@@ -576,3 +577,32 @@ def test_the_layers_of_minimax_01_are_counted_to_the_last_scale():
 
 def test_the_window_of_a_convolution_is_multiplied_and_added():
     assert state(recurrent=10, conv=4, each=5).flops == 5 * 10 + 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("told", "folder", "name"),
+    [
+        ("org/My_Model-8B (v2)", "plain", "org/My_Model-8B (v2)"),
+        ("<b>x</b>", "plain", "plain"),
+        ("/home/me/model", "plain", "plain"),
+        ("__init__", "*x*", "Qwen3ForCausalLM"),
+        (["x"], "www.evil.example", "Qwen3ForCausalLM"),
+        (None, "a\nb", "Qwen3ForCausalLM"),
+    ],
+)
+def test_a_model_is_called_by_the_first_plain_label(told, folder, name, tmp_path):
+    """Names go into sentences, pages and commands: what is no label there is no name."""
+    config = {"architectures": ["Qwen3ForCausalLM"], "hidden_size": 64, "intermediate_size": 96, "vocab_size": 100,
+              "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "_name_or_path": told}  # fmt: skip
+    path = tmp_path / folder / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(config))
+    assert from_hf_config(path).name == name
+
+
+def test_no_hostile_name_is_a_label_and_every_known_model_has_one():
+    spec = importlib.util.spec_from_file_location("hostile", Path(__file__).with_name("hostile.py"))
+    hostile = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hostile)
+    assert {name for name in hostile.NAMES + hostile.COMMANDS if is_label(name)} == {"datum.x", "constructor"}
+    assert all(is_label(name) for name in MODELS)

@@ -71,3 +71,19 @@ def test_a_badge_says_device_precision_and_clock():
     assert "a &lt;b&gt; c" in shown
     with pytest.raises(ValueError, match="a badge needs texts"):
         Badge()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('["<b>gpu</b>"]\n{}', "the name of a device must be words .* got '<b>gpu</b>'"),
+        ('[my-gpu]\nname = "**x**"\n{}', r"\[my-gpu\] name must be words .* got '\*\*x\*\*'"),
+        ("[my-gpu]\nname = 5\n{}", r"\[my-gpu\] name must be words .* got 5"),
+    ],
+)
+def test_a_device_of_ones_own_has_a_plain_label(text, message, tmp_path):
+    (tmp_path / "a.toml").write_text(
+        text.format('peaks = {bf16 = 9}\nbandwidth = 1\ngib = 8\nsource = "s"\n')
+    )
+    with pytest.raises(ValueError, match=message):
+        find_hardware(tmp_path / "a.toml")

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from pandas.api.types import is_numeric_dtype
 from typer.main import get_command
 
 from kinetics_lab import cli
@@ -26,7 +28,10 @@ from kinetics_lab.book import charts, claims
 from kinetics_lab.book.build import build_book, find_chromium, print_pdf
 from kinetics_lab.book.charts.html import figure_html, markdown_text, table_html
 from kinetics_lab.book.pages import INLINE, pages
-from kinetics_lab.book.runs import run_notebook
+from kinetics_lab.book.runs import NotebookError, run_notebook
+from kinetics_lab.cli.shared import public
+from kinetics_lab.measure.runner import TEXTS as EMPTY
+from kinetics_lab.planner.page import page_files
 from kinetics_lab.planner.serve import commands
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +48,20 @@ def beside(name: str) -> Any:
 hostile = beside("hostile")
 NAMES, PLAIN = hostile.NAMES, hostile.PLAIN
 COLUMNS = ["model", "task", "problem", "trial", "policy", "tokens_in", "tokens_out", "correct", "truncated"]
+RUNS = [
+    "model",
+    "effort",
+    "task",
+    "problem",
+    "tokens_in",
+    "n_traces",
+    "n_correct",
+    "mean_tokens",
+    "mean_sq_tokens",
+]
+OWN = {"architectures": ["Qwen3ForCausalLM"], "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+       "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}  # fmt: skip
+HOST = "amd-epyc-2-threads"
 SHOW = """charts.enable()
 table = pd.DataFrame({"name": names, "x": range(len(names))})
 display(table.style.hide().format({"x": "{:.1f}"}).set_caption(names[0]))
@@ -127,6 +146,58 @@ def test_a_browser_finds_nothing_of_theirs_in_reports_and_live_charts(reports, t
     # longer names have more lines of text; no other kind of element
     assert set(seen[2]) == set(seen[3])
     assert "SCRIPT " in seen[3]
+
+
+ASK = """(async names => {
+  const fields = [...document.querySelectorAll('form :is(select, input)[id], .kl-calc :is(select, input)[id]')];
+  const count = () => { const n = {}; document.querySelectorAll('body *').forEach(e => { if (e.tagName === 'OPTION') return;
+    const k = e.tagName + [...e.attributes].map(a => a.name).filter(a => a.startsWith('on') || a === 'src' || a === 'href'); n[k] = 1; });
+    return Object.keys(n).sort().join(); };
+  const keys = [...new Set(fields.map(e => e.id.replace('kl-', '')).concat(['models', 'policies']))], found = [], first = count();
+  for (const name of names) {
+    const there = () => document.body.innerText.includes(name.trim());
+    for (let i = 0; i < 100 && !there(); i++) {  // what was typed before may overtake the address
+      if (i % 20 === 0) location.hash = keys.map(key => key + '=' + encodeURIComponent(name)).join('&') + '&i=' + i;
+      await new Promise(done => setTimeout(done, 20));
+    }
+    found.push([name, count(), there()]);
+    const typed = fields.filter(e => e.tagName === 'INPUT'), before = typed.map(e => e.value);  // few events: of many,
+    for (const values of [typed.map(() => name), before]) {  // a browser takes no further address
+      typed.forEach((e, i) => { e.value = values[i]; });
+      typed[0].dispatchEvent(new Event('input', {bubbles: true}));
+    }
+    found.push([name, count(), true]);
+  }
+  return [keys.length, first, found];
+})"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("step", [16, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_an_address_asks_of_a_form_and_what_is_typed_there_is_text(step, tmp_path):
+    """Every name in every field of planner and calculator, by the address and by hand; refused beside the field, as it is written."""
+    browser, started = beside("browser"), None
+    files, names = page_files({"otis": public("otis")}), NAMES[::step]
+    try:
+        started = browser.Browser()
+        for form in ("planner", "calculator"):
+            (tmp_path / form).mkdir()
+            data = f"kl-{form}-data.js"
+            (tmp_path / form / data).write_bytes(files[f"book/_static/{data}"])
+            with started.page() as page:
+                page.goto(browser.lone_page(tmp_path / form, form))
+                fields, first, found = page.js(f"{ASK}({json.dumps([*names, *hostile.COMMANDS[:-1:step]])})")
+                assert fields > 8
+                assert {kind for _, kinds, _ in found for kind in kinds.split(",")} <= {*first.split(",")}
+                shown = {name for name, _, there in found[::2] if there}
+                assert shown >= {*names}
+                assert not page.errors()
+                assert not page.events("Page.javascriptDialogOpening")
+                assert all(r.startswith(("file:", "data:", "blob:")) for r in page.requests())
+    finally:
+        if started:
+            started.close()
 
 
 @pytest.mark.browser
@@ -360,6 +431,94 @@ def test_the_report_of_what_to_run_has_the_same_elements_whatever_the_names(tmp_
             traces([names[i]], "t").to_parquet(path)
             kinds[names[i]] = str(path)
         given = {"kinds": kinds, "shapes": shapes | dict.fromkeys(names, "qwen3-4b"), "n_boot": 20}
+        run = run_notebook(chapter, given, out=tmp_path / which, progress=False)
+        found.append(hostile.census(pages(run.executed)[1].read_text(encoding="utf-8")))
+    assert found[0] == found[1]
+
+
+@pytest.fixture(scope="module")
+def rows_of(tmp_path_factory):
+    """Folders of measured rows, made up, whose texts are plain names in one and hostile ones in the other."""
+    made, out = tmp_path_factory.mktemp("rows"), {}
+    beside("synthetic_rows").write(made / "gpu", "roofline", "dense", "ragged", "fp8", "validate", "model")
+    shutil.copytree(ROOT / "data" / "measurements" / HOST, made / "gpu" / HOST)
+    ours = {"suite", "device", "kernels_digest", "date", "kind", "model"}
+    for which, names in (("plain", PLAIN), ("odd", NAMES)):
+        count = iter(names * 10_000)
+        for path in sorted((made / "gpu").rglob("*.parquet")):
+            table = pd.read_parquet(path)
+            texts = [
+                name
+                for name in table.columns.difference(ours)
+                if not is_numeric_dtype(table[name]) and (name in EMPTY or table[name].notna().any())
+            ]
+            for name in set(texts) - {"error"}:
+                table[name] = [next(count) for _ in range(len(table))]
+            for name in ("flashinfer_error", "flex_error") if path.stem == "dense" else ():
+                table[name] = [next(count) for _ in range(len(table))]
+            if HOST not in path.parts:  # of its cases, a chapter needs all
+                table["error"] = [None] * (len(table) - 2) + [next(count), next(count)]
+            target = made / which / path.relative_to(made / "gpu")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            table.to_parquet(target)
+        out[which] = made / which
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.notebooks
+@pytest.mark.parametrize("number", ["20", "21", "24", "25", "26"])
+def test_chapters_of_measured_rows_have_the_same_elements_whatever_their_texts(number, rows_of, tmp_path):
+    """Rows of another's machine: its name, its drivers and versions, and what failed there."""
+    [chapter], found = (ROOT / "notebooks").glob(f"{number}_*.ipynb"), []
+    of = {"machine": HOST} if number == "26" else {"gpu": "synthetic-rows-of-a-test-no-h200"}
+    for which, folder in rows_of.items():
+        run = run_notebook(chapter, of | {"measurements": str(folder)}, out=tmp_path / which, progress=False)
+        found.append(hostile.census(pages(run.executed)[1].read_text(encoding="utf-8")))
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.notebooks
+def test_runs_of_ones_own_have_the_same_elements_whatever_their_names(tmp_path):
+    """Chapter 37 with runs whose models, efforts and tasks have hostile names; a column that is missing is named."""
+    [chapter], found = (ROOT / "notebooks").glob("37_*.ipynb"), []
+    for which, names in (("plain", PLAIN), ("odd", NAMES)):
+        draw, rows = np.random.default_rng(1), []
+        for i in range(0, len(names), 2):
+            task = names[i + 5] if i < 4 else "otis_mock_aime_2024_2025"
+            for level, effort in ((1, names[i + 1]), (2, names[(i + 7) % len(names)])):
+                for p in range(8):
+                    right, mean = int(draw.integers(0, 4 + 2 * level)), level * int(draw.integers(500, 900))
+                    rows.append((names[i], effort, task, f"p{p}", 100, 8, right, mean, 1.3 * mean**2))
+        table = pd.DataFrame(rows, columns=RUNS)
+        table.to_csv(tmp_path / f"{which}.csv", index=False)
+        given = {"more_runs": str(tmp_path / f"{which}.csv"), "n_boot": 20}
+        run = run_notebook(chapter, given, out=tmp_path / which, progress=False)
+        found.append(hostile.census(pages(run.executed)[1].read_text(encoding="utf-8")))
+    assert found[0] == found[1]
+    for missing in ("effort", "mean_tokens"):
+        table.drop(columns=missing).to_csv(tmp_path / "less.csv", index=False)
+        with pytest.raises(NotebookError, match=f"ValueError: .*column '?{missing}"):
+            run_notebook(chapter, given | {"more_runs": str(tmp_path / "less.csv")}, out=tmp_path / "less")
+
+
+@pytest.mark.slow
+@pytest.mark.notebooks
+@pytest.mark.parametrize("number", ["14", "37", "38", "53"])
+def test_a_config_of_ones_own_adds_no_element_whatever_its_path(number, tmp_path):
+    [chapter], found = (ROOT / "notebooks").glob(f"{number}_*.ipynb"), []
+    for which, name in (("plain", "m00"), ("odd", "<b>x*y*`z`[c](c:d)$a$**s**{ref}`a`")):
+        path = tmp_path / name / "config.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps(OWN | {"_name_or_path": name}))
+        public = {"glm-4.7": "glm-4.6", "kimi-k2.6": "kimi-k2.5", "deepseek-reasoner": "deepseek-v3.2"}
+        given = {
+            "14": {"model": str(path)},
+            "37": {"shape": str(path), "n_boot": 20},
+            "38": {"shapes": {"gpt-oss-120b": [str(path)], f"{name} gone": ["gone"], **{m: [s] for m, s in public.items()}}, "n_boot": 20},
+            "53": {"shapes": {"gemma-4-12b-it": str(path), "gpt-oss-120b": str(path), **public}, "n_boot": 20},
+        }[number]  # fmt: skip
         run = run_notebook(chapter, given, out=tmp_path / which, progress=False)
         found.append(hostile.census(pages(run.executed)[1].read_text(encoding="utf-8")))
     assert found[0] == found[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -26,6 +27,9 @@ from kinetics_lab.book.sweep import listing, run_point, sweep
 from kinetics_lab.cli import main
 from kinetics_lab.files import locked, read_text, write_whole
 
+_spec = importlib.util.spec_from_file_location("hostile", Path(__file__).with_name("hostile.py"))
+hostile = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(hostile)
 ROOT = Path(__file__).parent.parent
 PARAMETERS = """
 n = 1  # a number
@@ -713,6 +717,7 @@ def test_gathered_columns_hold_whatever_kinds_there_are(tmp_path):
         ("axes: {n: [13, 2], word: [a, <b>]}\nshow: said", False),  # no number
         ("axes: {n: [13]}\nshow: square", False),  # no result
         ("axes: {n: [13, 2], word: [a, <b>]}", False),
+        pytest.param(f"axes: {{word: {json.dumps(hostile.NAMES)}}}\nshow: square", True, id="hostile"),
     ],
 )
 def test_the_page_shows_a_column_and_every_point(grid, project, no_kernel, axes, drawn):
@@ -724,6 +729,8 @@ def test_the_page_shows_a_column_and_every_point(grid, project, no_kernel, axes,
     assert html.count("raised RuntimeError: thirteen") == len(found.failed)
     assert "<b>" not in html
     assert "<script" not in html
+    ours = ["body", "h1", "p", "img", "table", "thead", "tbody", "tr", "th", "td"]
+    assert {kind[0] for kind in hostile.census(html)} <= {*ours}
 
 
 # --- the book -----------------------------------------------------------------------------------

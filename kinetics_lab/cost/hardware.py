@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetics_lab.data import data_path
-from kinetics_lab.errors import lookup, require
+from kinetics_lab.errors import is_label, lookup, require
 from kinetics_lab.files import read_text
 
 #: Bytes of one stored element by precision. FP4 formats count their scales: NVFP4 has a byte for 16 elements, MXFP4
@@ -117,6 +117,9 @@ MEMORY = {"bytes": 1, "gib": 2**30, "mib": 2**20}
 def _device(path: Path, name: str, table: Any) -> Hardware:
     where = f"{path}: [{name}]"
     require(isinstance(table, Mapping), f"{where} must be a table", table)
+    label = "must be words and digits with single signs between them, as in A100 SXM (80 GB)"
+    require(is_label(name), f"{path}: the name of a device {label}", name)
+    require("name" not in table or is_label(table["name"]), f"{where} name {label}", table.get("name"))
     for key in table:
         lookup(dict.fromkeys([*MEMORY, "name", "peaks", "bandwidth", "link", "source"]), key, f"{where} key")
     for key in ("peaks", "bandwidth", "source"):
@@ -138,7 +141,7 @@ def _device(path: Path, name: str, table: Any) -> Hardware:
         str(table["source"]),
         "bf16" if "bf16" in peaks else next(iter(peaks)),
         link=table.get("link", 0) * 1e9,
-        called=str(table.get("name", "")),
+        called=table.get("name", ""),
     )
 
 

@@ -87,6 +87,7 @@ def rows(
     if gpu not in there and math.isnan(rates.bandwidth):
         raise unknown("gpu", gpu, [*there, *GPUS])
     table = read_rows(folder, gpu, suite)
+    require(gpu == folder_of(gpu), "gpu must be lower-case letters and digits with - between them", gpu)
     if len(table):
         require(table["device"] == device, f"{gpu}/{suite}: rows must be of device {device}", table["device"])
         last = table.sort_values(["suite_version", "date"]).iloc[-1]

@@ -16,7 +16,7 @@ from kinetics_lab.cost.families import grouped, hybrid, latent
 from kinetics_lab.cost.families.fields import Fields
 from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.data import data_path
-from kinetics_lab.errors import require
+from kinetics_lab.errors import is_label, require
 from kinetics_lab.files import read_text
 
 Reader = Callable[[Fields], ModelShape]
@@ -121,6 +121,8 @@ def _defaults() -> dict[str, dict[str, Any]]:
 def from_hf_config(config: str | PathLike[str] | Mapping[str, Any]) -> ModelShape:
     """Shape of a ``config.json`` (a path, or the parsed mapping); of models that see or hear, the text's decoder.
 
+    It is called what the file says, else as its folder, else as its architecture: the first that is a plain label.
+
     Raises ``ValueError`` for an architecture whose layers this package does not know, for a missing
     key, for a value out of range and for a file that is not JSON.
     """
@@ -139,7 +141,8 @@ def from_hf_config(config: str | PathLike[str] | Mapping[str, Any]) -> ModelShap
     family, read, _, known = row
     default = next((_defaults()[one] for one in (*types, known.split()[0]) if one in _defaults()), {})
     shape = read(Fields(values, where, str(architecture), default))
-    return replace(shape, name=str(config.get("_name_or_path") or folder or architecture), family=family)
+    told = (config.get("_name_or_path"), folder, architecture, family)
+    return replace(shape, name=str(next(filter(is_label, told))), family=family)
 
 
 def _decoder(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import pandas as pd
 from kinetics_lab.cost.hardware import ELEMENT_BYTES, Hardware
 from kinetics_lab.cost.silicon.tables import BYTES, ENGINE_NAMES, L2_BYTES
 from kinetics_lab.data import read_table
-from kinetics_lab.errors import among, require
+from kinetics_lab.errors import among, lookup, require
 
 #: DeepSeek-V3.2: a latent of 512 and 64 rotary elements a token; an index key of 128 in FP8 with its scale, 64 heads.
 LATENT, VALUE, INDEX_HEADS, INDEX_DIM = 576, 512, 64, 128
@@ -69,8 +69,8 @@ def law_growth(hardware: Hardware, kv: str = "bf16", heads: int = 128) -> tuple[
     Each is the larger of traffic and arithmetic. Over an FP8 cache MLA multiplies in FP8 on Blackwell (told by its FP4
     peak) and converts to BF16 on older GPUs; the index multiplies in FP8.
     """
-    peaks = hardware.peaks
-    flops = 2 * heads * (LATENT + VALUE) / peaks["fp8" if kv == "fp8" and "fp4" in peaks else "bf16"]
-    search = 2 * INDEX_HEADS * INDEX_DIM / peaks.get("fp8", peaks["bf16"])
-    dense = max(LATENT * BYTES[kv] / hardware.bandwidth, flops)
+    bf16, peaks = hardware.at("bf16").peak_flops, hardware.peaks
+    flops = 2 * heads * (LATENT + VALUE) / (peaks["fp8"] if kv == "fp8" and "fp4" in peaks else bf16)
+    search = 2 * INDEX_HEADS * INDEX_DIM / peaks.get("fp8", bf16)
+    dense = max(LATENT * lookup(BYTES, kv, "kv") / hardware.bandwidth, flops)
     return 1e9 * dense, 1e9 * max(INDEX_BYTES / hardware.bandwidth, search)
