@@ -93,8 +93,8 @@ def check_name(name: object, what: str) -> None:
 
 def is_label(name: object) -> bool:
     """Whether a name is words, digits and single signs between them, which no page, shell or terminal takes for more."""
-    words = isinstance(name, str) and re.fullmatch(r"[^\W_]+(?:(?:[ ./+×_-]| \(|\) )[^\W_]+)*\)?", name)
-    return bool(words) and not re.search(r"(?i)\bwww\b", str(name)) and len(str(name)) <= 100
+    words = r"(?i)(?!.*\bwww\b)[^\W_]+(?:(?:[ ./+×_-]| \(|\) )[^\W_]+)*\)?"
+    return isinstance(name, str) and len(name) <= 100 and bool(re.fullmatch(words, name))
 
 
 def sentence(error: Exception) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -52,11 +52,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+@contextmanager
+def opened(path: Path | str) -> Iterator[BinaryIO]:
+    """A file to read its bytes; ValueError where another process writes into it meanwhile."""
+    with Path(path).open("rb") as file:
+        before = os.fstat(file.fileno())
+        yield file
+        after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ValueError(f"{path} changed while it was read; give it when it is whole")
+
+
 def read_text(path: Path | str, most: int = MOST_MIB) -> str:
     """The whole of a text file in UTF-8; ValueError for another encoding, and beyond ``most`` MiB, which memory is spared."""
     if Path(path).exists() and not Path(path).is_file():
         raise ValueError(f"{path} must be a file; a folder, pipe or device is not read")
-    with Path(path).open("rb") as file:
+    with opened(path) as file:
         content = file.read((most << 20) + 1)
     if len(content) > most << 20:
         raise ValueError(f"{path} has more than {most} MiB, the most that is read of a file of its kind")

@@ -11,6 +11,7 @@ import re
 import runpy
 import shutil
 import struct
+import time
 import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
@@ -178,6 +179,19 @@ def test_a_failed_build_is_read_anew(faulty, small, monkeypatch):
     monkeypatch.setattr(module, "_jupyter_book", lambda out, *_: left.append((out / "_build").exists()))
     build_book(small, small / "other.yml", small / "_build" / "failed", repository_url=ADDRESS)
     assert left == [False]
+
+
+@pytest.mark.parametrize("ahead", [-60, 3600])
+def test_a_page_that_changed_after_the_clock_went_back_is_read(mended, small, ahead, tmp_path, monkeypatch):
+    """Sphinx takes what is older than its last look for unchanged: nothing of that look may be left."""
+    import kinetics_lab.book.build as module
+
+    left, out = [], tmp_path / "book"
+    shutil.copytree(mended.parents[2], out)
+    os.utime(out / "stamp.json", (time.time() + ahead,) * 2)
+    monkeypatch.setattr(module, "_jupyter_book", lambda out, *_: left.append((out / "_build").exists()))
+    build_book(small, small / "default.yml", out, repository_url=ADDRESS)
+    assert left == [ahead < 0]
 
 
 def test_with_an_address_the_buttons_lead_there(mended):

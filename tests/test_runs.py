@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -545,6 +546,18 @@ def test_execute_all_reuses_runs_and_hands_claims_to_their_collector(project, no
         True,
     ]  # the claims are part of the collector's key
     assert "5" in outputs(changed[0].executed)
+
+
+def test_findings_outlive_a_clock_that_went_back(project, notebooks):
+    """The newest are those just collected, whatever the times of older files say."""
+    cache = project / "cache"
+    cache.mkdir()
+    for n in range(6):
+        (cache / f"claims-{n:012x}.jsonl").write_text("")
+        os.utime(cache / f"claims-{n:012x}.jsonl", (time.time() + 3600 + n,) * 2)
+    execute_all(notebooks, None, "cache")
+    [merged] = cache.glob("claims-*.jsonl")
+    assert len(merged.read_text().splitlines()) == 1
 
 
 def test_a_collector_alone_takes_the_kept_findings_or_names_what_has_not_run(project, notebooks):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -167,6 +170,107 @@ def test_a_byte_order_mark_is_no_content_and_another_encoding_is_said(encoding, 
             assert (code, told.count("\n")) == (2, 1)
             assert name in told
             assert "'utf-8' codec" in told
+
+
+@pytest.fixture
+def ordinary() -> list[str]:
+    """What goes before a command so that it may read and write no more than its owner's permissions say."""
+    line = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("root reads everything, and there is no setpriv")
+    return line
+
+
+def test_what_may_not_be_read_is_named_and_never_left_out(home, ordinary):
+    """A file, a folder, a folder within a folder of traces; and a place that may not be written to."""
+    for name in ("shut", "part/shut", "still"):
+        (home / name).mkdir(parents=True)
+        (home / name / "m.jsonl").write_text(rows())
+    (home / "part" / "m.jsonl").write_text(rows())
+    (home / "file.jsonl").write_text(rows())
+    for name, mode in (("shut", 0), ("part/shut", 0), ("file.jsonl", 0), ("still", 0o555)):
+        (home / name).chmod(mode)
+    kinetics = [*ordinary, sys.executable, "-m", "kinetics_lab.cli", "traces"]
+    try:
+        for given, out, named in (
+            ("shut", "o.parquet", "shut"),
+            ("part", "o.parquet", "part/shut"),
+            ("file.jsonl", "o.parquet", "file.jsonl"),
+            ("still/m.jsonl", "still/o.parquet", f"{home}/still/.o.parquet.lock"),
+        ):
+            done = subprocess.run(
+                [*kinetics, given, "-o", out], cwd=home, capture_output=True, check=False, timeout=300
+            )
+            told = f"kinetics-lab: error: [Errno 13] Permission denied: '{named}'\n"
+            assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", told)
+    finally:
+        for name in ("shut", "part/shut", "still"):
+            (home / name).chmod(0o755)
+    assert not [*home.rglob("o.parquet")]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_that_changes_while_it_is_read_gives_one_of_its_contents_or_a_sentence(
+    whole, home, monkeypatch, capsys
+):
+    """Another writes it anew all the time, in its place or by renaming: never half of one and half of the other."""
+    monkeypatch.chdir(home)
+    texts = [
+        "".join(
+            json.dumps({"model": model, "task": "t", "problem": f"p{i}", "trial": 0, "policy": "dense", "tokens_in": 9,
+                        "tokens_out": 7, "correct": 1, "truncated": 0}) + "\n"
+            for i in range(3000)
+        )
+        for model in ("a", "b")
+    ]  # fmt: skip
+    path, stop, ended = Path("m.jsonl"), threading.Event(), Counter[str]()
+    path.write_text(texts[0])
+
+    def write() -> None:
+        while not stop.is_set():
+            for text in texts:
+                target = Path("new") if whole else path
+                target.write_text(text)
+                target.replace(path)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(20):
+            code = cli.main(["traces", "m.jsonl", "-o", "o.parquet"])
+            told = capsys.readouterr().err
+            if code == 0:
+                found = pd.read_parquet("o.parquet")
+                assert (len(found), found.model.nunique()) == (3000, 1)
+                ended["read"] += 1
+            else:
+                assert (code, told.count("\n")) == (2, 1), told
+                assert told.startswith("kinetics-lab: error: m.jsonl")
+                ended["refused"] += 1
+    finally:
+        stop.set()
+        writer.join()
+    assert ended["read" if whole else "refused"] > 10
+    assert not whole or not ended["refused"]
+
+
+@pytest.mark.slow
+@pytest.mark.notebooks
+def test_too_few_files_for_a_kernel_are_one_sentence(tmp_path, write_notebook):
+    """ZeroMQ has an error of its own for sockets that cannot be opened."""
+    path = write_notebook(tmp_path / "10_square.ipynb", ("markdown", "# Square?"), ("code", "print(3 * 3)"))
+    done = asked(
+        "run", str(path), "-o", str(tmp_path / "out"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    told = done.stderr.decode().splitlines()[-1]
+    assert told.startswith(
+        f"kinetics-lab: {path}: the kernel failed: Too many open files; the run so far is "
+    )
+    assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import ChainMap, defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from kinetics_lab import HOME, data
 from kinetics_lab.book.imports import PACKAGE, modules
 from kinetics_lab.book.pages import guard
 from kinetics_lab.book.parameters import declared_parameters, read_notebook
-from kinetics_lab.book.results import told_in, with_words
+from kinetics_lab.book.results import collects_claims, told_in, with_words
 from kinetics_lab.book.runs import RunResult, execute_all
 from kinetics_lab.errors import among, require
 from kinetics_lab.files import locked, write_text, write_whole
@@ -195,9 +196,10 @@ def _render(out: Path, tree: dict[str, bytes], builder: str, strict: bool) -> No
         return
     # Pages are all written anew, so that each reference is resolved again; what Sphinx has read of unchanged
     # sources is kept only after a clean build with the same tools, as it warns of a source only when it reads it.
+    back = made.exists() and made.stat().st_mtime > time.time()  # then what changed since looks old to Sphinx
     made.unlink(missing_ok=True)
     shutil.rmtree(pages, ignore_errors=True)
-    if stamp | {"tree": ""} != last | {"tree": ""}:
+    if back or stamp | {"tree": ""} != last | {"tree": ""}:
         shutil.rmtree(out / "_build", ignore_errors=True)
     _jupyter_book(out, builder, strict)
     guard(pages)
@@ -236,7 +238,9 @@ def build_book(
     notebooks = sorted((root / "notebooks").glob("*.ipynb"))
     for name in only:
         among([path.stem for path in notebooks], name, "notebook")
-    runs = execute_all([p for p in notebooks if not only or p.stem in only], params, root / "_build" / "runs")
+    wanted = [path for path in notebooks if not only or path.stem in only]
+    every = any(map(collects_claims, wanted))  # it shows what all chapters find
+    runs = execute_all(notebooks if every else wanted, params, root / "_build" / "runs")
     (out / "stage").mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock"):
         tree = _gather(root, runs, config, only) | dict(extra or {})

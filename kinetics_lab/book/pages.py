@@ -62,7 +62,8 @@ def guard(folder: Path) -> None:
         ours = {
             script for script in INLINE.findall(text) if script in theme | {named} or _sets_mathjax(script)
         }
-        hashes = " ".join(sorted(map(_hash, {*ours, "window.print()"})))  # the latter is a button's
+        seen = (hashlib.sha256(script.encode()) for script in {*ours, "window.print()"})  # of a button
+        hashes = " ".join(sorted(f"'sha256-{base64.b64encode(one.digest()).decode()}'" for one in seen))
         scripts = f"script-src 'self' 'unsafe-hashes' {hashes}"
         rest = "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; connect-src 'self'"
         policy = f"default-src 'none'; {scripts}; {rest}; base-uri 'none'; form-action 'self'"
@@ -99,10 +100,6 @@ def handler(folder: Path) -> Callable[..., SimpleHTTPRequestHandler]:
             super().log_message("%s", printable(format % args))
 
     return partial(Handler, directory=str(root))
-
-
-def _hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _sets_mathjax(script: str) -> bool:

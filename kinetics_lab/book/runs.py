@@ -167,16 +167,6 @@ def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
 
 
-def _kept(notebook: Path, folder: Path, key: str) -> RunResult | None:
-    """The run that a folder of a cache holds, if it is there."""
-    if not (folder / "run.json").exists():
-        return None
-    os.utime(folder)
-    require(_is_run(folder), "the cache must hold runs; delete what is none", str(folder))
-    seconds = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("seconds", 0.0)
-    return RunResult(notebook, folder, key, seconds, reused=True)
-
-
 def cached_run(
     notebook: Path, parameters: Mapping[str, Any], cache: Path, *, key: str | None = None, claims: Path | None = None,
     keep: int = KEPT_RUNS, env: Mapping[str, str] | None = None, started: Callable[[int], None] | None = None,
@@ -195,8 +185,11 @@ def cached_run(
     key = key or now()
     folder = cache / f"{notebook.stem}-{key}"
     with locked(cache / ".locks" / (notebook.stem if keep else folder.name)):
-        if there := _kept(notebook, folder, key):
-            return there
+        if (folder / "run.json").exists():
+            os.utime(folder)
+            require(_is_run(folder), "the cache must hold runs; delete what is none", str(folder))
+            seconds = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("seconds", 0.0)
+            return RunResult(notebook, folder, key, seconds, reused=True)
         told = f"{notebook}, or code or data that it depends on, changed since this began, or differs on {{}}"
         if now() != key:
             raise SourceChangedError(told.format(platform.node()))
@@ -220,15 +213,13 @@ def execute_all(
 ) -> list[RunResult]:
     """Run the notebooks, ``jobs`` at a time, reusing runs in ``cache``; results come in the order given.
 
-    Notebooks that collect claims run after the others and find the merged claims in the file ``KINETICS_CLAIMS``,
-    those of notebooks beside them that are kept in ``cache`` included; ValueError where one of these has not run.
+    Notebooks that collect claims run after the others and find the merged claims in the file ``KINETICS_CLAIMS``.
     Every notebook is tried; NotebookError then tells of all that failed. ValueError for a wrong parameter file.
     """
     paths, cache = [Path(n) for n in notebooks], Path(os.path.abspath(cache))
     everything = sorted({p for path in paths for p in path.parent.glob("*.ipynb")})
     parameters = read_parameters(params_file, everything)
     results: dict[Path, RunResult] = {}
-    others: dict[Path, RunResult | None] = {}  # what a collector needs, and nobody asked to run
     failures: list[str] = []
 
     def run(
@@ -253,21 +244,18 @@ def execute_all(
                 print(f"[{len(results) + len(failures)}/{len(paths)}] {path.stem} {note}", flush=True)
 
     collectors = [path for path in paths if collects_claims(path)]
-    for path in everything if collectors else ():
-        if path not in paths and not collects_claims(path):
-            key = run_key(path, parameters[path.stem])
-            others[path] = _kept(path, cache / f"{path.stem}-{key}", key)
-    if absent := [path.stem.partition("_")[0] for path, kept in others.items() if not kept]:
-        told = f"{collectors[0].stem} collects the findings of all chapters, and as they are now these have not run"
-        raise ValueError(f"{told}: {', '.join(absent)}; run kinetics-lab book, which runs all")
     execute_batch([path for path in paths if path not in collectors], None)
     if collectors and not failures:
-        found = {**others, **results}
-        lines = "".join(there.claims for path in everything if (there := found.get(path)))
+        lines = "".join(results[path].claims for path in paths if path in results)
         merged = cache / f"claims-{hashlib.sha256(lines.encode()).hexdigest()[:12]}.jsonl"
         with locked(cache / ".locks" / "claims"):
             write_text(merged, lines)
-            for stale in sorted(cache.glob("claims-*.jsonl"), key=lambda p: p.stat().st_mtime)[:-KEPT_RUNS]:
+            times = {path: path.stat().st_mtime for path in cache.glob("claims-*.jsonl")}
+            past = sorted((path for path in times if times[path] <= times[merged]), key=times.__getitem__)
+            for stale in {*times} - {
+                merged,
+                *past[-KEPT_RUNS:],
+            }:  # what is later was before the clock went back
                 stale.unlink()
         execute_batch(collectors, merged)
     if failures:

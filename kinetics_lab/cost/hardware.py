@@ -118,8 +118,8 @@ def _device(path: Path, name: str, table: Any) -> Hardware:
     where = f"{path}: [{name}]"
     require(isinstance(table, Mapping), f"{where} must be a table", table)
     label = "must be words and digits with single signs between them, as in A100 SXM (80 GB)"
-    require(is_label(name), f"{path}: the name of a device {label}", name)
-    require("name" not in table or is_label(table["name"]), f"{where} name {label}", table.get("name"))
+    for what, given in ((f"{path}: the name of a device", name), (f"{where} name", table.get("name", name))):
+        require(is_label(given), f"{what} {label}", given)
     for key in table:
         lookup(dict.fromkeys([*MEMORY, "name", "peaks", "bandwidth", "link", "source"]), key, f"{where} key")
     for key in ("peaks", "bandwidth", "source"):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kinetics_lab.errors import require
+from kinetics_lab.files import opened
 from kinetics_lab.traces.sources import records
 from kinetics_lab.traces.table import GROUP
 from kinetics_lab.traces.trial import TraceFileError, stem_of
@@ -43,7 +44,7 @@ def read_counts(path: Path) -> pd.DataFrame | None:
     prompt has no tokens, and all answers to a problem have one length, E[L^2] = E[L]^2, the least that it can be.
     """
     rows: list[Any] = []
-    with path.open("rb") as file:
+    with opened(path) as file:
         try:
             for line, record in records(file):
                 if not rows and not holds_counts(record):

@@ -22,6 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from kinetics_lab.errors import among, check_name, lookup, require
+from kinetics_lab.files import opened
 from kinetics_lab.traces.formats import PARSERS, recognise
 from kinetics_lab.traces.formats.tables import OURS
 from kinetics_lab.traces.said import shortened
@@ -192,7 +193,7 @@ def _read_file(path: Path, run: Run, form: str | None, trials: _Trials) -> None:
     trials.starts.append(before)
     trials.paths.append(path)
     shown = tqdm(desc=path.name, total=path.stat().st_size, unit="B", unit_scale=True, disable=None)
-    with path.open("rb") as file, shown as bar:
+    with opened(path) as file, shown as bar:
         try:
             plain = form in (None, "table") and not (run.columns or run.model or run.task or run.policy)
             for line, record in records(file, plain):

@@ -42,11 +42,12 @@ def paths_of(given: Any) -> list[Path]:
     for path in map(Path, [given] if isinstance(given, (str, os.PathLike)) else given):
         inside = [path]
         if path.is_dir():
-            inside = [
-                p
-                for p in sorted(path.rglob("*"))
-                if p.name.removesuffix(".gz").endswith(ENDS) and not p.is_dir()
-            ]
+            shut = list[OSError]()  # folders that may not be read: theirs would be missing without a word
+            walked = os.walk(path, onerror=shut.append)
+            files = (Path(top, name) for top, _, names in walked for name in names)
+            inside = sorted(p for p in files if p.name.removesuffix(".gz").endswith(ENDS))
+            if shut:
+                raise shut[0]
             if not inside:
                 raise ValueError(f"{path}: no {', '.join(ENDS[:-1])} or {ENDS[-1]} file in it")
         found += inside

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from kinetics_lab.errors import require
+from kinetics_lab.files import opened
 from kinetics_lab.traces.said import Record, part_of, shortened, spoken, usage_of
 from kinetics_lab.traces.sources import records
 from kinetics_lab.traces.trial import (
@@ -165,7 +166,7 @@ def evalscope(path: Path, first: Record, run: Run) -> Parse:
     beside = path.parent.parent.parent / "predictions" / path.parent.name / path.name
     outputs = dict[str, Record]()
     if beside.is_file():
-        with beside.open("rb") as file:
+        with opened(beside) as file:
             found = [record for _, record in records(file) if isinstance(record, dict)]
         outputs = {str(record.get("index")): part_of(record, "model_output") for record in found}
 
