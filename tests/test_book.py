@@ -237,6 +237,21 @@ def test_a_preview_shows_one_chapter_as_it_was_executed(preview, small):
         build_book(small, None, small / "_build" / "preview", only=["11_too"])
 
 
+def test_a_preview_of_what_collects_findings_runs_all_that_have_not_run(project, write_notebook, monkeypatch):
+    """Kept runs cost nothing; without the others there would be findings missing."""
+    import kinetics_lab.book.build as module
+
+    def stop(paths, *_):
+        raise RuntimeError(" ".join(path.stem for path in paths))
+
+    monkeypatch.setattr(module, "execute_all", stop)
+    about = {"kinetics": {"collects_claims": True}}
+    write_notebook(project / "notebooks" / "90_score.ipynb", ("markdown", "# Score?"), **about)
+    for asked, run in (("90_score", "10_one 11_two 90_score"), ("11_two", "11_two")):
+        with pytest.raises(RuntimeError, match=f"^{run}$"):
+            build_book(project, None, project / "out", repository_url="", only=[asked])
+
+
 def test_without_an_address_no_button_leads_anywhere(preview):
     for path in preview[0].parent.rglob("*.html"):
         assert not [a for a in Page(path).links if re.search(r"github|mybinder|colab|edit/", a)]

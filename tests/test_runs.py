@@ -560,20 +560,6 @@ def test_findings_outlive_a_clock_that_went_back(project, notebooks):
     assert len(merged.read_text().splitlines()) == 1
 
 
-def test_a_collector_alone_takes_the_kept_findings_or_names_what_has_not_run(project, notebooks):
-    """As `book --only 90_scorecard` asks for it: at first, after the book, and after a chapter changed."""
-    collector, *chapters = notebooks
-    with pytest.raises(ValueError, match="05_score collects .* have not run: 10, 11; run kinetics-lab book"):
-        execute_all([collector], None, "cache")
-    assert not list((project / "cache").glob("*"))
-    whole = execute_all(notebooks, None, "cache")[0]
-    assert execute_all([collector], None, "cache")[0].folder == whole.folder
-    assert execute_all([chapters[0], collector], None, "cache")[-1].folder == whole.folder
-    (project / "p.yml").write_text("10_one: {n: 5}")
-    with pytest.raises(ValueError, match="have not run: 10; run"):
-        execute_all([collector], "p.yml", "cache")
-
-
 def test_all_notebooks_are_tried_before_the_failures_are_told(project, notebooks, write_notebook):
     for name in ("12_bad", "13_bad"):
         notebooks.append(write_notebook(project / "notebooks" / f"{name}.ipynb", ("code", "1 / 0")))
