@@ -14,20 +14,13 @@ from kinetics_lab.cost.shapes import ModelShape
 from kinetics_lab.data import data_path
 from kinetics_lab.errors import lookup
 
-
-def _known_models() -> dict[str, dict[str, Any]]:
-    """What ``data/models.toml`` holds of each model ("null" stands for null), and the family's name."""
-    tables = tomllib.loads(data_path("models").read_text(encoding="utf-8"))
-    found = {}
-    for family, table in tables.items():
-        for name, values in table["models"].items():
-            given = {"family": family, **table["all"], **values}
-            found[name] = {key: None if value == "null" else value for key, value in given.items()}
-    return found
-
-
-#: Values of each model's ``config.json``, by name: read as those of any such file.
-CONFIGS = _known_models()
+#: Values of each model's ``config.json``, by name, and its family; in ``data/models.toml`` "null" stands for null.
+CONFIGS: dict[str, dict[str, Any]] = {
+    name: {key: None if value == "null" else value for key, value in given.items()}
+    for family, table in tomllib.loads(data_path("models").read_text(encoding="utf-8")).items()
+    for name, values in table["models"].items()
+    for given in [{"family": family, **table["all"], **values}]
+}
 #: Shapes by name, smallest first within a family.
 MODELS: dict[str, ModelShape] = {
     name: replace(
