@@ -584,7 +584,7 @@ def test_the_window_of_a_convolution_is_multiplied_and_added():
     [
         ("org/My_Model-8B (v2)", "plain", "org/My_Model-8B (v2)"),
         ("<b>x</b>", "plain", "plain"),
-        ("/home/me/model", "plain", "plain"),
+        ("/a/model", "plain", "plain"),
         ("__init__", "*x*", "Qwen3ForCausalLM"),
         (["x"], "www.evil.example", "Qwen3ForCausalLM"),
         (None, "a\nb", "Qwen3ForCausalLM"),

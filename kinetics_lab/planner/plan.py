@@ -84,9 +84,7 @@ def plan(
     require(given.size > 0, "budgets must hold a number at least", given)
     require((given > 0) & np.isfinite(given), f"budgets must be positive ({UNITS[unit]})", given)
     require(unit != "usd" or hourly > 0, "a budget in dollars needs the price of a device (hourly)", hourly)
-    data = inputs.offered(full := inputs.checked(data), topk)
-    held = {str(name): name for name in data.model.unique()}
-    data = data[data.model.isin([lookup(held, name, "model of the data") for name in models] or [*held])]
+    data = _of(models, inputs.offered(full := inputs.checked(data), topk))
     never, names = inputs.never_run(data), inputs.wanted(data.policy.unique(), policies)
     data = data[data.policy.isin(names | {"dense"})]
     summary = with_contexts(inputs.with_caps(data, caps), full)
@@ -114,6 +112,12 @@ def plan(
     about: dict[Any, Any] = {"unit": unit, "allocation": allocation, "strategy": strategy, "level": level}
     result.attrs = _terms(hardware, **options) | about | {"left_out": left_out, "n_settings": n_settings}
     return result
+
+
+def _of(models: Sequence[str], data: pd.DataFrame) -> pd.DataFrame:
+    """The rows of these models; all for none."""
+    held = {str(name): name for name in data.model.unique()}
+    return data[data.model.isin([lookup(held, name, "model of the data") for name in models] or [*held])]
 
 
 def _told(data: pd.DataFrame, result: pd.DataFrame, shapes: Mapping[str, Any]) -> pd.DataFrame:
