@@ -239,8 +239,8 @@ def build_book(
     for name in only:
         among([path.stem for path in notebooks], name, "notebook")
     wanted = [path for path in notebooks if not only or path.stem in only]
-    every = any(map(collects_claims, wanted))  # it shows what all chapters find
-    runs = execute_all(notebooks if every else wanted, params, root / "_build" / "runs")
+    wanted = notebooks if any(map(collects_claims, wanted)) else wanted  # it shows what all chapters find
+    runs = execute_all(wanted, params, root / "_build" / "runs")
     (out / "stage").mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock"):
         tree = _gather(root, runs, config, only) | dict(extra or {})

@@ -185,13 +185,9 @@ def check(path: str | Path) -> None:
         (case[0], "of a case that no other row has", ~table.duplicated([*case, "suite_version", "kernels_digest"])),
         (suite.headline, "positive, between its percentiles", (ends[0] > 0) & (ends[0] <= ends[1]) & (ends[1] <= ends[2])),
         ("share_of_limit", f"at most {FASTEST}", ~(good["share_of_limit"] > FASTEST)),
-        *((name, "as the suite counts it", _equal(current[name], again[name])) for name in counted),
+        *((name, "as the suite counts it", (one.sub(two).abs() <= 1e-9 * one.abs()) | (one.isna() & two.isna()))
+          for name in counted for one, two in [(current[name], again[name])]),
     ]  # fmt: skip
     for column, rule, kept in rules:
         for row in kept.index[~kept.fillna(False).astype(bool)]:
             require(False, f"{path}, row {row}: {column} must be {rule}", table[column].tolist()[row])
-
-
-def _equal(one: pd.Series, other: pd.Series) -> pd.Series:
-    """Whether numbers are equal up to rounding, or neither is known."""
-    return (one.sub(other).abs() <= 1e-9 * one.abs()) | (one.isna() & other.isna())

@@ -120,8 +120,7 @@ def _defaults() -> dict[str, dict[str, Any]]:
 
 def from_hf_config(config: str | PathLike[str] | Mapping[str, Any]) -> ModelShape:
     """Shape of a ``config.json`` (a path, or the parsed mapping); of models that see or hear, the text's decoder.
-
-    It is called what the file says, else as its folder, else as its architecture: the first that is a plain label.
+    Called what the file says, else as its folder, else as its architecture: the first that is a plain label.
 
     Raises ``ValueError`` for an architecture whose layers this package does not know, for a missing
     key, for a value out of range and for a file that is not JSON.
