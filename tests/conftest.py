@@ -49,7 +49,7 @@ def executed() -> dict[str, RunResult]:
 @pytest.fixture(scope="session")
 def built_book() -> Path:
     """The folder of the book's pages, built strictly where `make book` builds it."""
-    return build_book(ROOT, None, ROOT / "_build" / "book", extra=made_for_the_book()).parent
+    return build_book(ROOT, None, ROOT / "_build" / "book", extra=made_for_the_book).parent
 
 
 @pytest.fixture(scope="session")

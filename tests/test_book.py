@@ -348,7 +348,7 @@ def test_places_that_are_not_the_books(project, tmp_path):
 def test_a_kept_copy_of_a_file_that_the_build_makes_stops_it(project, tmp_path):
     (project / "book" / "made-data.js").write_text("window.old = 1;")
     with pytest.raises(ValueError, match=r"which would go stale; got \['book/made-data.js'\]"):
-        build_book(project, None, tmp_path / "out", extra={"book/made-data.js": b"window.fresh = 1;"})
+        build_book(project, None, tmp_path / "out", extra=lambda: {"book/made-data.js": b"window.fresh = 1;"})
 
 
 def test_printing_needs_a_browser(tmp_path, monkeypatch):

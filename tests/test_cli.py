@@ -277,7 +277,8 @@ def test_a_missing_package_is_one_sentence(tmp_path, line, gone, cure):
     root = Path(__file__).parent.parent
     for name in ("notebooks", "book", "_config.yml", "data"):
         (tmp_path / name).symlink_to(root / name)
-    code = f"import sys; sys.modules[{gone!r}] = None; from kinetics_lab.cli import main; sys.exit(main())"
+    code = f"import sys; sys.modules[{gone!r}] = None; from kinetics_lab.cli import chapters, main; "
+    code += "chapters.made_for_the_book = dict; sys.exit(main())"  # takes seconds, and no package that may be missing
     done = subprocess.run(
         [sys.executable, "-c", code, *line.split()], cwd=tmp_path, capture_output=True, text=True, check=False,
         env=os.environ | {"PYTHONPATH": f"{root}:{root / 'kernels'}"},
@@ -344,7 +345,9 @@ def test_a_run_that_cannot_be_leaves_no_folder(notebook, tmp_path, capsys, param
 
 @pytest.mark.parametrize("command", ["book", "pdf"])
 def test_the_book_needs_the_projects_folder(tmp_path, monkeypatch, capsys, command):
+    """And says so before it makes anything."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr("kinetics_lab.cli.ask.plan")
     assert cli.main([command]) == 2
     assert "there is no _config.yml in" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -580,8 +583,9 @@ def test_columns_are_mapped_on_the_command_line(tmp_path, capsys):
     assert "--map must read THEIRS=OURS, score=correct for example; got 'q'" in capsys.readouterr().err
 
 
-def test_a_file_that_another_process_writes_is_refused_by_its_name(trace_file, tmp_path, capsys):
+def test_a_file_that_another_process_writes_is_refused_by_its_name(trace_file, tmp_path, capsys, monkeypatch):
     """`traces` and `pdf` write one file, `ladder -o` one beside its folder: each holds it alone."""
+    monkeypatch.setattr("kinetics_lab.book.build.build_book", lambda *_, **__: tmp_path / "index.html")
     table = tmp_path / "table.parquet"
     commands = [
         ["traces", str(trace_file)],

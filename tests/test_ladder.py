@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import itertools
 import os
 import re
@@ -18,7 +19,6 @@ import pandas as pd
 import pytest
 
 from kinetics_lab import ladder
-from kinetics_lab.book.runs import run_notebook
 from kinetics_lab.cost.policies import parse_policy
 from kinetics_lab.cost.request import decode_cost
 from kinetics_lab.data import read_table
@@ -38,6 +38,10 @@ from kinetics_lab.ladder import train as training  # noqa: E402
 from kinetics_lab.ladder.model import Reasoner  # noqa: E402
 from kinetics_lab.ladder.sample import sample  # noqa: E402
 from kinetics_lab.ladder.train import Training, train  # noqa: E402
+
+_spec = importlib.util.spec_from_file_location("chapters", Path(__file__).with_name("chapters.py"))
+chapters = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(chapters)
 
 WORLD = World(nodes=8, sizes=(6, 8), first=6, cap=24)
 TINY = Preset(
@@ -695,7 +699,7 @@ def test_a_chapter_shows_a_ladder_made_anew(chapter, small, tmp_path):
     (path,) = (ROOT / "notebooks").glob(f"{chapter}_*.ipynb")
     before = {part: part.stat().st_mtime_ns for part in small.glob("*/w32*")}
     given = {"preset": "cpu-small", "retrain": True, "folder": str(small), "n_boot": 100}
-    run = run_notebook(path, given, out=tmp_path / "run", progress=False)
+    run = chapters.run_here(path, given, tmp_path / "run")
     assert len(before) > 20
     assert before == {
         part: part.stat().st_mtime_ns for part in before
@@ -715,9 +719,9 @@ def test_a_chapter_shows_a_ladder_made_anew(chapter, small, tmp_path):
 def test_a_chapter_says_which_preset_has_tables(tmp_path):
     (path,) = (ROOT / "notebooks").glob("41_*.ipynb")
     with pytest.raises(
-        RuntimeError, match="preset must be cpu, whose tables the project carries, unless retrain"
+        ValueError, match="preset must be cpu, whose tables the project carries, unless retrain"
     ):
-        run_notebook(path, {"preset": "h200"}, out=tmp_path / "run", progress=False)
+        chapters.run_here(path, {"preset": "h200"}, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from kinetics_lab import cli
-from kinetics_lab.book.runs import run_notebook
 from kinetics_lab.measure import bench as bench_module
 from kinetics_lab.measure import limits
 from kinetics_lab.measure import rows as measured
@@ -28,6 +27,9 @@ _spec = importlib.util.spec_from_file_location(
 )
 synthetic_rows = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(synthetic_rows)
+_spec = importlib.util.spec_from_file_location("chapters", Path(__file__).with_name("chapters.py"))
+chapters = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(chapters)
 CHAPTERS, GPU, NOTEBOOKS, write = (
     synthetic_rows.CHAPTERS, synthetic_rows.GPU, synthetic_rows.NOTEBOOKS, synthetic_rows.write
 )  # fmt: skip
@@ -390,7 +392,7 @@ def synthetic(tmp_path_factory):
 def test_a_chapter_shows_measured_rows_with_their_provenance(suite, synthetic, tmp_path):
     parameters = {"gpu": GPU, "measurements": str(synthetic)}
     text, titles = synthetic_rows.outputs(
-        run_notebook(NOTEBOOKS / f"{CHAPTERS[suite]}.ipynb", parameters, out=tmp_path / "run")
+        chapters.run_here(NOTEBOOKS / f"{CHAPTERS[suite]}.ipynb", parameters, tmp_path)
     )
     assert "Measured on Synthetic rows of a test, no H200" in text
     assert re.search(r"<th>Commit</th><td>\w+", text)
@@ -404,7 +406,7 @@ def test_a_chapter_shows_measured_rows_with_their_provenance(suite, synthetic, t
     "suite", ["roofline", *(pytest.param(suite, marks=OTHERS) for suite in CHAPTERS if suite != "roofline")]
 )
 def test_a_chapter_without_rows_calls_nothing_measured(suite, tmp_path):
-    run = run_notebook(NOTEBOOKS / f"{CHAPTERS[suite]}.ipynb", {"gpu": "nvidia-a100"}, out=tmp_path / "run")
+    run = chapters.run_here(NOTEBOOKS / f"{CHAPTERS[suite]}.ipynb", {"gpu": "nvidia-a100"}, tmp_path)
     text, titles = synthetic_rows.outputs(run)
     assert "Predicted, not yet measured on this GPU" in text
     assert "Measured on" not in text

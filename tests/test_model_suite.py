@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kinetics_lab.book.runs import run_notebook
 from kinetics_lab.cost.families import from_hf_config
 from kinetics_lab.cost.models import MODELS
 from kinetics_lab.cost.policies import Dense
@@ -34,6 +33,9 @@ _spec = importlib.util.spec_from_file_location(
 )
 synthetic_rows = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(synthetic_rows)
+_spec = importlib.util.spec_from_file_location("chapters", Path(__file__).with_name("chapters.py"))
+chapters = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(chapters)
 
 H200, REACHED = datasheet_rates("nvidia-h200"), Rates(4.3e12, 790e12, "by hand")
 MEMORIES = {"a100": 80e9, "h200": 141e9, "as a driver reports an H200": 143771 * 2**20, "b200": 180e9}
@@ -389,7 +391,7 @@ def test_the_chapter_calls_measured_what_is_measured_and_nothing_else(tmp_path):
         "context": 8192,
     }
     chapter = synthetic_rows.NOTEBOOKS / "25_from_kernel_to_whole_model.ipynb"
-    run = run_notebook(chapter, chosen, out=tmp_path / "run")
+    run = chapters.run_here(chapter, chosen, tmp_path / "run")
     text, titles = synthetic_rows.outputs(run)
     result = pd.read_parquet(run.folder / "result.parquet").set_index("model")
     timed = ["qwen3-0.6b", "qwen3-8b", "qwen3-14b"]  # the suite's cases at 8K tokens

@@ -19,9 +19,13 @@ import yaml
 
 from kinetics_lab.book.parameters import declared_parameters, read_notebook, read_parameters
 from kinetics_lab.book.results import check_injected, read_result
-from kinetics_lab.book.runs import collects_claims, execute_all, run_notebook
+from kinetics_lab.book.runs import collects_claims, execute_all
 from kinetics_lab.cost.hardware import find_hardware
 from kinetics_lab.cost.models import find_model
+
+_spec = importlib.util.spec_from_file_location("chapters", Path(__file__).with_name("chapters.py"))
+chapters = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(chapters)
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -251,28 +255,28 @@ def test_it_runs_without_a_warning(path, executed):
 
 
 CHAPTERS = [path for path in NOTEBOOKS if not collects_claims(path)]  # the collector has no second set
-# One each of derivation, measurement and laws; the others run with the second set in the slow set.
+# One each of derivation, measurement and laws, each in a kernel of its own; the others run in this process.
 SHOWN_OTHERWISE = ("11_", "24_", "30_")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(
-            path, id=path.stem, marks=[] if path.name.startswith(SHOWN_OTHERWISE) else pytest.mark.slow
-        )
-        for path in CHAPTERS
-    ],
-)
-def test_it_runs_with_other_parameters(path):
+@pytest.mark.parametrize("stem", SHOWN_OTHERWISE)
+def test_it_runs_with_other_parameters(stem):
+    [path] = [path for path in CHAPTERS if path.name.startswith(stem)]
     [run] = execute_all([path], PARAMS / "alternative.yml", ROOT / "_build" / "runs")
     given = read_parameters(PARAMS / "alternative.yml", NOTEBOOKS)[path.stem]
     assert read_notebook(run.executed).metadata.papermill.parameters == given
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_it_shows_no_nonsense_with_other_parameters(path, tmp_path):
+    given = read_parameters(PARAMS / "alternative.yml", NOTEBOOKS)[path.stem]
+    assert chapters.wrong(chapters.run_here(path, given, tmp_path)) == []
+
+
 def run_for(path, given, out):
     """The result, all that was printed, and what the charts and tables say, for other parameters; nothing warns."""
-    run = run_notebook(path, given, out=out, progress=False)
+    run = chapters.run_here(path, given, out)
     outputs = [o for cell in code_cells(read_notebook(run.executed)) for o in cell.outputs]
     assert not [o for o in outputs if o.get("name") == "stderr"]
     said = " ".join("".join(o["text"]) for o in outputs if o.get("name") == "stdout")

@@ -13,13 +13,13 @@ ODD_SEED=x draws other sets.
 from __future__ import annotations
 
 import ast
-import contextlib
+import importlib.util
 import json
 import os
 import random
 import re
 import sys
-import warnings
+import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -27,7 +27,11 @@ from typing import Any
 
 import pytest
 
-from kinetics_lab.book.parameters import declared_parameters, read_notebook
+from kinetics_lab.book.parameters import declared_parameters
+
+_spec = importlib.util.spec_from_file_location("chapters", Path(__file__).with_name("chapters.py"))
+chapters = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(chapters)
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -179,55 +183,14 @@ def sets_of(chapter: Path) -> list[dict[str, Any]]:
 # ---- a chapter in this process --------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def shell() -> Iterator[Any]:
-    """A notebook's interpreter; charts as their specifications, without pictures."""
-    from IPython.core.interactiveshell import InteractiveShell
-
-    from kinetics_lab.book.charts import html
-
-    real = html.find_spec
-    html.find_spec = lambda name: None if name == "vl_convert" else real(name)
-    InteractiveShell.clear_instance()
-    made = InteractiveShell.instance()
-    made.history_manager.enabled = False
-    try:
-        yield made
-    finally:
-        html.find_spec = real
-        InteractiveShell.clear_instance()
-
-
-def last_values(notebook: Any, capture: Any) -> Any:
-    """Hands a cell's last value to ``capture``, unless a semicolon keeps it from being shown."""
-    return lambda value: None if value is None or notebook.displayhook.quiet() else capture(value)
-
-
 def outcome(chapter: Path, given: Mapping[str, Any], folder: Path) -> tuple[str, str]:
     """("ran", what is wrong with what it shows) or ("refused" or "raised", the message)."""
-    from IPython.utils.capture import capture_output
-
     values = {name: placed(value, folder) for name, value in given.items()}
-    told = list[str]()
-    with shell() as notebook, warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        for cell in read_notebook(chapter).cells:
-            if cell.cell_type != "code":
-                continue
-            sources = [cell.source]
-            if "parameters" in cell.metadata.get("tags", []):
-                sources.append("# Parameters\n" + "\n".join(f"{k} = {v!r}" for k, v in values.items()))
-            for source in sources:
-                with capture_output() as shown:
-                    notebook.display_trap.hook = last_values(notebook, sys.displayhook)
-                    ended = notebook.run_cell(source, store_history=True)
-                if (error := ended.error_before_exec or ended.error_in_exec) is not None:
-                    return verdict(
-                        error, declared_parameters(chapter) | values
-                    ), f"{type(error).__name__}: {error}"
-                told += wrong(shown)
-    told += [f"warned: {w.message}" for w in warned if w.category is not DeprecationWarning]
-    return "ran", "; ".join(dict.fromkeys(told))
+    try:
+        run = chapters.run_here(chapter, values, Path(tempfile.mkdtemp(dir=folder)))
+    except Exception as error:
+        return verdict(error, declared_parameters(chapter) | values), f"{type(error).__name__}: {error}"
+    return "ran", "; ".join(chapters.wrong(run))
 
 
 def placed(value: Any, folder: Path) -> Any:
@@ -264,39 +227,6 @@ def _texts(value: Any) -> list[str]:
     return [
         text for found in re.findall(r'"([^"]{2,})"', json.dumps(value)) for text in (found, found.split()[0])
     ]
-
-
-# Scripts, pictures and listings of code, which may say -inf.
-NO_TEXT = r'<script.*?</script>|<style.*?</style>|<svg.*?</svg>|<div class="highlight">.*?</div>|```.*?```'
-
-
-def wrong(shown: Any) -> list[str]:
-    """What no reader should see: numbers that are none, charts and tables without rows, warnings."""
-    told = [f"stderr: {shown.stderr.strip()[:200]}"] if shown.stderr.strip() else []
-    texts = [shown.stdout]
-    for output in shown.outputs:
-        data = output.data
-        for kind, content in data.items():
-            if "vegalite" in kind:
-                told += empty(content)
-            elif kind in ("text/markdown", "text/html"):
-                texts.append(re.sub(NO_TEXT, "", content, flags=re.DOTALL))
-            elif kind == "text/plain" and len(data) == 1:
-                texts.append(content)
-    for text in texts:
-        found = re.search(
-            r".{0,60}(?<![\w.])-?(?:nan|inf)\b ?(?:%|x\b)?.{0,40}", re.sub(r"<[^>]+>", " ", text)
-        )
-        told += [f"shows {' '.join(found[0].split())!r}"] if found else []
-        if re.search(r"<tbody>\s*</tbody>|Empty DataFrame", text):
-            told.append("shows a table without rows")
-    return told
-
-
-def empty(spec: Mapping[str, Any]) -> list[str]:
-    """Charts whose data have no rows at all."""
-    sets = spec.get("datasets", {})
-    return ["shows a chart of 0 rows"] if sets and not any(sets.values()) else []
 
 
 Row = tuple[str, str, dict[str, Any]]
@@ -353,7 +283,6 @@ def test_odd_parameters_run_or_are_refused_in_one_sentence(chapter, tmp_path, mo
 
 def main(numbers: list[str]) -> None:
     """Try the chapters given, or all; what is wrong is printed, and a row for each chapter goes into the table."""
-    import tempfile
     import time
 
     for path in NOTEBOOKS:

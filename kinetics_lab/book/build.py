@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import ChainMap, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -208,14 +208,14 @@ def _render(out: Path, tree: dict[str, bytes], builder: str, strict: bool) -> No
 
 def build_book(
     root: Path | str, params: Path | str | None, out: Path | str, *, repository_url: str | None = None,
-    builder: str = "html", only: Sequence[str] = (), extra: Mapping[str, bytes] | None = None,
+    builder: str = "html", only: Sequence[str] = (), extra: Callable[[], Mapping[str, bytes]] = dict,
 ) -> Path:  # fmt: skip
     """Execute the notebooks, stage them with the pages and build; returns the path of the first page.
 
     ``root`` holds ``_config.yml``, ``book/`` (with ``_toc.yml``) and ``notebooks/``. ``repository_url`` None takes
     KINETICS_REPOSITORY_URL, else ``repository.url`` of ``_config.yml``. ``only`` names notebooks (by stem) for a
-    quick preview without the others; that one is not strict, as what their links lead to is missing. ``extra``: files made for this
-    build, content by path (below ``book/``).
+    quick preview without the others; that one is not strict, as what their links lead to is missing. ``extra`` makes
+    files for this build, content by path (below ``book/``).
     Raises ValueError or OSError for wrong input, NotebookError and BookError for what fails.
     """
     import yaml
@@ -226,8 +226,6 @@ def build_book(
     for needed in ("_config.yml", "book/_toc.yml"):
         if not (root / needed).is_file():
             raise FileNotFoundError(f"there is no {needed} in {root}: run this in the project's folder")
-    stale = [name for name in extra or () if (root / name).exists()]
-    require(not stale, "book/ must not hold files that the build makes, which would go stale", stale)
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     if repository_url is None:
         own = config.get("repository", {}).get("url", "")
@@ -238,12 +236,15 @@ def build_book(
     notebooks = sorted((root / "notebooks").glob("*.ipynb"))
     for name in only:
         among([path.stem for path in notebooks], name, "notebook")
+    made = extra()
+    stale = [name for name in made if (root / name).exists()]
+    require(not stale, "book/ must not hold files that the build makes, which would go stale", stale)
     wanted = [path for path in notebooks if not only or path.stem in only]
     wanted = notebooks if any(map(collects_claims, wanted)) else wanted  # it shows what all chapters find
     runs = execute_all(wanted, params, root / "_build" / "runs")
     (out / "stage").mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock"):
-        tree = _gather(root, runs, config, only) | dict(extra or {})
+        tree = _gather(root, runs, config, only) | dict(made)
         _render(out, tree, builder, strict=not only)
     index = out / "_build" / builder / "index.html"
     if builder == "singlehtml":

@@ -87,7 +87,7 @@ def book(
     from kinetics_lab.book.build import build_book
 
     out = out or Path("_build", "preview" if only else "book")
-    print(build_book(Path(), file, out, only=only, extra=made_for_the_book()))
+    print(build_book(Path(), file, out, only=only, extra=made_for_the_book))
 
 
 def made_for_the_book() -> dict[str, bytes]:
@@ -115,9 +115,7 @@ def pdf(
     """Build the book as one PDF, with Chromium. Prints its path."""
     from kinetics_lab.book.build import build_book, print_pdf
 
-    built = build_book(
-        Path(), file, Path("_build", "single"), builder="singlehtml", extra=made_for_the_book()
-    )
+    built = build_book(Path(), file, Path("_build", "single"), builder="singlehtml", extra=made_for_the_book)
     with sole_writer(out):
         print_pdf(built, out)
     print(out.resolve())
