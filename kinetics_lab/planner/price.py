@@ -82,7 +82,7 @@ def answers(
     combine = options.get("combine", "add")
     rule = "share_prompt needs combine='add', by which shared costs add up"
     require(combine == "add" or not share_prompt, rule, combine)
-    summary = summary if "cap" in summary else summary.assign(cap=np.nan)
+    summary = (summary if "cap" in summary else summary.assign(cap=np.nan)).reset_index(drop=True)
     parts, refused = list[pd.DataFrame](), dict[tuple[Any, ...], str]()
     for key, rows in summary.groupby(SERVER, dropna=False, sort=False, observed=True):
         shape, kept = lookup(shapes, key[1], "model"), stored(hardware, precision, clock, key[1])
@@ -97,8 +97,8 @@ def answers(
             why, sides, used = "", [np.inf], devices or 1
         try:
             for side in () if why else sides:
-                here = rows.assign(devices=used, batch=side, groups=room.layout.data)
-                parts.append(_answer(here, room, clock, context, share_prompt, prefill, options))
+                terms = used, side, room, clock, context, share_prompt, prefill, options
+                parts.append(pd.DataFrame(_answer(rows, *terms), rows.index))
         except ValueError as error:
             if clock is None:
                 raise
@@ -107,7 +107,8 @@ def answers(
             refused[key] = why
     if not parts:
         raise NothingFitsError(f"no model can be served: {'; '.join(dict.fromkeys(refused.values()))}")
-    return pd.concat(parts, ignore_index=True), refused
+    made = pd.concat(parts)  # a column put into each part by itself would take most of the time
+    return pd.concat([summary.loc[made.index], made], axis=1).reset_index(drop=True), refused
 
 
 def published(sources: Mapping[str, str | None], kv: str | None = None) -> dict[str, Precision]:
@@ -130,14 +131,14 @@ def stored(hardware: Hardware, precision: Stored, clock: Clock | None, model: An
 
 
 def _answer(
-    rows: pd.DataFrame, room: Fit, clock: Clock | None, context: float, share_prompt: bool, prefill: bool,
-    options: Mapping[str, Any],
-) -> pd.DataFrame:  # fmt: skip
-    """`answers` for the rows of one server, which holds ``context`` tokens of each answer in the mean."""
+    rows: pd.DataFrame, devices: int, batch: Any, room: Fit, clock: Clock | None, context: float, share_prompt: bool,
+    prefill: bool, options: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Columns of `answers` for the rows of one server, which holds ``context`` tokens of each answer in the mean."""
     shape, hardware, precision, layout = room.shape, room.hardware, room.precision, room.layout
     n_in, length = rows.tokens_in.to_numpy(float), rows.mean_tokens.to_numpy(float)
-    policy, devices = parse_policy(rows.policy.iloc[0]), int(rows.devices.iloc[0])
-    batch, inside = float(rows.batch.iloc[0]), True
+    policy, inside = parse_policy(rows.policy.iloc[0]), True
+    served, batch = {"devices": devices, "batch": batch, "groups": layout.data}, float(batch)
     prompt = ttft = wave = np.zeros(len(rows))
     if isinstance(clock, Calibrated):
         held = clock.precision if precision.source == "as measured" else precision
@@ -176,7 +177,7 @@ def _answer(
     each = each + (0 if share_prompt else prompt)
     seconds = {"each": each, "wave": wave, "once": prompt if share_prompt else 0 * prompt}
     eflops = {name: value * hardware.peak_flops for name, value in seconds.items()}
-    return rows.assign(**eflops, ttft=ttft, tpot=tpot, inside=inside)
+    return {**served, **eflops, "ttft": ttft, "tpot": tpot, "inside": inside}
 
 
 def drawn(one: pd.DataFrame, strategy: Callable[[Any], Strategy], trials: Sequence[int] = ()) -> pd.DataFrame:
