@@ -139,9 +139,8 @@ def test_colab_installs_from_the_address(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory, write_notebook):
-    """Run a small chapter with papermill itself: what it prints, or its error."""
-    folder = tmp_path_factory.mktemp("papermill")
+def small(tmp_path_factory, write_notebook):
+    """A small chapter, which shows what it was given."""
     check = next(c.source for c in read_notebook(NOTEBOOKS[0]).cells if c.id == "injected")
     cells = [
         "import os",
@@ -149,44 +148,38 @@ def given(tmp_path_factory, write_notebook):
         check,
     ]
     tags = [(), ("parameters",), ()]
-    path = write_notebook(
-        folder / "a.ipynb",
+    return write_notebook(
+        tmp_path_factory.mktemp("papermill") / "a.ipynb",
         *(("code", cell, *tag) for cell, tag in zip(cells, tags, strict=True)),
         ("code", "print([size, sizes, name, limit, rate, on])"),
     )
 
-    def run(*options):
-        out = folder / "out.ipynb"
-        command = [sys.executable, "-m", "papermill", "-k", "python3", str(path), str(out), *options]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            return done.stderr.strip().splitlines()[-1]
-        return read_notebook(out).cells[-1].outputs[0].text
 
-    return run
-
-
-def test_papermill_alone_gives_numbers_and_lists_as_text_and_they_are_read(given):
-    assert given("-p", "sizes", "[4, 5]", "-r", "size", "8", "-r", "limit", "7", "-p", "on", "yes") == (
-        "[8, [4, 5], 'x', 7, 0.5, True]\n"
-    )
+def test_papermill_alone_gives_numbers_and_lists_as_text_and_they_are_read(small, tmp_path):
+    options = ["-p", "sizes", "[4, 5]", "-r", "size", "8", "-r", "limit", "7", "-p", "on", "yes"]
+    command = [sys.executable, "-m", "papermill", "-k", "python3", str(small), str(tmp_path / "out.ipynb"), *options]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = read_notebook(tmp_path / "out.ipynb").cells[-1].outputs[0].text
+    assert told == "[8, [4, 5], 'x', 7, 0.5, True]\n"
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("given", "message"),
     [
         (
-            "-p szie 8",
+            {"szie": 8},
             "declares size, sizes, name, limit, rate, on; parameter 'szie' is not known; did you mean size",
         ),
-        ("-p size many", "parameter 'size' of this chapter takes int (default 3); got 'many'"),
-        ("-p name 3", "parameter 'name' of this chapter takes str (default 'x'); got 3"),
-        ("-p sizes 3", "parameter 'sizes' of this chapter takes list (default [1]); got 3"),
-        ("-p sizes [1", "parameter 'sizes' must be YAML; got '[1'"),
+        ({"size": "many"}, "parameter 'size' of this chapter takes int (default 3); got 'many'"),
+        ({"name": 3}, "parameter 'name' of this chapter takes str (default 'x'); got 3"),
+        ({"sizes": 3}, "parameter 'sizes' of this chapter takes list (default [1]); got 3"),
+        ({"sizes": "[1"}, "parameter 'sizes' must be YAML; got '[1'"),
     ],
 )
-def test_papermill_alone_refuses_what_the_cell_does_not_take(given, options, message):
-    assert message in given(*options.split())
+def test_a_chapter_refuses_by_itself_what_its_cell_does_not_take(small, given, message, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        chapters.run_here(small, given, tmp_path)
 
 
 def test_too_few_resamples_for_an_interval_are_refused():

@@ -191,8 +191,27 @@ def test_continuous_integration_runs_what_a_reader_runs():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     lines = [line for line in script.read_text().splitlines() if not line.startswith("#")]
-    made = re.findall(r"\bmake ([\w-]+)", "\n".join(lines))
+    made = re.findall(r"^ *(?:make|step) ([\w-]+)", "\n".join(lines), re.MULTILINE)
     assert made == ["torch", "lint", "test-triton36", "book", "test", "test-slow"]
+
+
+@pytest.mark.parametrize("broken", ["", "lint", "test-triton36", "book", "test", "test-slow"])
+def test_continuous_integration_tells_all_that_fails_in_one_run(broken, tmp_path):
+    """Its script, with a make that only says what it was asked and fails at one target."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "run").write_bytes((ROOT / ".ci" / "run").read_bytes())
+    (tmp_path / "bin").mkdir()
+    for name, does in (("make", f'echo "$1" >> asked; test "$1" != "{broken}"'), ("chromium", "")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", tmp_path / ".ci" / "run"], env=env, capture_output=True, text=True, check=False)  # fmt: skip
+    asked = (tmp_path / "asked").read_text().split()
+    assert sorted(asked) == ["book", "lint", "test", "test-slow", "test-triton36", "torch"]
+    assert asked[-2:] == ["test", "test-slow"]
+    assert done.returncode == bool(broken), done.stdout + done.stderr
+    assert ("FAILED: " in done.stdout) == bool(broken)
+    assert broken in done.stdout.partition("FAILED: ")[2]
 
 
 def test_the_bill_of_materials_names_what_the_wheel_needs():
