@@ -1,7 +1,7 @@
 """A chapter in this process: its cells one after the other, with what papermill would put in, and what no reader should see.
 
-A process of its own and a picture of every chart cost a chapter ten times what its cells do; every chapter has them with
-the book's parameters, some with the second set as well, and the other runs of the tests need neither.
+A process of its own and a picture of every chart cost a chapter three to ten times what its cells do; every chapter has
+them with the book's parameters, some with the second set as well, and the other runs of the tests need neither.
 """
 
 from __future__ import annotations

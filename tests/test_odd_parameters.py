@@ -262,6 +262,25 @@ def test_a_message_that_names_another_value_than_was_given_is_no_refusal(given, 
     assert verdict(ValueError(text), given) == ("raised" if wrong_value else "refused")
 
 
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("print('all', n)", []),
+        ("print(n * float('nan'))", ["shows 'nan'"]),
+        ("import warnings\nwarnings.warn('old')", ["stderr: warned: old"]),
+        ("import pandas as pd\npd.DataFrame({'n': []})", ["shows a table without rows"]),
+        ("from IPython.display import HTML\nHTML('<td>-inf %</td>')", ["shows '-inf %'"]),
+        ("from IPython.display import display\ndisplay({'a/vegalite': {'datasets': {'d': []}}}, raw=True)", ["shows a chart of 0 rows"]),
+    ],
+)  # fmt: skip
+def test_what_no_reader_should_see_is_seen_here(cell, told, tmp_path, write_notebook):
+    (tmp_path / "pyproject.toml").touch()
+    chapter = write_notebook(tmp_path / "10_a.ipynb", ("code", "n = 1", "parameters"), ("code", cell))
+    assert chapters.wrong(chapters.run_here(chapter, {"n": 2}, tmp_path / "run")) == told
+    with pytest.raises(ZeroDivisionError):
+        chapters.run_here(write_notebook(tmp_path / "b.ipynb", ("code", "1 / 0")), {}, tmp_path / "b")
+
+
 def test_values_that_exclude_each_other_are_not_drawn_together():
     declared = {"hardware": "h200", "precision": None, "clock": ""}
     assert together({**declared, "hardware": "a100", "precision": "fp8"}, declared)["precision"] is None
