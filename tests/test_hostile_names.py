@@ -45,7 +45,7 @@ def beside(name: str) -> Any:
     return module
 
 
-hostile = beside("hostile")
+hostile, chapters = beside("hostile"), beside("chapters")
 NAMES, PLAIN = hostile.NAMES, hostile.PLAIN
 COLUMNS = ["model", "task", "problem", "trial", "policy", "tokens_in", "tokens_out", "correct", "truncated"]
 RUNS = [
@@ -410,7 +410,7 @@ def test_the_report_of_a_plan_has_the_same_elements_whatever_the_names(tmp_path)
             "budgets": [1, 5],
             "n_boot": 20,
         }
-        run = run_notebook(chapter, given, out=tmp_path / kind, progress=False)
+        run = chapters.run_here(chapter, given, tmp_path / kind)
         found.append(hostile.census(pages(run.executed)[1].read_text(encoding="utf-8")))
     assert set(found[0]) == set(found[1])
 
@@ -431,7 +431,7 @@ def test_the_report_of_what_to_run_has_the_same_elements_whatever_the_names(tmp_
             traces([names[i]], "t").to_parquet(path)
             kinds[names[i]] = str(path)
         given = {"kinds": kinds, "shapes": shapes | dict.fromkeys(names, "qwen3-4b"), "n_boot": 20}
-        run = run_notebook(chapter, given, out=tmp_path / which, progress=False)
+        run = chapters.run_here(chapter, given, tmp_path / which)
         found.append(hostile.census(pages(run.executed)[1].read_text(encoding="utf-8")))
     assert found[0] == found[1]
 
