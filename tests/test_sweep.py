@@ -604,7 +604,7 @@ def test_a_stopped_sweep_loses_only_what_was_under_way(grid, project, number):
     assert not names(out, "failed")
     if number == signal.SIGINT:
         assert "KeyboardInterrupt" in told
-        assert "stopped: 1 of 2 points ended; what is done is kept, and the same command goes on" in told
+        assert "stopped: 1 of 2 points ended and are kept; the same command goes on" in told
         assert not [pid for pid in kernels if Path(f"/proc/{pid}").exists()]
         return
     [first] = names(out)

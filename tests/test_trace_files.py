@@ -685,7 +685,7 @@ BAD_REQUESTS = [
     (one(6, usage={"prompt_tokens": -1, "completion_tokens": 6}), ":2: prompt_tokens must be a whole number >= 0; got -1"),
     (one(6, prompt_token_ids="abc"), ":2: prompt_token_ids must be a list of token ids; got 'abc'"),
     (one(6, prompt_token_ids=[]), ":2: prompt_token_ids must be a list of token ids; got []"),
-    (one(6, prompt=None), ":2: no problem: give each line a problem (its id) or the prompt's text"),
+    (one(6, prompt=None), ":2: no problem: give each line a problem (its id), or its prompt"),
     (one(6, prompt=None, problem=3, usage={"completion_tokens": 6}), ":2: no prompt_tokens (or input_tokens, "),
     (one(6, model="b/other"), ":3: answers of two models in one file (a/tiny and b/other); one file per model"),
     (one(5), ":2: a copied line: the same answer to the same request as "),

@@ -253,7 +253,7 @@ def test_a_prompt_has_the_longest_length_that_is_reported(tmp_path):
     with told(f"the prompt has several lengths in 2 problems (a cache, or another template), the longest is taken: problem p1 has 0 tokens at {path}:2 and 20 elsewhere"):  # fmt: skip
         table = read_traces(path)
     assert table["tokens_in"].tolist() == [20] * 4
-    with refused(f"{path}:1: tokens_in must be >= 1 in one trace at least of problem p0; got 0"):
+    with refused(f"{path}:1: tokens_in must be >= 1 in a trace of problem p0; got 0"):
         read_traces(write(path, [row(0, tokens_in=0), row(2, tokens_in=0)]))
 
 

@@ -252,10 +252,7 @@ def execute_all(
             write_text(merged, lines)
             times = {path: path.stat().st_mtime for path in cache.glob("claims-*.jsonl")}
             past = sorted((path for path in times if times[path] <= times[merged]), key=times.__getitem__)
-            for stale in {*times} - {
-                merged,
-                *past[-KEPT_RUNS:],
-            }:  # what is later was before the clock went back
+            for stale in {*times} - {merged, *past[-KEPT_RUNS:]}:  # later ones: from before a clock went back
                 stale.unlink()
         execute_batch(collectors, merged)
     if failures:

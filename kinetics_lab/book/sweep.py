@@ -168,9 +168,7 @@ def _run(grid: Grid, todo: Points, pool: AbstractContextManager[Submit], tell: C
                 told = f"[{ended}/{len(todo)}] {_brief(point, grid.axes)}: {what}"
                 tell(told + (f", about {left:.0f} s left" if left else ""))
     except BaseException:
-        tell(
-            f"stopped: {ended} of {len(todo)} points ended; what is done is kept, and the same command goes on"
-        )
+        tell(f"stopped: {ended} of {len(todo)} points ended and are kept; the same command goes on")
         raise
 
 

@@ -123,9 +123,7 @@ def fitting_slots(model: Any, tokens: int, policy: Policy) -> int:
     searched = (3 if isinstance(policy, Quest) else 1) / (2 * page_block(policy))
     each = shape_of(model).kv_bytes_per_token(model.dtype.itemsize) * tokens * (1 + searched)
     free = torch.cuda.mem_get_info(model.device)[0]
-    rule = (
-        f"max_tokens: an answer needs {each / 1e9:.1f} GB of GPU memory, {free / 1e9:.1f} GB are free; tokens"
-    )
+    rule = f"max_tokens: an answer needs {each / 1e9:.1f} GB of GPU memory, and {free / 1e9:.1f} are free; tokens"
     require(each <= 0.9 * free, rule, tokens)
     return int(0.9 * free / each)
 

@@ -175,9 +175,7 @@ class _Trials:
             row = int(wrong.argmax())
             place, name = self.where(table.index[row]), names[group[row]][2]
             if not longest[row]:
-                raise ValueError(
-                    f"{place}: tokens_in must be >= 1 in one trace at least of problem {name}; got 0"
-                )
+                raise ValueError(f"{place}: tokens_in must be >= 1 in a trace of problem {name}; got 0")
             many = np.unique(codes[group[wrong]]).size
             self.notes.append(
                 f"the prompt has several lengths in {many:,} problems (a cache, or another template), the longest is taken: "

@@ -96,9 +96,7 @@ def _problem(record: Record, body: Record, needed: bool) -> tuple[str, str | Non
         return problem_id(asked), asked
     if isinstance(own := record.get("custom_id"), str) and own.strip():
         return own, None
-    raise ValueError(
-        "no problem: give each line a problem (its id) or the prompt's text as prompt or messages"
-    )
+    raise ValueError("no problem: give each line a problem (its id), or its prompt as prompt or messages")
 
 
 def _asked(record: Record, body: Record) -> str | None:
