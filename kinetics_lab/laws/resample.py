@@ -89,8 +89,8 @@ def winners(found: Mapping[str, Allocation], n_boot: int = 1000, seed: int = 0) 
 
     Columns ``cost``, ``winner`` ("" where all are zero), its ``accuracy``, ``low`` and ``high`` (95 %
     interval over problems, the winner chosen anew in each resample), and for each name the share of resamples that
-    it wins: pointwise, at this cost alone; in chapter 30's simulation about one share of 90 % or more in nine is of a curve
-    that is not the best. Of equal curves the first named wins.
+    it wins: pointwise, at this cost alone; in chapter 30's simulation about one in nine of the shares of 90 % or more is of a
+    curve that is not the best. Of equal curves the first named wins.
     """
     costs, values, draws = _redrawn(found, n_boot, seed)
     draws = draws.round(12)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kinetics_lab.book.charts import parts
 from kinetics_lab.book.charts.parts import Names, Range, Rules
-from kinetics_lab.book.charts.style import BAR, DASHES, DOUBT, GROUND, INK, SERIES, SHAPES
+from kinetics_lab.book.charts.style import BAR, DASHES, DOUBT, GROUND, HEIGHT, INK, SERIES, SHAPES
 from kinetics_lab.book.charts.tables import Slider, begin, order, span
 from kinetics_lab.errors import among, require
 
@@ -262,8 +262,7 @@ def regions(
         choices = data.groupby(slider.column, sort=False) if slider else [("", data)]
         data = pd.concat([parts.inscribed(one, x, y, name, sort_x, sort_y) for _, one in choices])
     if rest is not None:
-        names = order(data, name, sort)
-        among(names, rest, f"{name}, rest:")
+        among(names := order(data, name, sort), rest, f"{name}, rest:")
         hue["scale"]["range"][names.index(rest)] = GROUND
     cells = alt.Chart(data).encode(
         **parts.grid(data, x, y, x_title, y_title, sort_x, sort_y),
@@ -291,7 +290,8 @@ def regions(
     if ordered:
         room = f"width / {data[x].nunique()} * datum._run > 8 * length(datum._label)"  # on a phone some names have none
         size = alt.ExprRef(expr=f"{room} ? 12 : 0")
-        text = cells.transform_filter("datum._label").mark_text(fontSize=size, fontWeight="bold")
+        above = -HEIGHT / data[y].nunique() / 3  # the middle of a cell is for its sign
+        text = cells.transform_filter("datum._label").mark_text(fontSize=size, fontWeight="bold", dy=above)
         signs.append(text.encode(text=alt.Text(field="_label", type="nominal")))
     marks = [one.encode(color=alt.value(INK)) for one in signs]
     rects = cells.mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
