@@ -241,6 +241,16 @@ def change(folder, suite, **columns):
     return table
 
 
+def test_a_file_that_no_measuring_wrote_is_refused_by_its_path(tmp_path):
+    (tmp_path / "nvidia-h200").mkdir()
+    path = tmp_path / "nvidia-h200" / "dense.parquet"
+    pd.DataFrame({"device": ["cuda"], "gpu": ["H200"]}).to_parquet(path)
+    with pytest.raises(
+        ValueError, match=r"dense.parquet must have .* lacks some; got \['date', 'error', 'kern"
+    ):
+        measured.rows("nvidia-h200", "dense", tmp_path)
+
+
 @pytest.mark.parametrize("what", ["kernels_digest", "suite_version"])
 def test_rows_of_other_code_are_left_out_and_counted(tmp_path, what):
     bench = write(tmp_path, "dense")

@@ -102,11 +102,8 @@ def rows(
     tried = f"; {len(table)} cases were tried and failed: {table['error'].iloc[0]}" if len(table) else ""
     on_gpu, on_host = "make gpu, on a machine with this GPU", "kinetics-lab measure --device host"
     shown = f"the limit of each case of the suite “{suite}”: its bytes and FLOP on {gpu} at {rates}"
-    said = {
-        "Shown": shown,
-        "Measured": f"nothing{tried}",
-        "To measure": on_gpu if device == "cuda" else on_host,
-    }
+    how = on_gpu if device == "cuda" else on_host
+    said = {"Shown": shown, "Measured": f"nothing{tried}", "To measure": how}
     return Rows(gpu, "Predicted, not yet measured on this GPU", False, limits, rates, said, folder)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kinetics_lab.errors import report, sentence, unknown
+from kinetics_lab.errors import report, require, sentence, unknown
 from kinetics_lab.files import write_table
 from kinetics_lab.measure.bench import HOST, MOVED, Bench, Row, kernels_digest
 from kinetics_lab.measure.limits import GPUS, Rates, datasheet_rates, listed, memory_of
@@ -108,6 +108,8 @@ def read_rows(out: Path, gpu: str, suite: str) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     table = pd.read_parquet(path)
+    lacks = sorted({"device", "kernels_digest", "date", "error"} - {*table})
+    require(not lacks, f"{path} must have the columns of measured rows; it lacks some", lacks)
     now = {device: kernels_digest(device) for device in table["device"].unique()}
     return table.assign(current=table["kernels_digest"].replace(MOVED) == table["device"].map(now))
 
