@@ -48,7 +48,7 @@ def beside(name: str) -> Any:
 hostile, chapters = beside("hostile"), beside("chapters")
 NAMES, PLAIN = hostile.NAMES, hostile.PLAIN
 COLUMNS = ["model", "task", "problem", "trial", "policy", "tokens_in", "tokens_out", "correct", "truncated"]
-RUNS = "model effort task problem tokens_in n_traces n_correct mean_tokens mean_sq_tokens".split()
+RUNS = ["model", "effort", "task", "problem", "tokens_in", "n_traces", "n_correct", "mean_tokens", "mean_sq_tokens"]  # fmt: skip
 OWN = {"architectures": ["Qwen3ForCausalLM"], "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}  # fmt: skip
 HOST = "amd-epyc-2-threads"
