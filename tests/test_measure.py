@@ -590,6 +590,8 @@ def test_limits_use_the_newest_measured_rates(tmp_path, bench):
         "driver": None,
         "flashinfer": None,
         "kernels_digest": "x",
+        "gpu": "NVIDIA H200",
+        "suite_version": 1,
     }
 
     def written(device, *more):

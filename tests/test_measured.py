@@ -241,13 +241,15 @@ def change(folder, suite, **columns):
     return table
 
 
-def test_a_file_that_no_measuring_wrote_is_refused_by_its_path(tmp_path):
+NEEDED = ["date", "device", "error", "gpu", "kernels_digest", "suite_version"]
+
+
+@pytest.mark.parametrize("lost", NEEDED)
+def test_a_file_that_no_measuring_wrote_is_refused_by_its_path(tmp_path, lost):
     (tmp_path / "nvidia-h200").mkdir()
     path = tmp_path / "nvidia-h200" / "dense.parquet"
-    pd.DataFrame({"device": ["cuda"], "gpu": ["H200"]}).to_parquet(path)
-    with pytest.raises(
-        ValueError, match=r"dense.parquet must have .* lacks some; got \['date', 'error', 'kern"
-    ):
+    pd.DataFrame({name: ["x"] for name in NEEDED if name != lost}).to_parquet(path)
+    with pytest.raises(ValueError, match=rf"dense.parquet must have .* lacks some; got \['{lost}'\]"):
         measured.rows("nvidia-h200", "dense", tmp_path)
 
 

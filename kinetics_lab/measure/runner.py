@@ -108,7 +108,7 @@ def read_rows(out: Path, gpu: str, suite: str) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     table = pd.read_parquet(path)
-    lacks = sorted({"device", "kernels_digest", "date", "error"} - {*table})
+    lacks = sorted({"device", "kernels_digest", "date", "error", "gpu", "suite_version"} - {*table})
     require(not lacks, f"{path} must have the columns of measured rows; it lacks some", lacks)
     now = {device: kernels_digest(device) for device in table["device"].unique()}
     return table.assign(current=table["kernels_digest"].replace(MOVED) == table["device"].map(now))
