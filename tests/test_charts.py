@@ -521,6 +521,39 @@ def test_names_at_the_ends_of_lines_keep_apart_and_in_order() -> None:
     assert "role-legend" not in svg
 
 
+def test_long_names_at_ends_are_folded_and_have_the_room_of_their_lines() -> None:
+    table = pd.DataFrame(
+        {"name": ["block top-k of 32 tokens", "dense"] * 2, "x": [0, 0, 1, 1], "y": [0, 0, 0.52, 0.5]}
+    )
+    spec = charts.lines(table, "x", "y", "name", y_domain=(0, 1), **TEXT).to_dict(validate=True)
+    rows = next(rows for rows in spec["datasets"].values() if "_end" in rows[0])
+    ends = {row["_end"]: row for row in rows if row["_rise"] is not None}
+    assert [*ends] == ["block top-k of\n32 tokens", "dense"]
+    upper, lower = ends.values()
+    apart = 340 * (upper["y"] - lower["y"]) + lower["_rise"] - upper["_rise"]
+    assert apart == pytest.approx((26 + 13) / 2)
+
+
+def test_names_at_ends_follow_a_control_that_chooses_rows() -> None:
+    rows = [
+        (name, who, x, x * end[who])
+        for x in (0, 1)
+        for who in (0, 1)
+        for name, end in (("a", (0.5, 0.2)), ("b", (0.5, 0.9)))
+    ]
+    table = pd.DataFrame(rows, columns=["name", "who", "x", "y"])
+    slider = charts.Slider.filter("who", "which", [0, 1])
+    spec = charts.lines(table, "x", "y", "name", y_domain=(0, 1), slider=slider, **TEXT).to_dict(
+        validate=True
+    )
+    drawn = next(rows for rows in spec["datasets"].values() if "_end" in rows[0])
+    rise = {(row["name"], row["who"]): row["_rise"] for row in drawn if row["_rise"] is not None}
+    assert abs(rise["a", 0] - rise["b", 0]) == pytest.approx(13)  # these end together
+    assert rise["a", 1] == rise["b", 1] == 0  # these do not
+    ends = next(layer for layer in spec["layer"] if layer.get("name") == "ends")
+    assert any("choose_who" in str(step.get("filter")) for step in ends["transform"])
+
+
 def test_a_legend_stays_where_names_have_no_place_and_follows_the_lines() -> None:
     ended, legend = named_at_ends([0.3, 0.9], last=[5, 10])  # a line that ends earlier
     assert (ended, legend["values"]) == ([], ["line 1", "line 0"])

@@ -194,34 +194,46 @@ def band(base: alt.Chart, columns: tuple[str, str] | None, **look: Any) -> list[
 
 
 def ends(
-    data: pd.DataFrame, fields: tuple[str, str, str], known: Sequence[np.ndarray], place: dict[str, Any], ranked: bool
+    data: pd.DataFrame, fields: tuple[str, str, str], known: Sequence[np.ndarray], place: dict[str, Any], ranked: bool,
+    chosen: str = "",
 ) -> float:  # fmt: skip
-    """Pixels right of lines for their names, which replace the legend: ``_rise`` in the table keeps them apart.
+    """Pixels right of lines for their names, which replace the legend: ``_rise`` in the table keeps them apart, for each value of ``chosen``.
 
     0 where a line ends earlier, names are long or many lines end together; the legend then follows the lines unless ``ranked``.
     """
     x, y, series = fields
-    last = data.dropna(subset=[y, series]).sort_values(x).groupby(series).tail(1)
+    last = (
+        data.dropna(subset=[y, series]).sort_values(x).groupby([series, chosen] if chosen else series).tail(1)
+    )
     last, at = last.sort_values(y, ascending=False), []  # where they end, 0 to 1 along each axis
-    if len(last) < 2:
+    if last[series].nunique() < 2:
         return 0.0
     for column, scale, values in zip(fields, (place["x"]["scale"], place["y"]["scale"]), known, strict=False):
         low, high = (values.min(), values.max()) if scale["domain"] is alt.Undefined else scale["domain"]
         warp = np.log if scale["type"] == "log" else np.asarray
         low = warp(min(low, 0) if scale["zero"] is True else low)
         at.append(np.asarray((warp(last[column]) - low) / (warp(high) - low or 1)))
-    level, apart = -HEIGHT * at[1], 13.0 * np.arange(len(last))
-    rise = isotonic_regression(level - apart).x + apart - level
-    room = 26 + 6.8 * max(len(str(name)) for name in last[series])
+    names, level = last[series].astype(str).map(_folded), pd.Series(-HEIGHT * at[1], last.index)
+    rise = pd.Series(0.0, last.index)
+    for _, here in last.groupby(chosen or (lambda _: 0), sort=False):
+        tall = 13.0 * (1 + names[here.index].str.count("\n"))
+        apart = tall.cumsum() - tall / 2
+        rise[here.index] = isotonic_regression(level[here.index] - apart).x + apart - level[here.index]
+    room = 26 + 6.8 * max(len(line) for name in names for line in name.split("\n"))
     seen = (abs(at[1] - 0.5) < 0.51) & (abs(at[0] - 0.98) < 0.021)
     if seen.all() and room < WIDTH / 5 and abs(rise).max() < 20:
-        data["_rise"] = pd.Series(rise, last.index)
+        data["_rise"], data["_end"] = rise, names
         place["color"]["legend"] = None
         place["x"]["scale"]["range"] = [0, {"expr": f"width - {room:.0f}"}]
         return room
-    if not ranked:
+    if not (ranked or chosen):
         place["color"]["legend"]["values"] = last[series].to_list()
     return 0.0
+
+
+def _folded(name: str) -> str:
+    """A name on as few lines as have room beside a chart, cut between words."""
+    return "\n".join(textwrap.wrap(name, 14, break_long_words=False, break_on_hyphens=False))
 
 
 def end_names(base: alt.Chart, series: str, room: float) -> list[alt.Chart]:
@@ -229,9 +241,9 @@ def end_names(base: alt.Chart, series: str, room: float) -> list[alt.Chart]:
     drawn, rise = base.transform_filter("isValid(datum._rise)"), alt.ExprRef(expr="datum._rise")
     drawn = drawn.encode(x=alt.value(alt.ExprRef(expr=f"width - {room:.0f}")))
     dash = drawn.mark_point(shape="stroke", size=100, strokeWidth=2.5, opacity=1, xOffset=13, yOffset=rise)
-    name = {"text": alt.Text(field=series, type="nominal"), "color": alt.value(INK)}
-    text = drawn.mark_text(align="left", dx=22, dy=rise, fontSize=11, cursor="pointer").encode(**name)
-    return [dash, text.properties(name="ends")] if room else []
+    name = {"text": alt.Text(field="_end", type="nominal"), "color": alt.value(INK)}
+    text = drawn.mark_text(align="left", dx=22, dy=rise, fontSize=11, cursor="pointer", lineBreak="\n")
+    return [dash, text.encode(**name).properties(name="ends")] if room else []
 
 
 def rules(across: Rules, upright: Rules, above: bool = False, room: float = 0) -> list[alt.Chart]:
