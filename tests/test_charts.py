@@ -554,6 +554,23 @@ def test_names_at_ends_follow_a_control_that_chooses_rows() -> None:
     assert any("choose_who" in str(step.get("filter")) for step in ends["transform"])
 
 
+@pytest.mark.parametrize(
+    ("expr", "named"),
+    [("datum.x * datum.share + 0 * k", True), ("max(datum.x * datum.share, k * datum.x)", False)],
+)
+def test_names_at_ends_stay_where_a_slider_moves_lines_or_leave_to_a_legend(expr: str, named: bool) -> None:
+    table = pd.DataFrame(
+        [(name, x, share) for name, share in (("a", 0.5), ("b", 0.9)) for x in (0, 1)],
+        columns=["name", "x", "share"],
+    )
+    slider = charts.Slider("k", "moves", 0.6, 0, 1, 0.1, expr)  # at its end the second makes the lines meet
+    spec = charts.lines(table, "x", "y", "name", y_domain=(0, 1), slider=slider, **TEXT).to_dict(
+        validate=True
+    )
+    line = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "line")
+    assert (line["encoding"]["color"]["legend"] is None) == named
+
+
 def test_a_legend_stays_where_names_have_no_place_and_follows_the_lines() -> None:
     ended, legend = named_at_ends([0.3, 0.9], last=[5, 10])  # a line that ends earlier
     assert (ended, legend["values"]) == ([], ["line 1", "line 0"])

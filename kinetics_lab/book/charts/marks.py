@@ -44,9 +44,8 @@ def lines(
         "y": parts.position(alt.Y, y, y_title, ys, log_y, y_domain, steady),
         "color": parts.colour(data, series, sort, ordered, symbolType="stroke", symbolSize=400),
     }
-    chosen, own = slider.column if slider else "", ordered or sort is not None
-    plain = series is not None and dash is None and (slider is None or chosen)
-    room = parts.ends(data, (x, y, str(series)), (xs, ys), place, own, chosen) if plain else 0.0
+    plain, own = series is not None and dash is None, ordered or sort is not None
+    room = parts.ends(data, (x, y, str(series)), (xs, ys), place, own, slider) if plain else 0.0
     base = alt.Chart(data).encode(**place)
     if dash is not None:
         base = base.encode(detail=alt.Detail(field=dash, type="nominal"))

@@ -194,17 +194,15 @@ def band(base: alt.Chart, columns: tuple[str, str] | None, **look: Any) -> list[
 
 
 def ends(
-    data: pd.DataFrame, fields: tuple[str, str, str], known: Sequence[np.ndarray], place: dict[str, Any], ranked: bool,
-    chosen: str = "",
+    data: pd.DataFrame, fields: tuple[str, str, str], known: Sequence[np.ndarray], place: dict[str, Any], ranked: bool, slider: Slider | None = None
 ) -> float:  # fmt: skip
-    """Pixels right of lines for their names, which replace the legend: ``_rise`` in the table keeps them apart, for each value of ``chosen``.
+    """Pixels right of lines for their names, which replace the legend: ``_rise`` in the table keeps them apart, wherever the ``slider`` stands.
 
-    0 where a line ends earlier, names are long or many lines end together; the legend then follows the lines unless ``ranked``.
+    0 where a line ends earlier, names are long, many lines end together or pass each other; the legend then follows the lines unless ``ranked``.
     """
     x, y, series = fields
-    last = (
-        data.dropna(subset=[y, series]).sort_values(x).groupby([series, chosen] if chosen else series).tail(1)
-    )
+    drawn = (slider.drawn(data, y) if slider else data.assign(_at=0)).reset_index(names="_row")
+    last = drawn.dropna(subset=[y, series]).sort_values(x).groupby([series, "_at"]).tail(1)
     last, at = last.sort_values(y, ascending=False), []  # where they end, 0 to 1 along each axis
     if last[series].nunique() < 2:
         return 0.0
@@ -213,20 +211,25 @@ def ends(
         warp = np.log if scale["type"] == "log" else np.asarray
         low = warp(min(low, 0) if scale["zero"] is True else low)
         at.append(np.asarray((warp(last[column]) - low) / (warp(high) - low or 1)))
-    names, level = last[series].astype(str).map(_folded), pd.Series(-HEIGHT * at[1], last.index)
-    rise = pd.Series(0.0, last.index)
-    for _, here in last.groupby(chosen or (lambda _: 0), sort=False):
-        tall = 13.0 * (1 + names[here.index].str.count("\n"))
-        apart = tall.cumsum() - tall / 2
-        rise[here.index] = isotonic_regression(level[here.index] - apart).x + apart - level[here.index]
-    room = 26 + 6.8 * max(len(line) for name in names for line in name.split("\n"))
+    last = last.assign(_end=last[series].astype(str).map(_folded), level=-HEIGHT * at[1], _rise=0.0)
+    for _, here in last.groupby("_at"):
+        tall = 13.0 * (1 + here["_end"].str.count("\n"))
+        apart = tall.cumsum() - tall / 2 - here["level"]
+        last.loc[here.index, "_rise"] = isotonic_regression(-apart).x + apart
+    room = 26 + 6.8 * max(len(line) for name in last["_end"] for line in name.split("\n"))
     seen = (abs(at[1] - 0.5) < 0.51) & (abs(at[0] - 0.98) < 0.021)
-    if seen.all() and room < WIDTH / 5 and abs(rise).max() < 20:
-        data["_rise"], data["_end"] = rise, names
+    rows, rise = last.groupby("_row")[["_end", "_rise"]].first(), last.groupby("_row")["_rise"]
+    if (
+        seen.all()
+        and room < WIDTH / 5
+        and abs(last["_rise"]).max() < 20
+        and (rise.max() - rise.min()).max() < 2
+    ):
+        data[["_end", "_rise"]] = rows
         place["color"]["legend"] = None
         place["x"]["scale"]["range"] = [0, {"expr": f"width - {room:.0f}"}]
         return room
-    if not (ranked or chosen):
+    if not (ranked or slider):
         place["color"]["legend"]["values"] = last[series].to_list()
     return 0.0
 

@@ -88,7 +88,7 @@ def order(table: pd.DataFrame, column: str, sort: Sequence[Any] | None) -> list[
 class Slider:
     """A control below the chart; the printed picture shows its start ``value``.
 
-    ``expr`` computes the drawn column anew for every value: a Vega expression over ``datum.<column>`` and
+    ``expr`` computes the drawn column anew for every value: arithmetic, ``max`` and ``min`` over ``datum.<column>`` and
     ``name``, for example ``"datum.flops + intensity * datum.bytes"``. `Slider.filter` keeps instead the rows
     in which a column has the chosen value.
     """
@@ -146,6 +146,19 @@ class Slider:
         """The columns of the table that the control needs."""
         used = re.findall(r"datum\.(\w+)|datum\[['\"]([^'\"]+)['\"]\]", self.expr)
         return [self.column] if self.column else [a or b for a, b in used]
+
+    def drawn(self, data: pd.DataFrame, y: str) -> pd.DataFrame:
+        """The rows that can be seen: ``_at`` says for which choice, of an ``expr`` for its start and both its ends."""
+        if self.column:
+            return data.assign(_at=data[self.column].astype(str))
+        expr, known = re.sub(r"\bdatum\b", "_", self.expr), {"max": np.maximum, "min": np.minimum}
+        at = {place: {self.name: place, "_": data, **known} for place in (self.value, self.min, self.max)}
+        return pd.concat(
+            [
+                data.assign(_at=place, **{y: eval(expr, {"__builtins__": {}}, names)})
+                for place, names in at.items()
+            ]
+        )
 
     def transform(self, chart: Any, y: str) -> Any:
         """The chart with ``y`` computed anew, or only the rows of the chosen value."""
