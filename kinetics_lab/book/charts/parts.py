@@ -214,7 +214,7 @@ def ends(
     last = last.assign(_end=last[series].astype(str).map(_folded), level=-HEIGHT * at[1], _rise=0.0)
     for _, here in last.groupby("_at"):
         tall = 13.0 * (1 + here["_end"].str.count("\n"))
-        apart = tall.cumsum() - tall / 2 - here["level"]
+        apart = tall.cumsum() - tall - here["level"]  # the dash stands beside the first line
         last.loc[here.index, "_rise"] = isotonic_regression(-apart).x + apart
     room = 26 + 6.8 * max(len(line) for name in last["_end"] for line in name.split("\n"))
     seen = (abs(at[1] - 0.5) < 0.51) & (abs(at[0] - 0.98) < 0.021)
