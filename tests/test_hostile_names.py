@@ -495,6 +495,29 @@ def test_runs_of_ones_own_have_the_same_elements_whatever_their_names(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.notebooks
+def test_traces_that_judge_predictions_have_the_same_elements_whatever_their_names(tmp_path):
+    """Chapter 39 with traces of predicted settings whose file, task and problems have hostile names; other names are refused."""
+    [chapter], found = (ROOT / "notebooks").glob("39_*.ipynb"), []
+    for which, names, task in (("plain", PLAIN, "t"), ("odd", NAMES, "<b>t</b> [x](https://evil.example)")):
+        both, one = ("dense", "block_topk:512:32"), traces(["qwen3-1.7b"], task)
+        runs = [one.assign(policy=policy, trial=one.trial + more) for policy in both for more in (0, 4)]
+        own = pd.concat(runs).assign(problem=lambda t, names=names: [names[int(p[1:])] for p in t.problem])
+        path = tmp_path / ("plain.parquet" if which == "plain" else "<b>x*y*`z`$a$.parquet")
+        own.to_parquet(path)
+        run = run_notebook(
+            chapter, {"traces": [str(path)], "n_draws": 2}, out=tmp_path / f"{which}-run", progress=False
+        )
+        page = pages(run.executed)[1].read_text(encoding="utf-8")
+        assert "inside their 95" in page
+        found.append(hostile.census(page))
+    assert found[0] == found[1]
+    for name in ("model", "task"):
+        with pytest.raises(NotebookError, match=f"ValueError: {name} .*{re.escape(ascii(NAMES[0])[1:4])}"):
+            run_notebook(chapter, {name: NAMES[0]}, out=tmp_path / "refused", progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.notebooks
 @pytest.mark.parametrize("number", ["14", "37", "38", "53"])
 def test_a_config_of_ones_own_adds_no_element_whatever_its_path(number, tmp_path):
     [chapter], found = (ROOT / "notebooks").glob(f"{number}_*.ipynb"), []
