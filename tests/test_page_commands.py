@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,15 +64,21 @@ def found_in(patterns, command: str) -> bool:
     return any(re.search(pattern, command) for pattern in patterns)
 
 
-def places() -> list[tuple[str, list[str]]]:
-    """The sections of the pages that show commands to run here, each with these commands in order."""
+def places() -> list[Any]:
+    """The sections of the pages that show commands to run here, each with these commands in order.
+
+    Those of one page share a copy, so that a sweep that is shown again with another executor finds its points made.
+    """
     found = []
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         for section in re.split(r"^## ", text, flags=re.MULTILINE):
             shown = [command for command in commands(section) if not found_in(LEFT_OUT, command)]
             if shown:
-                found.append((f"{Path(page).stem}: {section.splitlines()[0]}", shown))
+                place = f"{Path(page).stem}: {section.splitlines()[0]}"
+                found.append(
+                    pytest.param(place, shown, marks=pytest.mark.xdist_group(Path(page).stem), id=place)
+                )
     return found
 
 
@@ -112,13 +119,11 @@ def test_what_is_left_out_is_there_to_leave_out():
     assert len(shown) > 25
     for pattern in [*LEFT_OUT, *LONG]:
         assert any(found_in([pattern], command) for command in shown), pattern
-    assert sum(len(commands) for _, commands in places()) > 15
+    assert sum(len(place.values[1]) for place in places()) > 15
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("place", "shown"), places(), ids=lambda value: value if isinstance(value, str) else ""
-)
+@pytest.mark.parametrize(("place", "shown"), places())
 def test_every_command_of_the_place_runs_as_printed(place, shown, clone):
     """On request (PAGE_COMMANDS=1) those that take minutes, too."""
     env = os.environ | {"PYTHONPATH": f"{clone}:{clone / 'kernels'}"}

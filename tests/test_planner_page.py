@@ -261,7 +261,7 @@ def test_the_page_says_as_the_package_what_sparse_attention_and_what_more_device
 @pytest.mark.slow
 def test_the_page_computes_what_the_package_computes_on_many_questions(chromium, index):
     """Those that come after the usual ones; 500 take ten minutes."""
-    compare(chromium, index, questions(int(os.environ.get("PAGE_QUESTIONS", "150")))[USUAL:])
+    compare(chromium, index, questions(int(os.environ.get("PAGE_QUESTIONS", "80")))[USUAL:])
 
 
 TYPE = "(e => {{ e.value = {value}; e.dispatchEvent(new Event('input', {{bubbles: true}})); }})(document.getElementById('kl-{key}'))"
