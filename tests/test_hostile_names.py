@@ -430,7 +430,9 @@ def test_the_report_of_what_to_run_has_the_same_elements_whatever_the_names(tmp_
 def rows_of(tmp_path_factory):
     """Folders of measured rows, made up, whose texts are plain names in one and hostile ones in the other."""
     made, out = tmp_path_factory.mktemp("rows"), {}
-    beside("synthetic_rows").write(made / "gpu", "roofline", "dense", "ragged", "fp8", "validate", "model")
+    beside("synthetic_rows").write(
+        made / "gpu", "roofline", "dense", "ragged", "fp8", "validate", "model", "topk", "layer"
+    )
     shutil.copytree(ROOT / "data" / "measurements" / HOST, made / "gpu" / HOST)
     ours = {"suite", "device", "kernels_digest", "date", "kind", "model"}
     for which, names in (("plain", PLAIN), ("odd", NAMES)):
@@ -457,7 +459,7 @@ def rows_of(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.notebooks
-@pytest.mark.parametrize("number", ["20", "21", "24", "25", "26"])
+@pytest.mark.parametrize("number", ["20", "21", "22", "23", "24", "25", "26"])
 def test_chapters_of_measured_rows_have_the_same_elements_whatever_their_texts(number, rows_of, tmp_path):
     """Rows of another's machine: its name, its drivers and versions, and what failed there."""
     [chapter], found = (ROOT / "notebooks").glob(f"{number}_*.ipynb"), []
