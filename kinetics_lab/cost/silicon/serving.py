@@ -36,9 +36,9 @@ SERVED: Mapping[str, ModelShape] = {
     "openai/gpt-oss-120b": MODELS["gpt-oss-120b"],
 }
 WHY_NOT = {
-    "NVFP4": "single runs of unclear settings", "Kimi": "its experts were not selected",
-    "GLM-5": "its experts were not selected", "Qwen3.5": "linear attention was not selected",
-    "MiniMax": "its experts were not selected",
+    "NVFP4": "single runs of unclear settings", "Kimi": "no table has its experts",
+    "GLM-5": "no table has its experts", "Qwen3.5": "no table has its linear attention",
+    "MiniMax": "no table has its experts",
 }  # fmt: skip
 
 
