@@ -154,19 +154,33 @@ def single_answers() -> tuple[pd.DataFrame, np.ndarray]:
     return table, (table.n_correct / table.n_traces).to_numpy()
 
 
+def several(one: pd.DataFrame, way: Any, rate: np.ndarray | None = None) -> pd.DataFrame:
+    """Settings of several answers, as their counts say; with ``rate``, the chances of the rows of ``one``, as one who knows them says."""
+    table = drawn(one.assign(chance=np.nan if rate is None else rate), way)
+    if rate is None:
+        return table
+    chance, n = table.chance.to_numpy(), table.n_trials.to_numpy()
+    solved = 1 - (1 - chance) ** n
+    draws = n if way is BestOf else np.where(chance > 0, solved / np.maximum(chance, 1e-12), n)
+    paid = draws * table.each + (1 if way is BestOf else draws) * table.wave + table.once
+    return table.assign(accuracy=solved, eflops=paid)
+
+
+def another_thirty(one: pd.DataFrame, chance: np.ndarray, taken: np.ndarray, *seed: int) -> pd.DataFrame:
+    """Answers to the problems ``taken`` of thirty, drawn anew by their chances."""
+    rows = (np.arange(0, len(one), 30)[:, None] + taken).ravel()
+    again = np.random.default_rng(seed).binomial(one.n_traces.to_numpy()[rows], chance[rows])
+    names = np.tile(np.arange(30), len(one) // 30)
+    return one.iloc[rows].reset_index(drop=True).assign(problem=names, n_correct=again)
+
+
 def one_for_all(
     one: pd.DataFrame, n_boot: int, seed: int, rate: np.ndarray | None = None
 ) -> dict[str, tuple[float, float, float]]:
     """Value, low and high of the first page's table; with ``rate``, the chances of the rows of ``one``, as one who knows them finds it."""
     found, weights = {}, problem_weights(30, n_boot, seed)
     for rule, way in {"all paid": BestOf, "stopping": UntilRight}.items():
-        table = drawn(one.assign(chance=np.nan if rate is None else rate), way)
-        if rate is not None:
-            chance, n = table.chance.to_numpy(), table.n_trials.to_numpy()
-            solved = 1 - (1 - chance) ** n
-            draws = n if way is BestOf else np.where(chance > 0, solved / np.maximum(chance, 1e-12), n)
-            paid = draws * table.each + (1 if way is BestOf else draws) * table.wave + table.once
-            table = table.assign(accuracy=solved, eflops=paid)
+        table = several(one, way, rate)
         kind = table.policy.str.split(":").str[0]
         levels = (0.5, 0.7, 0.8, 0.9)
         dense, block, oracle = (
@@ -203,12 +217,7 @@ def headline_run(run: int, n_boot: int = 300) -> list[tuple[str, float]]:
     redrawn["n_correct"] = rng.binomial(redrawn.n_traces.to_numpy()[first], rate[rows][first])[key]
     redrawn["accuracy"] = pass_at_k(redrawn.n_traces, redrawn.n_correct, redrawn.n_trials)
     found, made = headline(redrawn, n_boot, run), []
-    one, chance = single_answers()
-    rows = (np.arange(0, len(one), 30)[:, None] + taken).ravel()
-    names = np.tile(np.arange(30), len(one) // 30)
-    again = np.random.default_rng([7, run, 1]).binomial(one.n_traces.to_numpy()[rows], chance[rows])
-    sample = one.iloc[rows].reset_index(drop=True).assign(problem=names, n_correct=again)
-    found |= one_for_all(sample, n_boot, run)
+    found |= one_for_all(another_thirty(*single_answers(), taken, 7, run, 1), n_boot, run)
     for name, true in truth.items():
         if name == "winners":
             claims = [

@@ -365,12 +365,52 @@ def test_a_bootstrap_stops_where_more_than_a_tenth_of_its_resamples_fail(lost, r
         assert np.isfinite(resample.bootstrap(next_value, 20, 400).low)
 
 
-@pytest.mark.slow  # thirty runs of a simulation; the committed table has three hundred
-def test_the_committed_coverage_of_headline_statistics_comes_out_again():
+@pytest.fixture(scope="module")
+def benchmark():
     path = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
     spec = importlib.util.spec_from_file_location("coverage_benchmark", path)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_interval_of_what_is_known_leaves_out_the_rest_and_says_how_much():
+    draws = np.r_[np.arange(1001.0), [np.inf] * 300, [np.nan] * 129]
+    low, high, share = resample.known_interval(draws, 30)
+    assert (low, high) == pytest.approx(resample.interval(np.arange(1001.0), 30))
+    assert share == pytest.approx(0.7)
+    assert np.isnan(resample.known_interval(np.full(9, np.inf), 30)[:2]).all()
+    assert resample.known_interval(np.full(9, np.nan), 30)[2] == 0
+
+
+def test_the_interval_of_what_stopping_costs_holds_the_truth_where_the_accuracy_is_reached(benchmark):
+    """Chapter 36, dense attention: of 300 samples 235 reach 90 %, and 85 % of their intervals hold the truth; the others lie above it."""
+    one, chance = benchmark.single_answers()
+    one, chance = one[dense := one.policy == "dense"].reset_index(drop=True), chance[dense]
+
+    def ratio(own, seed, rate=None):
+        weights, ways = resample.problem_weights(30, 300, seed), (benchmark.UntilRight, benchmark.BestOf)
+        stopped, paid = (
+            resample.cost_to_solve(benchmark.several(own, way, rate), [0.9], weights) for way in ways
+        )
+        with np.errstate(invalid="ignore"):  # neither gets there
+            return stopped[0][0] / paid[0][0], *resample.known_interval(stopped[1] / paid[1], 30)
+
+    true, held, shares, reached = ratio(one, 0, chance)[0], [], [], []
+    for run in range(30):
+        taken = np.random.default_rng([5, run]).integers(0, 30, 30)
+        value, low, high, share = ratio(benchmark.another_thirty(one, chance, taken, 6, run), run)
+        shares.append(share)
+        reached.append(np.isfinite(value))
+        held += [low <= true <= high] if reached[-1] else []
+    assert true == pytest.approx(0.415, abs=0.001)
+    assert 0.8 <= np.mean(held) < 1
+    assert 0.6 < np.mean(reached) < 0.95
+    assert np.mean(shares) == pytest.approx(np.mean(reached), abs=0.15)
+
+
+@pytest.mark.slow  # thirty runs of a simulation; the committed table has three hundred
+def test_the_committed_coverage_of_headline_statistics_comes_out_again(benchmark):
     committed = read_table("coverage").set_index("statistic")
     rows = pd.DataFrame(
         [row for run in range(30) for row in benchmark.headline_run(run)], columns=["statistic", "share"]

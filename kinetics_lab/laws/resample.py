@@ -102,11 +102,14 @@ def winners(found: Mapping[str, Allocation], n_boot: int = 1000, seed: int = 0) 
     return pd.DataFrame(table | {name: (won == i).mean(0) for i, name in enumerate(found)})
 
 
-def _known(draws: np.ndarray, n_problems: int) -> tuple[float, float]:
-    """Interval over the draws that are finite, NaN where none is."""
+def known_interval(draws: np.ndarray, n_problems: int) -> tuple[float, float, float]:
+    """The 95 % interval over the draws that are finite (NaN where none is), and the share of the draws that are.
+
+    An accuracy is out of reach in some resamples: what it costs there is not known.
+    """
     finite = draws[np.isfinite(draws)]
     low, high = interval(finite, n_problems) if len(finite) else (np.nan, np.nan)
-    return float(low), float(high)
+    return float(low), float(high), len(finite) / len(draws)
 
 
 def cheapest(
@@ -129,9 +132,9 @@ def cheapest(
             continue
         resampled = costs[(draws < level - 1e-12).sum(-1)]
         least = resampled.min(1)
-        low, high = _known(least, n_problems)
+        low, high, reached = known_interval(least, n_problems)
         winners.append(np.where(np.isfinite(least), resampled.argmin(1), -1))
-        sure, reached = (winners[-1] == mean.argmin()).mean(), np.isfinite(least).mean()
+        sure = (winners[-1] == mean.argmin()).mean()
         rows.append((level, names[mean.argmin()], mean.min(), low, high, reached, sure))
     table = pd.DataFrame(rows, columns=["level", "winner", "cost", "low", "high", "reached", "sure"])
     return table, np.stack(winners, 1) if winners else np.empty((n_boot, 0), int)
@@ -194,7 +197,7 @@ def advantage(
         ratio = float(reach(means[0], level) / reach(means[1], level))
         resampled = reach(draws[0], level) / reach(draws[1], level)
         if np.isfinite(ratio):
-            rows.append((level, ratio, *_known(resampled, n_problems), np.isfinite(resampled).mean()))
+            rows.append((level, ratio, *known_interval(resampled, n_problems)))
     place = int((means[1] - means[0]).argmax())
     largest = (draws[1] - draws[0]).max(1)
     low, high = interval(largest, n_problems)
