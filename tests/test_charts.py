@@ -722,6 +722,29 @@ def test_ordered_names_stand_in_their_regions_where_these_have_most_room():
     assert all(one["who"] == f"size-{one['_label'].lower()}" for one in cells if one["_label"])
 
 
+def test_a_name_in_a_map_of_low_rows_does_not_touch_the_sign_of_doubt():
+    import vl_convert
+
+    for n_rows in (4, 9, 14):
+        cells = [(x, y, f"size-{'ab'[x > 2]}", 0.3) for y in range(n_rows) for x in range(6)]
+        table = pd.DataFrame(cells, columns=["x", "y", "who", "share"])
+        made = charts.regions(
+            table, "x", "y", "who", sure="share", sort=["size-a", "size-b"], ordered=True, **TEXT
+        )
+        drawn = vl_convert.vegalite_to_svg(made.to_dict(), vl_version="6.4")
+        place = r"translate\([-\d.]+,([-\d.]+)\)"
+        texts = re.findall(r"<text[^>]*>", drawn)
+        marks = [mark for mark in re.findall(r"<path[^>]*>", drawn) if 'aria-roledescription="point"' in mark]
+        names = [float(re.search(place, text)[1]) for text in texts if 'font-weight="bold"' in text]
+        signs = [float(re.search(place, mark)[1]) for mark in marks]
+        assert (len(names), len(signs)) == (2, 6 * n_rows)
+        for (
+            foot
+        ) in names:  # letters of nine pixels stand on it; a sign reaches four from its middle, two apart
+            assert min(y - foot for y in signs if y > foot) >= 4 + 2
+            assert min((foot - y for y in signs if y < foot), default=99) >= 9 + 4
+
+
 def test_intervals_of_one_row_stand_one_below_the_other():
     import vl_convert
 

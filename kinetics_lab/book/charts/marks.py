@@ -269,29 +269,26 @@ def regions(
         color=hue,
         tooltip=parts.tooltips(data, {x: x_title, y: y_title}, [name, sure, x, y, hollow]),
     )
-    signs: list[Any] = []
+    above = HEIGHT / data[y].nunique() / 3  # where a name stands over a sign; signs make way in low rows
+    signs, sign = list[Any](), dict[str, Any](strokeWidth=1.5, yOffset=max(12 - above, 0) if ordered else 0)
     if sure is not None:
         shares = span(data, sure)
         require((shares >= 0) & (shares <= 1), f"column {sure!r} must lie between 0 and 1", shares)
-        doubts = {
-            one: place
-            for one, (*place, _, _) in DOUBT.items()
-            if ((shares >= place[0]) & (shares < place[1])).any()
-        }
+        known = ((one, place) for one, (*place, _, _) in DOUBT.items())
+        doubts = {one: (a, b) for one, (a, b) in known if ((shares >= a) & (shares < b)).any()}
         description += "".join(f" {DOUBT[one][2]} marks cells that are {one}." for one in doubts)
         key = parts.legend([*doubts, ""], symbolStrokeColor=INK, orient="bottom", offset=4)
         shape = parts.named(alt.Shape, "_doubt", [*doubts], [DOUBT[one][3] for one in doubts], key)
         for one, (least, below) in doubts.items():
             unsure = cells.transform_filter((alt.datum[sure] >= least) & (alt.datum[sure] < below))
-            sign = unsure.transform_calculate(_doubt=f"'{one}'").mark_point(size=60, strokeWidth=1.5)
-            signs.append(sign.encode(shape=shape))
+            unsure = unsure.transform_calculate(_doubt=f"'{one}'")
+            signs.append(unsure.mark_point(size=60, **sign).encode(shape=shape))
     if hollow is not None:
-        signs.append(cells.transform_filter(alt.datum[hollow] == "True").mark_point(size=40, strokeWidth=1.5))
+        signs.append(cells.transform_filter(alt.datum[hollow] == "True").mark_point(size=40, **sign))
     if ordered:
         room = f"width / {data[x].nunique()} * datum._run > 8 * length(datum._label)"  # on a phone some names have none
         size = alt.ExprRef(expr=f"{room} ? 12 : 0")
-        above = -HEIGHT / data[y].nunique() / 3  # the middle of a cell is for its sign
-        text = cells.transform_filter("datum._label").mark_text(fontSize=size, fontWeight="bold", dy=above)
+        text = cells.transform_filter("datum._label").mark_text(fontSize=size, fontWeight="bold", dy=-above)
         signs.append(text.encode(text=alt.Text(field="_label", type="nominal")))
     marks = [one.encode(color=alt.value(INK)) for one in signs]
     rects = cells.mark_rect(stroke=INK, strokeOpacity=0.2, strokeWidth=0.5)
