@@ -178,30 +178,34 @@ def one_for_all(
     one: pd.DataFrame, n_boot: int, seed: int, rate: np.ndarray | None = None
 ) -> dict[str, tuple[float, float, float]]:
     """Value, low and high of the first page's table; with ``rate``, the chances of the rows of ``one``, as one who knows them finds it."""
-    found, weights = {}, problem_weights(30, n_boot, seed)
+    found, weights, levels = {}, problem_weights(30, n_boot, seed), (0.5, 0.7, 0.8, 0.9)
+    stated: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for rule, way in {"all paid": BestOf, "stopping": UntilRight}.items():
         table = several(one, way, rate)
         kind = table.policy.str.split(":").str[0]
-        levels = (0.5, 0.7, 0.8, 0.9)
-        dense, block, oracle = (
-            cost_to_solve(table[kind == name], levels, weights) for name in ("dense", "block_topk", "topk")
-        )
-        with np.errstate(invalid="ignore"):  # inf / inf: neither reaches it
-            stated = {
-                "cost of {:.0%}, dense": dense,
-                "dense over block top-k at {:.0%}": tuple(a / b for a, b in zip(dense, block, strict=True)),
-                "dense over oracle top-k at {:.0%}": tuple(a / b for a, b in zip(dense, oracle, strict=True)),
-            }
-        for name, (values, draws) in stated.items():
-            for i, level in enumerate(levels):
-                known = draws[~np.isnan(draws[:, i]), i]
-                low, high = interval(np.minimum(known, 1e99), 30) if len(known) > 1 else (np.nan, np.nan)
-                found[f"one setting, {rule}, {name.format(level)}"] = (
-                    float(values[i]),
-                    float(low),
-                    float(high),
-                )
+        costs = {
+            name: cost_to_solve(table[kind == kinds], levels, weights)
+            for name, kinds in {"dense": "dense", "block top-k": "block_topk", "oracle top-k": "topk"}.items()
+        }
+        stated[f"{rule}, cost of {{:.0%}}, dense"] = costs["dense"]
+        for other in ("block top-k", "oracle top-k"):
+            stated[f"{rule}, dense over {other} at {{:.0%}}"] = _over(costs["dense"], costs[other])
+    stopped, paid = (stated[f"{rule}, cost of {{:.0%}}, dense"] for rule in ("stopping", "all paid"))
+    stated["stopping over all paid, dense, at {:.0%}"] = _over(stopped, paid)
+    for name, (values, draws) in stated.items():
+        for i, level in enumerate(levels):
+            known = draws[~np.isnan(draws[:, i]), i]
+            low, high = interval(np.minimum(known, 1e99), 30) if len(known) > 1 else (np.nan, np.nan)
+            found[f"one setting, {name.format(level)}"] = (float(values[i]), float(low), float(high))
     return found
+
+
+def _over(
+    above: tuple[np.ndarray, np.ndarray], below: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ratio of two costs, and of their resamples; nothing where neither is reached."""
+    with np.errstate(invalid="ignore"):
+        return above[0] / below[0], above[1] / below[1]
 
 
 def headline_run(run: int, n_boot: int = 300) -> list[tuple[str, float]]:
@@ -232,7 +236,7 @@ def headline_run(run: int, n_boot: int = 300) -> list[tuple[str, float]]:
             ]
         elif name in found:
             value, low, high = found[name]
-            if np.isnan(low) or not np.isfinite(true[0]):
+            if np.isnan([value, low]).any() or not np.isfinite(true[0]):
                 continue  # nothing was said, or there is nothing to find
             made += [(name, low <= true[0] <= high)]
             if true[0] and np.isfinite(value):

@@ -151,14 +151,12 @@ class Slider:
         """The rows that can be seen: ``_at`` says for which choice, of an ``expr`` for its start and both its ends."""
         if self.column:
             return data.assign(_at=data[self.column].astype(str))
-        expr, known = re.sub(r"\bdatum\b", "_", self.expr), {"max": np.maximum, "min": np.minimum}
-        at = {place: {self.name: place, "_": data, **known} for place in (self.value, self.min, self.max)}
-        return pd.concat(
-            [
-                data.assign(_at=place, **{y: eval(expr, {"__builtins__": {}}, names)})
-                for place, names in at.items()
-            ]
-        )
+        text, known = re.sub(r"\bdatum\b", "_", self.expr), {"_": data, "max": np.maximum, "min": np.minimum}
+        at = {
+            v: eval(text, {"__builtins__": {}}, known | {self.name: v})
+            for v in (self.value, self.min, self.max)
+        }
+        return pd.concat([data.assign(_at=v, **{y: values}) for v, values in at.items()])
 
     def transform(self, chart: Any, y: str) -> Any:
         """The chart with ``y`` computed anew, or only the rows of the chosen value."""
