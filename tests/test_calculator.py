@@ -131,6 +131,35 @@ def test_the_page_computes_what_the_package_computes(chromium, folder):
 
 
 @pytest.mark.browser
+def test_attention_overtakes_the_parameters_where_the_package_says(chromium, folder):
+    """To a thousandth, with this policy and batch; a search halves its way there on the package's own step."""
+    asked = [q | {"n_out": 8192} for q in questions(150)]
+    with chromium.page() as page:
+        page.goto(folder / "index.html")
+        answered = page.js(f"""{json.dumps(asked)}.map(q => {{ const a = klCalculator.answer(klCalculatorData, q);
+            return a.room.split ? "split" : klCalculator.crossing(a.at, klCalculatorData.policies[q.policy]) ?? null; }})""")
+    compared = 0
+    for q, got in zip(asked, answered, strict=True):
+        if got == "split" or (room := room_of(q)).reason:
+            continue
+        clock = Datasheet(room.hardware, "max", room.precision, room.layout)
+
+        def over(context: float, q=q, room=room, clock=clock) -> bool:
+            step = clock.step(room.shape, q["batch"] or room.batch, context, parse_policy(q["policy"]))
+            return sum(step.get(part, 0) for part in ("attention", "search", "state")) >= step["parameters"]
+
+        if got is None:
+            assert not over(2**20), q
+        elif got == 256:
+            assert over(256), q
+        else:
+            assert over(got * 1.001), q
+            assert not over(got / 1.001), q
+            compared += 1
+    assert compared > 20
+
+
+@pytest.mark.browser
 def test_fitted_clocks_are_the_packages(chromium, folder):
     """On one device and on several, whose links count, with weights and cache as they are stored."""
     draw, names = random.Random(7), sorted(calculator_data()["clocks"])

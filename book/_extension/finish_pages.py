@@ -1,5 +1,6 @@
-"""A Sphinx extension: what the theme's pages lack. Numbers of figures and equations, a description for search engines and cards, icons
-without a library of icons, and no script or style sheet that a page does not use.
+"""A Sphinx extension: what the theme's pages lack. Numbers of figures and equations, links of chapter numbers, an entry for each
+parameter of a docstring, a description for search engines and cards, icons without a library of icons, and no script or
+style sheet that a page does not use.
 
 The icons are Font Awesome Free's (CC BY 4.0), taken from the theme's own copy: those that the pages show, as masks in
 one style sheet, so that they work from a file, too, where browsers load no fonts.
@@ -7,8 +8,11 @@ one style sheet, so that they work from a file, too, where browsers load no font
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Iterator
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +27,13 @@ ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')  # before it: where references lea
 CHAPTER = re.compile(
     r'(<a href="\d\d_\w+)\.ipynb(?=")'
 )  # a link in what a cell printed, which opens the notebook elsewhere
+NUMBERS = re.compile(
+    r"\b[Cc]hapters?\s(\d\d(?:(?:,?\sand|,|\sto)\s\d\d)*)\b"
+)  # "chapters 10 to 16, 25 and 30"
+FIELD = re.compile(
+    r"(?<=\.) (?=((?:\*{0,2}\w+, )*\*{0,2}\w+): )"
+)  # another parameter, behind one on the same line
+OPTION = re.compile(r'<span class="pre">(?=--?\w)')  # of a command line: it breaks at no hyphen
 # In text that a page's own scripts or the theme's style sheets show, beside the icons in its HTML.
 BY_SCRIPT = ("xmark",)
 ADMONITIONS = {"tip": "lightbulb", "hint": "lightbulb", "note": "circle-info", "warning": "triangle-exclamation",
@@ -80,6 +91,47 @@ def equations(app: Any, doctree: Any, page: str) -> None:
                 node.parent.remove(before)
 
 
+def chapters(app: Any, doctree: Any, page: str) -> None:
+    """Link the number of a chapter in the text, "chapter 36", to its page, with the title as what a pointer is told."""
+    found = {Path(name).name[:2]: name for name in app.env.found_docs if re.search(r"(^|/)\d\d_", name)}
+    outside = nodes.reference, nodes.literal, nodes.title, nodes.raw, nodes.FixedTextElement
+    for text in list(doctree.findall(lambda node: isinstance(node, nodes.Text) and NUMBERS.search(node))):
+        if any(isinstance(one, outside) for one in _around(text)):
+            continue
+        said = text.astext()
+        parts, end = list[nodes.Node](), 0
+        for match in NUMBERS.finditer(said):
+            for one in re.finditer(r"\d\d", said[: match.end()]):
+                if one.start() < match.start() or not (name := found.get(one[0])):
+                    continue
+                address, title = app.builder.get_relative_uri(page, name), app.env.titles[name].astext()
+                link = nodes.reference("", one[0], internal=True, refuri=address, reftitle=title)
+                parts, end = [*parts, nodes.Text(said[end : one.start()]), link], one.end()
+        text.parent.replace(text, [*parts, nodes.Text(said[end:])])
+
+
+def _around(node: Any) -> Iterator[Any]:
+    """What a node stands in, from the inside out."""
+    while node := node.parent:
+        yield node
+
+
+def parameters(app: Any, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
+    """Give each parameter of a docstring a line of its own, where several share one to save lines in the code."""
+    try:
+        known = set(inspect.signature(of).parameters)
+    except (TypeError, ValueError):
+        return
+    inside, told = False, list[str]()
+    for line in lines:
+        inside = line == "Args:" or (inside and (not line or line.startswith(" ")))
+        shared = FIELD.finditer(line) if inside else ()
+        starts = [found.end() for found in shared if set(found[1].replace("*", "").split(", ")) <= known]
+        parts = [line[a:b].rstrip() for a, b in pairwise([0, *starts, len(line)])]
+        told += [parts[0], *(f"    {part}" for part in parts[1:])]
+    lines[:] = told
+
+
 def icons(library: str, names: set[str]) -> str:
     """A style sheet that draws the icons of these names, from the text of Font Awesome's script."""
     rules = [
@@ -118,6 +170,7 @@ def finished(page: str) -> str:
         return tag[0] if needs in body else ""
 
     page = LOADED.sub(kept, page)
+    page = OPTION.sub('<span class="pre kl-option">', page)
     page = SIGNED.sub(lambda found: found[1] or "%", page)
     page = CHAPTER.sub(r"\1.html", page)
     page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")  # it says what it shows
@@ -163,6 +216,9 @@ def finish(app: Any, failure: Exception | None) -> None:
 def setup(app: Any) -> dict[str, Any]:
     app.connect("doctree-resolved", number)
     app.connect("doctree-resolved", equations)
+    app.connect("doctree-resolved", chapters)
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-process-docstring", parameters, priority=400)  # before napoleon reads it
     app.connect("html-page-context", describe)
     app.connect("build-finished", finish)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -42,6 +42,20 @@ const klCalculator = (() => {
     return { ...found, cheaper: less >= 0.01 ? { way: least.room.way, less } : null };
   }
 
+  // The context from which attention takes longer than the parameters, under a rule: between two points of the chart,
+  // halved until they are next to equal. Undefined: nowhere up to a million tokens.
+  const contexts = [...Array(81).keys()].map((i) => 256 * 2 ** (i * 12 / 80));
+  const attends = ({ attention, search, state }) => attention + search + (state ?? 0);
+  function crossing(at, rule) {
+    const over = (n) => attends(at(n, rule)) >= at(n, rule).parameters;
+    let high = contexts.find(over), low = contexts[contexts.indexOf(high) - 1];
+    for (let i = 0; low && i < 12; i++) {
+      const middle = Math.sqrt(low * high);
+      if (over(middle)) high = middle; else low = middle;
+    }
+    return high;
+  }
+
   // The line that prints the same numbers.
   function command(q) {
     return law.line("kinetics-lab cost", { model: q.model, hardware: q.hardware, "n-in": `${q.n_in}`, "n-out": q.n_out,
@@ -124,24 +138,25 @@ const klCalculator = (() => {
       const width = Math.max(place.clientWidth, 300), height = 300;
       const left = 58, right = width - 118, top = 26, low = height - 40;
       const own = sparse(q) ? "its own attention" : "dense attention";
+      const of = (seconds) => 1e6 * seconds / found.batch * found.room.devices;
       const lines = [["parameters", "parameters", "dense"], ["attention", own, "dense"],
         ["sparse", q.policy.replace(/:false$/, ""), q.policy]].slice(0, q.policy === "dense" ? 2 : 3).map(([kind, label, policy]) => {
-        const points = [...Array(81).keys()].map((i) => {
-          const n = 256 * 2 ** (i * 12 / 80), step = found.at(n, data.policies[policy]);
-          const y = kind === "parameters" ? step.parameters : step.attention + step.search + (step.state ?? 0);
-          return [n, 1e6 * y / found.batch * found.room.devices];
+        const rule = data.policies[policy];
+        const points = contexts.map((n) => {
+          const step = found.at(n, rule);
+          return [n, of(kind === "parameters" ? step.parameters : attends(step))];
         });
-        return { kind, label, points };
+        return { kind, label, points, reach: kind !== "parameters" && crossing(found.at, rule) };
       });
       const logs = lines.flatMap(({ points }) => points).filter(([, y]) => y > 0).map(([, y]) => Math.log10(y));
       const y0 = Math.floor(Math.min(...logs)), y1 = Math.ceil(Math.max(...logs));
       const px = (x) => left + (right - left) * Math.log2(x / 256) / 12;
       const py = (y) => top + (low - top) * (1 - (Math.max(Math.log10(y), y0) - y0) / (y1 - y0));
-      const crossing = ({ points }) => points.find(([, y], i) => y >= lines[0].points[i][1]);
-      const cross = crossing(lines[1]);
+      const cross = lines[1].reach;
       const overtakes = (line) => {
-        const at = crossing(line), where = at ? `overtakes the parameters at about ${digits(at[0], 2)} tokens`
-          : "stays below the parameters up to a million tokens";
+        const where = !line.reach ? "stays below the parameters up to a million tokens"
+          : line.reach > contexts[0] ? `overtakes the parameters at about ${digits(line.reach)} tokens`
+          : `costs more than the parameters from ${contexts[0]} tokens on`;
         return `${line.kind === "sparse" ? line.label : own[0].toUpperCase() + own.slice(1)} ${where} with this batch.`;
       };
       const told = lines.slice(1).map(overtakes).join(" "), searched = lines.length > 2 ? "Search included; p" : "P";
@@ -166,7 +181,7 @@ const klCalculator = (() => {
         above = Math.max(y, above + 14);
         text(right + 6, above + 4, line.label, `name-${line.kind}`);
       }
-      if (cross) make("circle", picture, "", { cx: px(cross[0]), cy: py(cross[1]), r: 4, "class": "kl-cross" });
+      if (cross) make("circle", picture, "", { cx: px(cross), cy: py(of(found.at(cross).parameters)), r: 4, "class": "kl-cross" });
       make("figcaption", figure, `${told} ${searched}refill and communication left out.`);
     }
 
@@ -174,5 +189,5 @@ const klCalculator = (() => {
     show();
   });
 
-  return { answer, command };
+  return { answer, command, crossing };
 })();
