@@ -117,9 +117,9 @@ def test_files_and_functions_stay_readable(path):
 
 def test_the_package_stays_small():
     """It is to shrink to 11,000 lines: lower the number when it does. What raised it last: the planner's page, checks of input, pages that run no script
-    of others, numbers of the first page taken from runs, limits of what is read whole, layouts and models as inputs of the pages."""
+    of others, numbers of the first page taken from runs, limits of what is read whole, layouts and models as inputs of the pages, names at the ends of lines under sliders."""
     lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES)
-    assert lines <= 17_420
+    assert lines <= 17_446
     kernels = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in KERNELS)
     assert kernels <= 2_200
 
