@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Sequence
@@ -84,6 +85,20 @@ def order(table: pd.DataFrame, column: str, sort: Sequence[Any] | None) -> list[
     return [w for w in wanted if w in seen]
 
 
+SIGNS = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide}
+
+
+def _value(rule: Any, data: pd.DataFrame, known: dict[str, Any]) -> Any:
+    """The value of a rule of arithmetic: of a `Slider.expr`, or of a part of it."""
+    if isinstance(rule, ast.BinOp):
+        return SIGNS[type(rule.op)](_value(rule.left, data, known), _value(rule.right, data, known))
+    if isinstance(rule, ast.Call):
+        return known[rule.func.id](*(_value(part, data, known) for part in rule.args))  # type: ignore[attr-defined]
+    if isinstance(rule, ast.Attribute):
+        return data[rule.attr]
+    return known[rule.id] if isinstance(rule, ast.Name) else ast.literal_eval(rule)
+
+
 @dataclass(frozen=True)
 class Slider:
     """A control below the chart; the printed picture shows its start ``value``.
@@ -151,11 +166,8 @@ class Slider:
         """The rows that can be seen: ``_at`` says for which choice, of an ``expr`` for its start and both its ends."""
         if self.column:
             return data.assign(_at=data[self.column].astype(str))
-        text, known = re.sub(r"\bdatum\b", "_", self.expr), {"_": data, "max": np.maximum, "min": np.minimum}
-        at = {
-            v: eval(text, {"__builtins__": {}}, known | {self.name: v})
-            for v in (self.value, self.min, self.max)
-        }
+        rule, known = ast.parse(self.expr, mode="eval").body, {"max": np.maximum, "min": np.minimum}
+        at = {v: _value(rule, data, known | {self.name: v}) for v in (self.value, self.min, self.max)}
         return pd.concat([data.assign(_at=v, **{y: values}) for v, values in at.items()])
 
     def transform(self, chart: Any, y: str) -> Any:
