@@ -9,6 +9,7 @@ import os
 import random
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlencode
 from urllib.parse import quote
 
 import pytest
@@ -401,6 +402,34 @@ def test_limits_that_nothing_keeps_are_followed_by_what_would_keep_them(chromium
     assert said.startswith("No setting keeps the limits: ")
     assert would in said
     assert "per 1,000 problems at an H200's price)" in said
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("clock", "other", "told"),
+    [
+        ("", {"clock": "vllm"}, "by the times of vLLM's kernels {} keeps it and solves {} "),
+        (
+            "vllm",
+            {"strategy": "best-of"},
+            "With all answers paid for, side by side, {} keeps the limit and solves {} ",
+        ),
+    ],
+)
+def test_a_limit_of_time_is_answered_by_times_of_kernels_and_by_answers_side_by_side(
+    chromium, index, clock, other, told
+):
+    asked = {"data": "aime24", "hardware": "h200", "budget": 52, "max_seconds": 60, "clock": clock}
+    question = PLAIN | asked | other | {"batch": "within", "policies": ["dense"]}
+    [row] = plan(**asked_of(question)).to_dict("records")
+    with chromium.page() as page:
+        page.goto(f"file://{index}#{urlencode(asked | {'slow': 'within'})}")
+        would = told.format(row["setting"], f"{row['accuracy']:.1%}")
+        said = page.wait(f"(s => s.includes({json.dumps(would)}) && s)({TEXT.format('.kl-calc-said')})")
+        assert ("datasheet's rates" in said) == (not clock)
+        type_into(page, "max_seconds", "")
+        page.js("new Promise(done => setTimeout(done, 300))")
+        assert "keeps" not in page.js(TEXT.format(".kl-calc-said"))
 
 
 @pytest.mark.browser

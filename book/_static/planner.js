@@ -324,6 +324,14 @@ const klPlanner = (() => {
     return better(most, found);
   }
 
+  // Under a limit of time: what would be best with all answers side by side, if that is better, and by times of kernels.
+  function limits(data, q, found) {
+    const of = (other) => best(survey(data, { ...q, ...other }).mine, q.budget || 1e9);
+    const clock = !q.clock && Object.keys(data.clocks).find((name) => name.startsWith(`${q.hardware}:`));
+    const paid = q.strategy === "until-right" && better(of({ strategy: "best-of" }), found);
+    return { paid, clock, timed: clock && better(of({ clock: clock.split(":")[1] }), {}) };
+  }
+
   function nothing(candidates, slow, refused) {
     const least = (read) => digits(Math.min(...slow.map(read)));
     if (candidates.length) return "No setting with this attention can be served.";
@@ -412,7 +420,10 @@ const klPlanner = (() => {
       copy(command(q));
       const asked = today(data, q);
       const tell = (text, kind = "beside") => text && law.make("span", said, text, { "class": `kl-calc-${kind}` });
-      waiting = setTimeout(() => { tell(hint(elsewhere(data, asked, found ?? {}), q)); });  // after the answer is seen
+      waiting = setTimeout(() => {  // after the answer is seen
+        tell(hint(elsewhere(data, asked, found ?? {}), q));
+        if (found && limited(q)) tell(pace(limits(data, asked, found), q));
+      });
       said.textContent = "";
       try { found = plan(data, asked); } catch (error) { tell(error.message, "answer"); tell(kept(asked)); }
       const more = beside(data, q, found ?? {});
@@ -450,6 +461,12 @@ const klPlanner = (() => {
 
     function hint(more, q) {
       return more ? ` On ${more.devices} device${more.devices > 1 ? "s" : ""} ${solving(more, q, "solves")}.` : "";
+    }
+
+    function pace({ paid, clock, timed }, q) {
+      const side = paid ? ` With all answers paid for, side by side, ${solving(paid, q, "keeps the limit and solves")}.` : "";
+      return side + (clock ? ` The limit is judged at the datasheet's rates, which no engine reaches: by the times of ${data.clocks[clock].engine}'s `
+        + `kernels ${timed ? solving(timed, q, "keeps it and solves") : "no setting keeps it"}.` : "");
     }
 
     const solving = (one, q, word) => `${one.setting} ${word} ${one.predicted ? "a predicted " : ""}`
