@@ -9,8 +9,7 @@ import os
 import random
 from functools import cache
 from pathlib import Path
-from urllib.parse import urlencode
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 

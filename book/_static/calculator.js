@@ -130,7 +130,9 @@ const klCalculator = (() => {
         ["Cost", `${cost}, a thousand such prompts $${digits(1e3 * found.dollars)}, `
           + `a million tokens $${digits(found.per_million)}`],
         ["Times are", law.times(data, found.clock, found.precision, room.devices,
-          "computing while memory is read: a bound, nothing runs faster", sparse(q))]];
+          "computing while memory is read: a bound, nothing runs faster", sparse(q))],
+        ["Attention", q.policy !== "dense" && `${q.policy.replace(/:false$/, "")}, which no engine serves: its kernels were not timed, and what it costs `
+          + "in accuracy is not counted"]];
     }
 
     // Seconds that one token takes of a device, over the context: parameters, dense attention, the chosen attention.
