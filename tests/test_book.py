@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import kinetics_lab
 from kinetics_lab.book.build import (
     PRINT_STYLE,
     BookError,
@@ -513,6 +515,9 @@ def test_what_a_page_does_not_use_is_left_out():
     assert 'href="10_one.html"' in finished(link.format("10_one"))
     assert 'href="../_sources/10_one.ipynb"' in finished(link.format("../_sources/10_one"))
     assert '<div class="kl-parameters">\n<div>a,</div>\n<div>b</div>\n</div>' in plain
+    option = '<span class="pre">{}</span>'
+    assert 'class="pre kl-option">--max-tpot<' in finished(option.format("--max-tpot"))
+    assert finished(option.format("max-tpot")) == option.format("max-tpot")
     signs = "<p>75 % of 5\xa0%, <code>5 % 2</code></p><pre><span>5 % 2</span></pre><p>a % b</p>"
     told = finished(f'<a href="_static/a"></a><body>{signs}</body>')
     assert "<p>75% of 5%, <code>5 % 2</code></p><pre><span>5 % 2</span></pre><p>a % b</p>" in told
@@ -539,6 +544,53 @@ def test_an_equation_has_the_number_that_its_chapter_gives_it():
     assert [one.tagname for one in page] == ["paragraph", "math_block", "paragraph", "math_block"]
     assert (tagged["number"], tagged["ids"], tagged.astext()) == ("12", ["eq-one"], "a \\\\ b")
     assert (plain["number"], plain["ids"], plain.astext()) == (None, [], "c")
+
+
+def test_the_number_of_a_chapter_in_the_text_is_a_link():
+    """To its page, by its title, and in the text alone; a number that no chapter has stays as it is."""
+    from types import SimpleNamespace
+
+    from docutils import nodes
+
+    chapters = runpy.run_path(str(ROOT / "book" / "_extension" / "finish_pages.py"))["chapters"]
+    names = {f"notebooks/{name}": nodes.title("", name[3:]) for name in ("10_one", "16_two")}
+    env = SimpleNamespace(found_docs=[*names, "book/intro"], titles=names)
+    builder = SimpleNamespace(get_relative_uri=lambda page, name: f"../{name}.html")
+    said = "In 16 lines: chapters 10 to 16 and 99, chapter 16."
+    page = nodes.section("", nodes.title("", "Chapter 10"), nodes.paragraph("", "", nodes.Text(said)))
+    page += nodes.paragraph("", "", nodes.literal("", "chapter 10"))
+    chapters(SimpleNamespace(env=env, builder=builder), page, "book/intro")
+    links = [
+        (one.astext(), one["refuri"], one["reftitle"], one["internal"])
+        for one in page.findall(nodes.reference)
+    ]
+    first, second = (f"../notebooks/{name}.html" for name in ("10_one", "16_two"))
+    assert links == [("10", first, "one", True), ("16", second, "two", True), ("16", second, "two", True)]
+    assert page[1].astext() == said
+
+
+def test_each_parameter_of_a_docstring_has_an_entry():
+    """Those that share a text share an entry; one that begins behind another's text gets a line of its own."""
+    parameters = runpy.run_path(str(ROOT / "book" / "_extension" / "finish_pages.py"))["parameters"]
+
+    def act(first, second, *, third, seed, **options):
+        """Act."""
+
+    lines = ["Act. first: no entry.", "", "Args:", "    first, second: both. A note: kept. third: one.", "        more", "    seed: a seed. options: of `x`: y.", "", "Returns. seed: not here."]  # fmt: skip
+    parameters(None, "function", "act", act, None, lines)
+    assert lines == ["Act. first: no entry.", "", "Args:", "    first, second: both. A note: kept.", "    third: one.", "        more", "    seed: a seed.", "    options: of `x`: y.", "", "Returns. seed: not here."]  # fmt: skip
+
+
+def test_the_reference_has_an_entry_for_every_parameter_that_a_docstring_names(built_book):
+    text = (built_book / "book" / "using-the-package.html").read_text(encoding="utf-8")
+    own = text[text.index('id="kinetics_lab.plan"') :]
+    own = own[: own.index('<dt class="sig')]
+    named = re.findall(r"<li><p><strong>(.+?)</strong>", own)
+    assert "n_splits" in named
+    assert any("max_seconds" in one and "max_tpot" in one for one in named)
+    assert len(named) == len(set(named))
+    told = set(re.findall(r"\w+", re.sub(r"<[^>]+>", "", " ".join(named))))
+    assert told >= set(inspect.signature(kinetics_lab.plan).parameters) - {"unit"}  # told with the budgets
 
 
 def test_the_figures_of_every_page_are_numbered_in_order(pages):

@@ -346,7 +346,11 @@ const klLaw = (() => {
       document.querySelectorAll(".kl-calc-static").forEach((node) => { node.hidden = true; });
       place.hidden = false;
       draw(place, data, (text) => {
-        line.textContent = text;
+        line.textContent = "";
+        text.split(" ").forEach((word, i) => {  // an option breaks at no hyphen
+          if (i) line.append(" ");
+          make("span", line, word, word.startsWith("-") ? { "class": "pre kl-option" } : {});
+        });
         button.textContent = "Copy as command";
         button.disabled = !text;
       });
