@@ -534,6 +534,10 @@ def test_long_names_at_ends_are_folded_and_have_the_room_of_their_lines() -> Non
     assert apart == pytest.approx(26)
 
 
+def test_a_folded_name_is_not_cut_at_an_equals_sign() -> None:
+    assert chart_parts._folded("B = 128, b = 16") == "B\xa0=\xa0128,\nb\xa0=\xa016"
+
+
 def test_names_at_ends_follow_a_control_that_chooses_rows() -> None:
     rows = [
         (name, who, x, x * end[who])

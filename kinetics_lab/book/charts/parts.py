@@ -235,8 +235,9 @@ def ends(
 
 
 def _folded(name: str) -> str:
-    """A name on as few lines as have room beside a chart, cut between words."""
-    return "\n".join(textwrap.wrap(name, 14, break_long_words=False, break_on_hyphens=False))
+    """A name on as few lines as have room beside a chart, cut between words, but not at an equals sign."""
+    whole = name.replace(" = ", "\xa0=\xa0")
+    return "\n".join(textwrap.wrap(whole, 14, break_long_words=False, break_on_hyphens=False))
 
 
 def end_names(base: alt.Chart, series: str, room: float) -> list[alt.Chart]:
