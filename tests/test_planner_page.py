@@ -407,7 +407,11 @@ def test_limits_that_nothing_keeps_are_followed_by_what_would_keep_them(chromium
 @pytest.mark.parametrize(
     ("clock", "other", "told"),
     [
-        ("", {"clock": "vllm"}, "by the times of vLLM's kernels {} keeps it and solves {} "),
+        (
+            "",
+            {"clock": "vllm"},
+            "by the law fitted to the times of vLLM's kernels {} keeps it and solves {} ",
+        ),
         (
             "vllm",
             {"strategy": "best-of"},

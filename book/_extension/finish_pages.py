@@ -27,12 +27,10 @@ ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')  # before it: where references lea
 CHAPTER = re.compile(
     r'(<a href="\d\d_\w+)\.ipynb(?=")'
 )  # a link in what a cell printed, which opens the notebook elsewhere
-NUMBERS = re.compile(
-    r"\b[Cc]hapters?\s(\d\d(?:(?:,?\sand|,|\sto)\s\d\d)*)\b"
-)  # "chapters 10 to 16, 25 and 30"
-FIELD = re.compile(
-    r"(?<=\.) (?=((?:\*{0,2}\w+, )*\*{0,2}\w+): )"
-)  # another parameter, behind one on the same line
+# "chapters 10 to 16, 25 and 30", and each number in it
+CHAPTERS, TWO_DIGITS = re.compile(r"\b[Cc]hapters?\s\d\d(?:(?:,?\sand|,|\sto)\s\d\d)*\b"), re.compile(r"\d\d")
+# another parameter, behind one on the same line
+FIELD = re.compile(r"(?<=\.) (?=((?:\*{0,2}\w+, )*\*{0,2}\w+): )")
 OPTION = re.compile(r'<span class="pre">(?=--?\w)')  # of a command line: it breaks at no hyphen
 # In text that a page's own scripts or the theme's style sheets show, beside the icons in its HTML.
 BY_SCRIPT = ("xmark",)
@@ -95,14 +93,14 @@ def chapters(app: Any, doctree: Any, page: str) -> None:
     """Link the number of a chapter in the text, "chapter 36", to its page, with the title as what a pointer is told."""
     found = {Path(name).name[:2]: name for name in app.env.found_docs if re.search(r"(^|/)\d\d_", name)}
     outside = nodes.reference, nodes.literal, nodes.title, nodes.raw, nodes.FixedTextElement
-    for text in list(doctree.findall(lambda node: isinstance(node, nodes.Text) and NUMBERS.search(node))):
+    for text in list(doctree.findall(lambda node: isinstance(node, nodes.Text) and CHAPTERS.search(node))):
         if any(isinstance(one, outside) for one in _around(text)):
             continue
         said = text.astext()
         parts, end = list[nodes.Node](), 0
-        for match in NUMBERS.finditer(said):
-            for one in re.finditer(r"\d\d", said[: match.end()]):
-                if one.start() < match.start() or not (name := found.get(one[0])):
+        for match in CHAPTERS.finditer(said):
+            for one in TWO_DIGITS.finditer(said, *match.span()):
+                if not (name := found.get(one[0])):
                     continue
                 address, title = app.builder.get_relative_uri(page, name), app.env.titles[name].astext()
                 link = nodes.reference("", one[0], internal=True, refuri=address, reftitle=title)

@@ -465,8 +465,9 @@ const klPlanner = (() => {
 
     function pace({ paid, clock, timed }, q) {
       const side = paid ? ` With all answers paid for, side by side, ${solving(paid, q, "keeps the limit and solves")}.` : "";
-      return side + (clock ? ` The limit is judged at the datasheet's rates, which no engine reaches: by the times of ${data.clocks[clock].engine}'s `
-        + `kernels ${timed ? solving(timed, q, "keeps it and solves") : "no setting keeps it"}.` : "");
+      const rates = q.clock ? "" : " The limit is judged at the datasheet's rates, which are a bound";
+      return side + rates + (clock ? `: by the law fitted to the times of ${data.clocks[clock].engine}'s kernels `
+        + `${timed ? solving(timed, q, "keeps it and solves") : "no setting keeps it"}.` : rates && ".");
     }
 
     const solving = (one, q, word) => `${one.setting} ${word} ${one.predicted ? "a predicted " : ""}`
